@@ -1,0 +1,3 @@
+"""FAMSeg: fetal head and femur segmentation in ultrasound images."""
+
+__version__ = "0.1.0"
