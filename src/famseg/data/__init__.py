@@ -1,0 +1,1 @@
+"""Data sets, their splits, and the batches made of them."""

@@ -1,0 +1,78 @@
+"""What a data set is: a sequence of samples that knows its classes, its groups and what is wrong with it."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+Pixels = NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One decoded image with what is known of it.
+
+    Attributes:
+        name: Unique in its source: the file name of the image, e.g. `010_2HC.png`.
+        group: Examination or subject; a group never straddles a split.
+        image: uint8 (H, W).
+        mask: uint8 (H, W) of class ids (`Source.classes`), None when nobody labelled the image.
+        spacing: Millimetres per pixel of `image`, nan when unknown.
+        truth: Millimetre values known from elsewhere than the mask: `hc_mm`, `bpd_mm`, `ofd_mm`, `fl_mm`.
+    """
+
+    name: str
+    group: str
+    image: Pixels
+    mask: Pixels | None
+    spacing: float
+    truth: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One bad input.
+
+    Attributes:
+        file: The file (and row) it is about.
+        what: What is wrong.
+        mend: What the user can do about it.
+        fatal: Training refuses to start; otherwise it goes on as `what` says.
+    """
+
+    file: str
+    what: str
+    mend: str
+    fatal: bool = True
+
+    def __str__(self) -> str:
+        return f"{self.file}: {self.what}. {self.mend}"
+
+
+class Source(Protocol):
+    """A labelled set of images.
+
+    Attributes:
+        classes: The classes that the set labels, name -> id in the masks, in the order of a model's outputs.
+        names: One name per sample; nothing is decoded to know it.
+        groups: One group per sample.
+    """
+
+    @property
+    def classes(self) -> Mapping[str, int]: ...
+    @property
+    def names(self) -> Sequence[str]: ...
+    @property
+    def groups(self) -> Sequence[str]: ...
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> Sample:
+        """Decode sample `index`; `UserError` names the file when that fails. Called from several threads."""
+        ...
+
+    def problems(self, decode: bool = True) -> Iterator[Problem]:
+        """Every bad input; with `decode=False` only those that can be seen without decoding an image."""
+        ...
