@@ -7,6 +7,8 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from famseg.errors import UserError
+
 Pixels = NDArray[np.uint8]
 
 
@@ -47,25 +49,34 @@ class Problem:
     mend: str
     fatal: bool = True
 
+    @classmethod
+    def from_error(cls, error: UserError) -> "Problem":
+        """A problem from what reading the file raised, `FILE: what. Mend.`."""
+        file, _, rest = str(error).partition(": ")
+        what, _, mend = rest.partition(". ")
+        return cls(file, what, mend)
+
     def __str__(self) -> str:
         return f"{self.file}: {self.what}. {self.mend}"
 
 
 class Source(Protocol):
-    """A labelled set of images.
-
-    Attributes:
-        classes: The classes that the set labels, name -> id in the masks, in the order of a model's outputs.
-        names: One name per sample; nothing is decoded to know it.
-        groups: One group per sample.
-    """
+    """A labelled set of images."""
 
     @property
-    def classes(self) -> Mapping[str, int]: ...
+    def classes(self) -> Mapping[str, int]:
+        """The classes that the set labels, name -> id in the masks, in the order of a model's outputs."""
+        ...
+
     @property
-    def names(self) -> Sequence[str]: ...
+    def names(self) -> Sequence[str]:
+        """One name per sample; nothing is decoded to know it."""
+        ...
+
     @property
-    def groups(self) -> Sequence[str]: ...
+    def groups(self) -> Sequence[str]:
+        """One group per sample."""
+        ...
 
     def __len__(self) -> int: ...
 

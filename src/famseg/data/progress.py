@@ -1,0 +1,34 @@
+"""Work on many files at once, with a progress line when it takes a while."""
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
+
+from rich.progress import Progress
+
+In = TypeVar("In")
+Out = TypeVar("Out")
+
+SHOW_AFTER_S = 2.0
+
+
+def parallel(work: Callable[[In], Out], items: Sequence[In], what: str) -> Iterator[Out]:
+    """Results of `work` in the order of `items`, made by threads: decoding and resizing release the interpreter.
+
+    Raises:
+        Exception: What `work` raised, for the first item concerned; the rest is not begun.
+    """
+    start = time.monotonic()
+    pool = ThreadPoolExecutor()
+    line = Progress(transient=True)
+    task = line.add_task(what, total=len(items))
+    try:
+        for result in pool.map(work, items):
+            if time.monotonic() - start > SHOW_AFTER_S:
+                line.start()
+            line.advance(task)
+            yield result
+    finally:
+        line.stop()
+        pool.shutdown(cancel_futures=True)
