@@ -1,0 +1,18 @@
+"""Score a trained model: python eval.py run=FOLDER [data=hc18 data.root=DIR data.fold=all]. Options: conf/eval.yaml."""
+
+import hydra
+from omegaconf import DictConfig
+
+from famseg import run
+from famseg.evaluate import evaluate
+
+
+@hydra.main(version_base="1.3", config_path="conf", config_name="eval")
+def main(config: DictConfig) -> None:
+    """Load, score, write test.csv, test_summary.csv and overlays."""
+    with run.recorded(config) as folder:
+        evaluate(config, folder)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,48 @@
+"""Overlays of a fixed set of validation images while a run trains."""
+
+from pathlib import Path
+
+import lightning
+import numpy as np
+from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.loggers import WandbLogger
+
+from famseg.data.datamodule import SegmentationDataModule
+from famseg.overlays import Picture, sheet, write
+from famseg.results import panels
+from famseg.task import SegmentationTask
+
+
+class ValidationOverlays(Callback):
+    """Draws the same validation images again and again, so that a person can watch the network learn.
+
+    Args:
+        folder: the run's folder; pictures go to `overlays/`.
+        images: how many images, spread over the validation split.
+        every: epochs between two pictures; the last epoch is always drawn.
+    """
+
+    def __init__(self, folder: str, images: int = 8, every: int = 10) -> None:
+        self.folder = Path(folder)
+        self.images, self.every = images, every
+
+    def on_validation_end(self, trainer: lightning.Trainer, task: SegmentationTask) -> None:  # type: ignore[override]
+        """Draw, if this epoch is due."""
+        epoch = trainer.current_epoch + 1
+        due = epoch % self.every == 0 or epoch == trainer.max_epochs
+        if trainer.sanity_checking or not trainer.is_global_zero or not due or not self.images:
+            return
+        data: SegmentationDataModule = trainer.datamodule  # type: ignore[attr-defined]
+        names = data.splits["val"]
+        chosen = np.unique(np.linspace(0, len(names) - 1, self.images).round().astype(int))
+        captions = [(names[i], names[i]) for i in chosen]
+        picture = sheet(panels(task.predictor(), data.source, captions), data.source.classes)
+        write(self.folder / "overlays" / f"val_epoch_{epoch:03d}.png", picture)
+        log_picture(trainer, "val/overlays", picture)
+
+
+def log_picture(trainer: lightning.Trainer, key: str, picture: Picture) -> None:
+    """Show a picture in wandb, where a run has it."""
+    for logger in trainer.loggers:
+        if isinstance(logger, WandbLogger):
+            logger.log_image(key, [picture])

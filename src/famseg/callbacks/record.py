@@ -1,0 +1,107 @@
+"""What a run writes into its folder while it trains and tests."""
+
+import csv
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import lightning
+from lightning.pytorch.callbacks import Callback
+
+from famseg.callbacks.overlays import log_picture
+from famseg.files import write_table
+from famseg.results import write_results
+from famseg.task import SegmentationTask
+
+
+class RunRecord(Callback):
+    """Writes metrics.csv and timing.csv (a row per epoch), split.csv, test.csv (a row per image) and test overlays.
+
+    Lightning's own CSV logger deletes its file on a restart; these rows are cut back to the checkpoint instead.
+
+    Args:
+        folder: the run's folder.
+        overlays: images of the test split drawn at the end: best, median and worst.
+    """
+
+    def __init__(self, folder: str, overlays: int = 8) -> None:
+        self.folder = Path(folder)
+        self.overlays = overlays
+        self.metrics = EpochTable(self.folder / "metrics.csv")
+        self.timing = EpochTable(self.folder / "timing.csv")
+
+    def on_fit_start(self, trainer: lightning.Trainer, task: lightning.LightningModule) -> None:
+        """Write the split; cut the tables back to the epoch that a resumed run starts with."""
+        if trainer.is_global_zero:
+            trainer.datamodule.write_split(self.folder / "split.csv")  # type: ignore[attr-defined]
+            for table in (self.metrics, self.timing):
+                table.cut(len(task.losses) if isinstance(task, SegmentationTask) else 0)
+
+    def on_train_epoch_start(self, trainer: lightning.Trainer, task: lightning.LightningModule) -> None:
+        """Start the clocks."""
+        self._start = self._waiting_since = time.perf_counter()
+        self._data_seconds, self._images = 0.0, 0
+
+    def on_train_batch_start(
+        self, trainer: lightning.Trainer, task: lightning.LightningModule, batch: dict[str, Any], batch_idx: int
+    ) -> None:
+        """Count the time that the step waited for its batch."""
+        self._data_seconds += time.perf_counter() - self._waiting_since
+        self._images += len(batch["image"]) * trainer.world_size
+
+    def on_train_batch_end(self, *args: object) -> None:
+        """From here on the loop waits for data."""
+        self._waiting_since = time.perf_counter()
+
+    def on_validation_start(self, trainer: lightning.Trainer, task: lightning.LightningModule) -> None:
+        """Training ends where validation starts."""
+        self._train_seconds = time.perf_counter() - getattr(self, "_start", time.perf_counter())
+
+    def on_train_epoch_end(self, trainer: lightning.Trainer, task: SegmentationTask) -> None:  # type: ignore[override]
+        """Append the epoch's rows."""
+        if not trainer.is_global_zero:
+            return
+        epoch = trainer.current_epoch
+        optimizer = task.plan_phases()[task.phase].optimizer.name
+        rate = trainer.optimizers[0].param_groups[0]["lr"]
+        values = {k: float(v) for k, v in sorted(trainer.callback_metrics.items()) if k.startswith("val/")}
+        row = {"epoch": epoch, "optimizer": optimizer, "lr": rate, "train/loss": task.losses[-1]}
+        self.metrics.append(row | values)
+        seconds = getattr(self, "_train_seconds", time.perf_counter() - self._start)
+        speed = {"train_seconds": seconds, "data_seconds": self._data_seconds, "images_per_s": self._images / seconds}
+        self.timing.append({"epoch": epoch, **{k: round(v, 3) for k, v in speed.items()}})
+
+    def on_test_end(self, trainer: lightning.Trainer, task: SegmentationTask) -> None:  # type: ignore[override]
+        """Write the table of images, the scores of the split, and overlays of the best, median and worst images."""
+        if not trainer.is_global_zero:
+            return
+        source = trainer.datamodule.source  # type: ignore[attr-defined]
+        picture = write_results(
+            self.folder, task.test_rows, task.test_totals, task.predictor(), source, overlays=self.overlays
+        )
+        if picture is not None:
+            log_picture(trainer, "test/extremes", picture)
+
+
+class EpochTable:
+    """A CSV file with one row per epoch, rewritten whole and atomically: a kill leaves the old file or the new one.
+
+    Args:
+        path: the file.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.rows: list[dict[str, Any]] = []
+
+    def cut(self, epochs: int) -> None:
+        """Keep the rows of the first epochs of what the file holds."""
+        if self.path.exists():
+            with self.path.open(newline="") as file:
+                self.rows = [row for row in csv.DictReader(file) if int(row["epoch"]) < epochs]
+
+    def append(self, row: Mapping[str, Any]) -> None:
+        """Add a row and write the file."""
+        self.rows.append(dict(row))
+        write_table(self.path, self.rows)

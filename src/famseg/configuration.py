@@ -1,0 +1,32 @@
+"""The configuration outside of train.py and eval.py: where `conf/` lies, and composing a group by overrides."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from hydra import compose, initialize_config_dir
+from hydra.errors import HydraException
+from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
+
+import famseg
+from famseg.errors import UserError
+
+
+def folder() -> Path:
+    """The folder `conf/`: beside `src/` in a checkout, inside the package when installed from a wheel."""
+    package = Path(famseg.__file__).parent
+    installed = package / "conf"
+    return installed if installed.is_dir() else package.parents[1] / "conf"
+
+
+def composed(name: str, overrides: Sequence[str]) -> DictConfig:
+    """The configuration `name` with overrides as on the command line.
+
+    Raises:
+        UserError: an option or a key that does not exist, with Hydra's words.
+    """
+    try:
+        with initialize_config_dir(str(folder().resolve()), version_base="1.3"):
+            return compose(name, list(overrides))
+    except (HydraException, OmegaConfBaseException) as error:
+        raise UserError(str(error)) from error

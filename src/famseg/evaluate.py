@@ -1,0 +1,75 @@
+"""Scores a checkpoint on a data set: the work of eval.py."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import torch
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+
+from famseg.checkpoint import load_predictor, resolve
+from famseg.data.datamodule import SegmentationDataModule
+from famseg.errors import UserError
+from famseg.evaluation import ImageScorer
+from famseg.inference import Predictor
+from famseg.results import write_results
+
+
+def evaluate(config: DictConfig, folder: Path) -> dict[str, float]:
+    """Score every image of the test split in its original size and write the results.
+
+    Args:
+        config: `run` (folder or checkpoint), `data`, `device`, `overlays`.
+        folder: where `test.csv`, `test_summary.csv` and the overlays go.
+
+    Returns:
+        The scores of the split.
+    """
+    predictor = load_predictor(config.run, _device(config.device))
+    data = _data(config, predictor)
+    data.setup("test")
+    scorer = ImageScorer(predictor.classes, data.source.classes, data.letterbox)
+    rows: list[dict[str, Any]] = []
+    for batch in track(data.test_dataloader(), "Scoring", transient=True):
+        rows += scorer.score(predictor(batch["image"]), batch)
+    totals = scorer.totals(rows)
+    write_results(folder, rows, totals, predictor, data.source, overlays=config.overlays)
+    Console().print(_table(totals, len(rows)), f"A row per image: {folder / 'test.csv'}", sep="\n")
+    return totals
+
+
+def _data(config: DictConfig, predictor: Predictor) -> SegmentationDataModule:
+    """The datamodule, with the input size and the normalisation of the checkpoint."""
+    needs = {"size": list(predictor.size), "mean": predictor.mean, "std": predictor.std}
+    if config.data:
+        data: SegmentationDataModule = instantiate(config.data, **needs)
+        return data
+    home = resolve(config.run).parent.parent
+    if not (home / "config.yaml").exists():
+        raise UserError(f"{config.run}: lies in no run's folder, so its data is not known. Say which: data=hc18 ...")
+    trained_on = OmegaConf.load(home / "config.yaml").data
+    split = home / "split.csv"
+    data = instantiate(trained_on, **needs, split_file=str(split) if split.exists() else None)
+    return data
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise UserError(f"device={name}: not available here. Use auto, cpu or cuda.") from error
+    return device
+
+
+def _table(totals: dict[str, float], images: int) -> Table:
+    table = Table("score", "value", title=f"{images} images")
+    for name, value in totals.items():
+        table.add_row(name, "-" if math.isnan(value) else f"{value:.4f}")
+    return table

@@ -1,0 +1,82 @@
+"""What a test leaves: a table of images, the scores of the split, a sheet with the best, middle and worst images."""
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from famseg.data.source import Source
+from famseg.files import write_table
+from famseg.inference import Predictor
+from famseg.overlays import Panel, Picture, sheet, write
+
+Rows = Sequence[Mapping[str, Any]]
+
+
+def write_results(
+    folder: Path, rows: Rows, totals: Mapping[str, float], predictor: Predictor, source: Source, overlays: int = 8
+) -> Picture | None:
+    """Write `test.csv`, `test_summary.csv` and `overlays/test_extremes.png`.
+
+    Args:
+        folder: where they go.
+        rows: a row per image, `file` and its scores.
+        totals: scores of the split.
+        predictor: the tested network, to draw with.
+        source: holds the images.
+        overlays: how many images to draw.
+
+    Returns:
+        The sheet of overlays, if there was anything to draw.
+    """
+    write_table(folder / "test.csv", rows)
+    write_table(folder / "test_summary.csv", [totals])
+    chosen = extremes(rows, overlays)
+    if not chosen:
+        return None
+    picture = sheet(panels(predictor, source, chosen), source.classes)
+    write(folder / "overlays" / "test_extremes.png", picture)
+    return picture
+
+
+def extremes(rows: Rows, images: int) -> list[tuple[str, str]]:
+    """The best, the middle and the worst images by mean Dice of the foreground classes.
+
+    Args:
+        rows: a row per image with `dice_<class>` of every class, the background first.
+        images: how many at most.
+
+    Returns:
+        (file, caption) from best to worst.
+    """
+    scored = [(_foreground_dice(row), str(row["file"])) for row in rows]
+    ranked = sorted((pair for pair in scored if not math.isnan(pair[0])), reverse=True)
+    if len(ranked) <= images:
+        return [(name, f"{name}  Dice {score:.3f}") for score, name in ranked]
+    end = images // 3
+    middle = (len(ranked) - (images - 2 * end)) // 2
+    parts = {
+        "best": ranked[:end],
+        "median": ranked[middle : middle + images - 2 * end],
+        "worst": ranked[len(ranked) - end :],
+    }
+    return [(name, f"{place}: {name}  Dice {score:.3f}") for place, part in parts.items() for score, name in part]
+
+
+def panels(predictor: Predictor, source: Source, captions: Sequence[tuple[str, str]]) -> list[Panel]:
+    """Panels of images, predicted now.
+
+    Args:
+        predictor: the network.
+        source: holds the images.
+        captions: (name of the image, caption).
+    """
+    index = {name: i for i, name in enumerate(source.names)}
+    samples = [(source[index[name]], caption) for name, caption in captions]
+    return [Panel(sample.image, predictor.mask(sample.image), sample.mask, caption) for sample, caption in samples]
+
+
+def _foreground_dice(row: Mapping[str, Any]) -> float:
+    values = [float(value) for key, value in row.items() if key.startswith("dice_")][1:]
+    known = [value for value in values if not math.isnan(value)]
+    return sum(known) / len(known) if known else math.nan

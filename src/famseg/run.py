@@ -1,0 +1,161 @@
+"""A run's folder: its resolved configuration, environment and status, and where it goes on from."""
+
+import json
+import logging
+import os
+import platform
+import subprocess
+import sys
+import time
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from hydra.errors import CompactHydraException, InstantiationException
+from omegaconf import DictConfig, OmegaConf
+
+import famseg
+from famseg.errors import UserError
+from famseg.files import write_atomically
+
+log = logging.getLogger(__name__)
+
+PACKAGES = (
+    "torch",
+    "lightning",
+    "hydra-core",
+    "omegaconf",
+    "torchmetrics",
+    "albumentations",
+    "numpy",
+    "opencv-python-headless",
+    "wandb",
+    "mamba-ssm",
+)
+
+
+@contextmanager
+def recorded(config: DictConfig) -> Iterator[Path]:
+    """Record a run in `config.output`: `config.yaml`, `environment.json` and a `status.json` that tells how it ended.
+
+    Mistakes of the user are passed on as one message without a stack trace; the trace is in `status.json`.
+
+    Yields:
+        The run's folder.
+    """
+    folder = Path(config.output)
+    started = time.time()
+    try:
+        with _in_words():
+            _open(folder, config)
+            _write_status(folder, "running", started)
+            yield folder
+    except BaseException as error:
+        _write_status(folder, "failed", started, traceback.format_exc(), quiet=True)
+        if isinstance(error, CompactHydraException):
+            log.error("The run failed, see %s", folder / "status.json")
+        raise
+    _write_status(folder, "done", started)
+    log.info("Done: %s", folder)
+
+
+def resume_point(config: DictConfig) -> str | None:
+    """The checkpoint that a run goes on from: `last.ckpt` of its folder with `resume=true`, else none.
+
+    Raises:
+        UserError: `resume=true`, and the folder has no checkpoint.
+    """
+    if not config.resume:
+        return None
+    last = Path(config.output) / "checkpoints" / "last.ckpt"
+    if not last.exists():
+        raise UserError(f"resume=true, but {last} does not exist. Give the run's folder: hydra.run.dir=FOLDER.")
+    log.info("Going on from %s", last)
+    return str(last)
+
+
+def describe(model: DictConfig) -> dict[str, Any]:
+    """The plain metadata of a checkpoint; the task adds the data's at each save.
+
+    Args:
+        model: the model's configuration, `_target_` and arguments.
+    """
+    arguments = OmegaConf.to_container(model, resolve=True)
+    return {"format": 1, "version": famseg.__version__, "revision": revision(), "model": arguments}
+
+
+def environment() -> dict[str, Any]:
+    """Versions, code revision and device of this process."""
+    import torch  # the CLI reads versions without waiting for torch
+
+    gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    return {
+        "famseg": famseg.__version__,
+        "revision": revision(),
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "cpus": os.cpu_count(),
+        "gpus": gpus,
+        "packages": {name: _version(name) for name in PACKAGES},
+        "command": sys.argv,
+    }
+
+
+def revision() -> str | None:
+    """Git revision of the code, with `+changes` where the work tree differs; None outside a checkout."""
+    try:
+        described = subprocess.run(
+            ["git", "describe", "--always", "--abbrev=12", "--dirty=+changes", "--exclude=*"],
+            cwd=Path(__file__).parent,
+            capture_output=True,
+            text=True,
+            timeout=10,
+            check=True,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return described.stdout.strip()
+
+
+@contextmanager
+def _in_words() -> Iterator[None]:
+    """Turn a UserError, also one from within an instantiation, into an error that Hydra prints without a trace."""
+    try:
+        yield
+    except UserError as error:
+        raise CompactHydraException(str(error)) from error
+    except InstantiationException as error:
+        if isinstance(error.__cause__, UserError):
+            raise CompactHydraException(str(error.__cause__)) from error
+        raise
+
+
+def _open(folder: Path, config: DictConfig) -> None:
+    try:
+        with write_atomically(folder / "config.yaml") as file:
+            file.write(OmegaConf.to_yaml(config, resolve=True))
+        with write_atomically(folder / "environment.json") as file:
+            json.dump(environment(), file, indent=2)
+    except OSError as error:
+        raise UserError(f"{folder}: cannot be written ({error.strerror}). Give another folder: runs=FOLDER.") from error
+
+
+def _write_status(folder: Path, state: str, started: float, trace: str | None = None, quiet: bool = False) -> None:
+    now = time.time()
+    status = {"state": state, "started": started, "updated": now, "seconds": round(now - started, 1), "error": trace}
+    try:
+        with write_atomically(folder / "status.json") as file:
+            json.dump(status, file, indent=2)
+    except OSError:
+        if not quiet:
+            raise
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None

@@ -1,0 +1,165 @@
+"""The only LightningModule: a segmentation network, its loss, its optimizer phases and its scores."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import lightning
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torchmetrics import MeanMetric
+from torchmetrics.classification import MulticlassConfusionMatrix
+
+from famseg.checkpoint import METADATA_KEY
+from famseg.evaluation import ImageScorer
+from famseg.inference import Predictor
+from famseg.metrics.confusion import class_scores
+from famseg.phases import OptimizerOption, Phase, Switch, plan
+from famseg.schedules import Decay
+
+PROGRESS_KEY = "famseg_progress"
+
+
+class SegmentationTask(lightning.LightningModule):
+    """Trains, validates and tests a network that maps images (B, C, H, W) to logits (B, classes, H, W).
+
+    Args:
+        model: the network.
+        loss: (logits, mask (B, H, W) of output indices) -> scalar.
+        classes: class names in the order of the outputs -> ids in the original masks.
+        optimizer: optimizer of the first phase.
+        scheduler: decay of the learning rate.
+        switch: what follows the first phase, if anything (paper, section 3.4).
+        metadata: plain values that go into every checkpoint.
+        channels_last: memory format of the network's maps.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        loss: nn.Module,
+        classes: Mapping[str, int],
+        optimizer: OptimizerOption,
+        scheduler: Decay,
+        switch: Switch | None = None,
+        metadata: Mapping[str, Any] | None = None,
+        channels_last: bool = False,
+    ) -> None:
+        super().__init__()
+        self.model = model.to(memory_format=torch.channels_last) if channels_last else model
+        self.loss = loss
+        self.classes = dict(classes)
+        self.optimizer, self.scheduler, self.switch = optimizer, scheduler, switch or None
+        self.metadata = dict(metadata or {})
+        self.channels_last = channels_last
+        self.phase = 0
+        self.losses: list[float] = []  # mean training loss of every finished epoch: the state of the decay
+        self.train_loss, self.val_loss = MeanMetric(), MeanMetric()
+        self.confusion = MulticlassConfusionMatrix(len(self.classes))
+        self.test_rows: list[dict[str, Any]] = []
+        self.test_totals: dict[str, float] = {}
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Logits (B, classes, H, W) of normalised images (B, C, H, W)."""
+        if self.channels_last:
+            image = image.contiguous(memory_format=torch.channels_last)
+        logits: Tensor = self.model(image)
+        return logits
+
+    # training ---------------------------------------------------------------------------------------------------
+
+    def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
+        """Loss of a batch with `image` (B, C, H, W) and `mask` (B, H, W)."""
+        loss: Tensor = self.loss(self(batch["image"]), batch["mask"])
+        self.train_loss.update(loss.detach(), weight=len(batch["image"]))
+        self.log("train/loss_step", loss.detach(), prog_bar=True, logger=False)
+        return loss
+
+    def plan_phases(self) -> list[Phase]:
+        """The optimizer phases of this run; the total batch counts devices and accumulation, Eq. (11)-(12)."""
+        trainer = self.trainer
+        batch = trainer.datamodule.batch_size * trainer.world_size * trainer.accumulate_grad_batches  # type: ignore[attr-defined]
+        if trainer.max_epochs is None or trainer.max_epochs < 1:
+            raise ValueError("SegmentationTask needs trainer.max_epochs: the decays and switches are planned by it.")
+        return plan(self.optimizer, self.scheduler, self.switch, max_epochs=trainer.max_epochs, batch=batch)
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        """The optimizer of the current phase; its rate is set once per epoch by the OptimizerPhases callback."""
+        phase = self.plan_phases()[self.phase]
+        optimizer = phase.optimizer.build(parameter_groups(self.model))
+        for group in optimizer.param_groups:
+            group["lr"] = phase.rate(self.losses)
+        return optimizer
+
+    # validation -------------------------------------------------------------------------------------------------
+
+    def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
+        """Loss and confusion matrix at the network's resolution."""
+        logits = self(batch["image"])
+        self.val_loss.update(self.loss(logits, batch["mask"]), weight=len(logits))
+        self.confusion.update(logits.argmax(1), batch["mask"])
+
+    def on_validation_epoch_end(self) -> None:
+        """Log `val/loss`, `val/miou`, `val/iou_<class>` and `val/dice_<class>` of the whole split."""
+        scores = class_scores(self.confusion.compute().cpu().numpy(), tuple(self.classes))
+        self.log("val/loss", self.val_loss.compute())
+        self.log_dict({f"val/{name}": value for name, value in scores.items()}, prog_bar=False)
+        self.val_loss.reset()
+        self.confusion.reset()
+
+    # test: in the original resolution, image by image -------------------------------------------------------------
+
+    def on_test_epoch_start(self) -> None:
+        """Start a fresh table of images."""
+        data = self.trainer.datamodule  # type: ignore[attr-defined]
+        self.scorer = ImageScorer(self.classes, data.source.classes, data.letterbox)
+        self.test_rows = []
+
+    def test_step(self, batch: dict[str, Any], batch_idx: int) -> None:
+        """Score every image of the batch in its original size."""
+        self.test_rows += self.scorer.score(self(batch["image"]), batch)
+
+    def on_test_epoch_end(self) -> None:
+        """Log `test/...` of the whole split; `test_rows` and `test_totals` keep it for the run's folder."""
+        self.test_rows, confusion = _gathered(self.test_rows, self.scorer.confusion)
+        self.test_totals = self.scorer.totals(self.test_rows, confusion)
+        self.log_dict({f"test/{name}": value for name, value in self.test_totals.items()})
+
+    def predictor(self) -> Predictor:
+        """The network in evaluation mode with what its input needs, for pictures beside a run."""
+        data = self.trainer.datamodule  # type: ignore[attr-defined]
+        return Predictor(self.model.eval(), self.classes, data.letterbox.size, data.mean, data.std)
+
+    # checkpoints --------------------------------------------------------------------------------------------------
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Add the plain metadata of model and data, and the progress of the phases."""
+        data = self.trainer.datamodule.metadata()  # type: ignore[attr-defined]
+        checkpoint[METADATA_KEY] = self.metadata | {"data": data}
+        checkpoint[PROGRESS_KEY] = {"phase": self.phase, "losses": list(self.losses)}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Set the phase; Lightning calls this before it builds the optimizer whose state it then restores."""
+        progress = checkpoint.get(PROGRESS_KEY, {"phase": 0, "losses": []})
+        self.phase, self.losses = progress["phase"], list(progress["losses"])
+
+
+def _gathered(
+    rows: list[dict[str, Any]], confusion: NDArray[np.int64]
+) -> tuple[list[dict[str, Any]], NDArray[np.int64]]:
+    """Rows and confusion of all processes, rows in the order of the files."""
+    if not torch.distributed.is_initialized():
+        return rows, confusion
+    parts: list[Any] = [None] * torch.distributed.get_world_size()
+    torch.distributed.all_gather_object(parts, (rows, confusion))
+    everything = sorted((row for part in parts for row in part[0]), key=lambda row: str(row["file"]))
+    return everything, sum(part[1] for part in parts)
+
+
+def parameter_groups(model: nn.Module) -> list[dict[str, Any]]:
+    """Weights, which decay, and vectors (norms, biases, layer scales, Mamba's A and D), which do not."""
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    weights = {"params": [p for p in parameters if p.ndim > 1]}
+    vectors = {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0}
+    return [group for group in (weights, vectors) if group["params"]]

@@ -1,0 +1,89 @@
+"""The Lightning trainer of a run."""
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import lightning
+import torch
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint, RichProgressBar
+from lightning.pytorch.loggers import Logger
+
+from famseg.errors import UserError
+
+log = logging.getLogger(__name__)
+
+
+def build(
+    *,
+    output: str,
+    monitor: str = "val/miou",
+    callbacks: Sequence[Callback] = (),
+    logger: Logger | None = None,
+    precision: str = "auto",
+    progress: bool = True,
+    keep_best: int = 1,
+    **options: Any,
+) -> lightning.Trainer:
+    """A trainer with checkpoints and a progress bar.
+
+    Args:
+        output: the run's folder; checkpoints go to `checkpoints/best.ckpt` and `last.ckpt`.
+        monitor: metric that chooses the best checkpoint, higher is better.
+        callbacks: further callbacks.
+        logger: where metrics are mirrored, if anywhere.
+        precision: `auto` is bf16-mixed on a GPU that has bfloat16, else 32-true; or any of Lightning's.
+        progress: whether to show a progress bar.
+        keep_best: how many of the best checkpoints are kept.
+        **options: Lightning's own.
+
+    Raises:
+        UserError: several devices in a multirun, or no such device on this machine.
+    """
+    _refuse_ddp_in_multirun(options)
+    if precision == "auto":
+        precision = _precision(options.get("accelerator", "auto"))
+    folder = Path(output) / "checkpoints"
+    best = ModelCheckpoint(
+        folder,
+        filename="best" if keep_best == 1 else "best-{epoch:03d}",
+        monitor=monitor,
+        mode="max",
+        save_top_k=keep_best,
+        save_last=True,
+        save_on_train_epoch_end=True,
+        enable_version_counter=False,
+    )
+    bar = [RichProgressBar(leave=True)] if progress else []
+    try:
+        return lightning.Trainer(
+            default_root_dir=output,
+            callbacks=[*callbacks, best, *bar],
+            logger=[logger] if logger else False,
+            precision=precision,  # type: ignore[arg-type]
+            enable_progress_bar=progress,
+            enable_model_summary=False,
+            use_distributed_sampler=False,  # the datamodule shards by itself, so that a run resumes exactly
+            num_sanity_val_steps=0,  # it would draw from the validation before a resume is in place
+            log_every_n_steps=10,
+            **options,
+        )
+    except lightning.fabric.utilities.exceptions.MisconfigurationException as error:
+        raise UserError(f"trainer: {error}") from error
+
+
+def _precision(accelerator: str) -> str:
+    on_gpu = accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available()
+    return "bf16-mixed" if on_gpu and torch.cuda.is_bf16_supported() else "32-true"
+
+
+def _refuse_ddp_in_multirun(options: dict[str, Any]) -> None:
+    several = options.get("devices", 1) not in (1, "1")
+    if several and HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN:
+        raise UserError(
+            f"trainer.devices={options['devices']} in a multirun: a sweep runs one job per device. "
+            "Leave out -m, or use trainer=gpu or trainer=cpu."
+        )

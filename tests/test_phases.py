@@ -1,0 +1,67 @@
+"""Phases: what runs when, and at which rate."""
+
+import pytest
+import torch
+
+from famseg import schedules
+from famseg.errors import UserError
+from famseg.phases import OptimizerOption, Switch, index_at, plan
+from famseg.schedules import RateLimits, Span
+
+ADAMW = OptimizerOption("adamw", torch.optim.AdamW)
+SGD = OptimizerOption("sgd", torch.optim.SGD, RateLimits(limit_min=5e-4, limit_max=0.1))
+
+
+def phases(switch, decay=schedules.cosine, max_epochs=200):
+    return plan(ADAMW, decay, switch, max_epochs=max_epochs, batch=16)
+
+
+def test_paper_switches_at_150_of_200():
+    adamw, sgd = phases(Switch(SGD, at=0.75))
+    assert (adamw.start, sgd.start, sgd.optimizer.name) == (0, 150, "sgd")
+    assert [index_at([adamw, sgd], epoch) for epoch in (0, 149, 150, 199)] == [0, 0, 1, 1]
+
+
+def test_continue_goes_on_with_the_curve():
+    adamw, sgd = phases(Switch(SGD, lr="continue"))
+    losses = [1.0] * 150
+    assert sgd.rate(losses) == adamw.rate(losses) == pytest.approx(1.176e-4, rel=5e-4)
+
+
+def test_restart_begins_the_new_optimizers_own_curve():
+    _, sgd = phases(Switch(SGD, lr="restart"), decay=schedules.poly)
+    assert sgd.span == Span(2.5e-3, 2.5e-5, 50)
+    assert sgd.rate([1.0] * 150) == 2.5e-3
+
+
+def test_a_number_is_where_the_new_curve_starts():
+    _, sgd = phases(Switch(SGD, lr=0.02), decay=schedules.poly)
+    assert sgd.rate([1.0] * 150) == 0.02
+    assert sgd.rate([1.0] * 199) < 1e-3
+
+
+def test_restarted_adadelta_forgets_the_losses_before():
+    _, sgd = phases(Switch(SGD, lr="restart"), decay=schedules.adadelta)
+    assert sgd.rate([5.0] * 150) == sgd.span.init
+
+
+def test_several_switches():
+    starts = [phase.start for phase in phases(Switch(SGD, at=0.5, then=Switch(ADAMW, at=180)))]
+    assert starts == [0, 100, 180]
+
+
+@pytest.mark.parametrize("at", [0, -1, 1.5])
+def test_impossible_start(at):
+    with pytest.raises(UserError, match=r"switch\.at"):
+        Switch(SGD, at=at)
+
+
+@pytest.mark.parametrize("lr", ["later", -1.0, 0.0])
+def test_impossible_rate(lr):
+    with pytest.raises(UserError, match=r"switch\.lr"):
+        Switch(SGD, lr=lr)
+
+
+def test_starts_must_rise():
+    with pytest.raises(UserError, match="not after epoch 100"):
+        phases(Switch(SGD, at=0.5, then=Switch(ADAMW, at=80)))

@@ -1,0 +1,26 @@
+"""Train a network, test its best checkpoint, return the best validation score. Options: conf/train.yaml, --help."""
+
+import hydra
+import lightning
+from hydra.utils import instantiate
+from omegaconf import DictConfig
+
+from famseg import run
+
+
+@hydra.main(version_base="1.3", config_path="conf", config_name="train")
+def main(config: DictConfig) -> float:
+    """One run, from a composed configuration to a tested checkpoint."""
+    with run.recorded(config):
+        lightning.seed_everything(config.seed, workers=True, verbose=False)
+        data = instantiate(config.data)
+        config.model.num_classes = len(data.classes)
+        task = instantiate(config.task, classes=data.classes, metadata=run.describe(config.model))
+        trainer = instantiate(config.trainer, _convert_="all")
+        trainer.fit(task, datamodule=data, ckpt_path=run.resume_point(config), weights_only=True)
+        trainer.test(task, datamodule=data, ckpt_path="best", weights_only=True)
+        return float(trainer.checkpoint_callback.best_model_score)
+
+
+if __name__ == "__main__":
+    main()
