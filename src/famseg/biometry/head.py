@@ -1,0 +1,88 @@
+"""Head circumference, biparietal and occipitofrontal diameter from a mask of the cranium."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from famseg.biometry.ellipse import Ellipse, boundary_points, fit_ellipse
+from famseg.biometry.quality import Flag, main_object
+
+_ROUGH = 0.02  # rms distance of the boundary from the ellipse, over the mean radius
+
+
+@dataclass(frozen=True)
+class Head:
+    """Measurements of a head; millimetres are NaN where there is nothing to measure, and the flags say why.
+
+    The diameters run from outer to outer border of the ellipse, as the INTERGROWTH-21st standards take them. Hadlock's
+    BPD runs from outer to inner border and is shorter by the thickness of the skull.
+
+    Attributes:
+        hc_mm: circumference, the perimeter of the ellipse fitted to the mask's boundary.
+        bpd_mm: biparietal diameter, its short axis.
+        ofd_mm: occipitofrontal diameter, its long axis.
+        residual_mm: distance (rms) of the mask's boundary from the ellipse.
+        ellipse: the ellipse in px; None where there is none.
+        flags: reasons to doubt the numbers.
+    """
+
+    hc_mm: float
+    bpd_mm: float
+    ofd_mm: float
+    residual_mm: float
+    ellipse: Ellipse | None
+    flags: tuple[Flag, ...]
+
+    def calipers(self) -> dict[str, NDArray[np.float64]]:
+        """End points (2, 2), each (x, y) in px, of "ofd" and "bpd"; empty where nothing was measured."""
+        if self.ellipse is None:
+            return {}
+        a, b = self.ellipse.a, self.ellipse.b
+        return {
+            "ofd": self.ellipse.to_picture(np.array([[-a, 0.0], [a, 0.0]])),
+            "bpd": self.ellipse.to_picture(np.array([[0.0, -b], [0.0, b]])),
+        }
+
+
+def measure_head(mask: ArrayLike, spacing: float) -> Head:
+    """Measure the head in a mask.
+
+    Args:
+        mask: (height, width), non-zero on the cranium; the largest component is measured, its holes filled.
+        spacing: mm per px; NaN when unknown, which leaves the ellipse in px.
+    """
+    largest, flags = main_object(mask)
+    ellipse, residual = None, math.nan
+    if Flag.EMPTY not in flags:
+        points = boundary_points(largest)
+        try:
+            ellipse = fit_ellipse(points)
+            residual = float(np.sqrt(np.mean(ellipse.distances(points) ** 2)))
+        except ValueError:
+            flags.append(Flag.NOT_MEASURABLE)
+    if ellipse is None:
+        return Head(math.nan, math.nan, math.nan, math.nan, None, tuple(flags))
+    if residual > _ROUGH * math.sqrt(ellipse.a * ellipse.b):
+        flags.append(Flag.NOT_ELLIPTIC)
+    if math.isnan(spacing):
+        flags.append(Flag.NO_PIXEL_SIZE)
+    hc, bpd, ofd = ellipse.perimeter() * spacing, 2 * ellipse.b * spacing, 2 * ellipse.a * spacing
+    return Head(hc, bpd, ofd, residual * spacing, ellipse, tuple(flags))
+
+
+class Circumference(NamedTuple):
+    """A head circumference in mm (NaN: none) and the reasons to doubt it."""
+
+    mm: float
+    flags: tuple[Flag, ...]
+
+
+def head_circumference(mask: ArrayLike, spacing: float) -> Circumference:
+    """The circumference alone of `measure_head`."""
+    head = measure_head(mask, spacing)
+    return Circumference(head.hc_mm, head.flags)
