@@ -1,0 +1,33 @@
+"""Aggregated depth convolution (paper section 3.2.1): features of several encoder layers, one wide receptive field."""
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class AggregatedDepthConv(nn.Module):
+    """Brings encoder layers to one width and size, stacks them and scans the stack with a depthwise 7x7.
+
+        g = conv1x1(gelu(norm(dw7x7(concat_i resize(conv1x1_i(f_i))))))
+
+    A sum of depthwise 3x3, 5x5 and 7x7 is by linearity one depthwise 7x7. The 1x1 and the bilinear resize commute: the
+    1x1 runs on the small map.
+
+    Shapes: maps (B, in_channels[i], H_i, W_i), the first one sets the size -> (B, out_channels, H_0, W_0).
+    """
+
+    def __init__(self, in_channels: Sequence[int], level_channels: int, out_channels: int) -> None:
+        super().__init__()
+        stacked = level_channels * len(in_channels)
+        self.levels = nn.ModuleList(nn.Conv2d(c, level_channels, 1) for c in in_channels)
+        self.depthwise = nn.Conv2d(stacked, stacked, 7, padding=3, groups=stacked, bias=False)
+        self.norm = nn.BatchNorm2d(stacked)
+        self.project = nn.Conv2d(stacked, out_channels, 1)
+
+    def forward(self, maps: Sequence[Tensor]) -> Tensor:
+        size = maps[0].shape[-2:]
+        levels = [level(x) for level, x in zip(self.levels, maps, strict=True)]
+        stack = [levels[0], *(F.interpolate(x, size, mode="bilinear") for x in levels[1:])]
+        return self.project(F.gelu(self.norm(self.depthwise(torch.cat(stack, dim=1)))))

@@ -1,0 +1,148 @@
+"""FAM, the feature-aware upsampling of the paper's section 3.3 and Fig. 3 (content-aware reassembly, arXiv 1905.02188)."""
+
+import math
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+SCALE = 2  # every FAM of the decoder doubles the map
+PHASES = SCALE * SCALE  # output positions of one input position
+WHOLE_MAP = 2**24  # elements of all neighbourhoods up to which a map is not cut into bands: launches cost more
+
+
+class FeatureAwareUpsample(nn.Module):
+    """Doubles a map; each output position has its own K x K kernel, made from the features around it.
+
+        l = conv3x3(conv1x1(x))                                  channel compressor C -> Cd, kernel reorganizer
+        w = softmax over the K*K taps of l                       kernel normalisation
+        y[2h + i, 2w + j] = sum_uv w[i, j, u, v, h, w] v[h + u, w + v],    v = W x,  zero beyond the border
+
+    The channels share the kernels: the text's K x K x C would be one kernel per channel. The 1x1 convolution W that
+    reduces the channels commutes with the reassembly and runs before it, where the map is smaller; its bias comes after
+    it, because zero padding takes softmax mass away at the border.
+
+    Shapes: (B, in_channels, H, W) -> (B, out_channels, 2 H, 2 W), in the input's dtype.
+
+    Args:
+        in_channels: C.
+        out_channels: the 1x1 is left out where it equals `in_channels`.
+        compressed: Cd.
+        kernel: K, odd.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, compressed: int = 64, kernel: int = 5) -> None:
+        super().__init__()
+        self.kernel = kernel
+        self.compress = nn.Conv2d(in_channels, compressed, 1)
+        self.reorganize = nn.Conv2d(compressed, PHASES * kernel**2, 3, padding=1)
+        nn.init.normal_(self.reorganize.weight, std=1e-3)
+        nn.init.zeros_(self.reorganize.bias)  # type: ignore[arg-type]  # it has a bias
+        reduces = out_channels != in_channels
+        self.reduce = nn.Conv2d(in_channels, out_channels, 1, bias=False) if reduces else nn.Identity()
+        self.bias = nn.Parameter(torch.zeros(out_channels)) if reduces else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        features = self.reduce(x)
+        y = reassemble(features, self.kernels(x).to(features.dtype))
+        y = y if self.bias is None else y + self.bias.to(y.dtype)[:, None, None]
+        return y.to(x.dtype)
+
+    def kernels(self, x: Tensor) -> Tensor:
+        """The reassembly kernels w of each position, (B, H, W, 4, K * K): output phase 2 i + j, tap K u + v."""
+        logits = self.reorganize(self.compress(x)).permute(0, 2, 3, 1)
+        return logits.unflatten(-1, (PHASES, self.kernel**2)).softmax(-1)
+
+
+def reassemble(features: Tensor, kernels: Tensor) -> Tensor:
+    """Weighted sum of each position's K x K neighbourhood, once per output phase.
+
+    Shapes: features (B, C, H, W), kernels (B, H, W, 4, K * K) -> (B, C, 2 H, 2 W), channels last.
+    """
+    return _Reassemble.apply(features, kernels)  # type: ignore[no-any-return, no-untyped-call]  # untyped in torch
+
+
+class _Reassemble(torch.autograd.Function):
+    """One small matrix product per position, over neighbourhoods that exist only for a band of rows at a time.
+
+    All neighbourhoods at once would be K*K/4 times the output; none is kept for backward, which gathers them anew.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, features: Tensor, kernels: Tensor) -> Tensor:
+        ctx.save_for_backward(features, kernels)
+        batch, channels, height, width = features.shape
+        padded = _pad(features, kernels.shape[-1])
+        out = features.new_empty(batch, height, SCALE, width, SCALE, channels)
+        for rows in _bands(kernels, channels):
+            weights, neighbours = kernels[:, rows], _neighbourhoods(padded, rows, kernels.shape[-1])
+            band = weights.flatten(0, 2) @ neighbours.flatten(0, 2)  # (B h W, 4, C)
+            out[:, rows] = band.view(*weights.shape[:3], SCALE, SCALE, channels).transpose(2, 3)
+        return out.view(batch, SCALE * height, SCALE * width, channels).permute(0, 3, 1, 2)
+
+    @staticmethod
+    @once_differentiable  # type: ignore[untyped-decorator]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor]:
+        features, kernels = ctx.saved_tensors
+        batch, channels, height, width = features.shape
+        taps = kernels.shape[-1]
+        padded = _pad(features, taps)
+        grad = grad.permute(0, 2, 3, 1).reshape(batch, height, SCALE, width, SCALE, channels).transpose(2, 3)
+        grad_kernels, grad_padded = torch.empty_like(kernels), torch.zeros_like(padded)
+        for rows in _bands(kernels, channels):
+            weights, neighbours = kernels[:, rows], _neighbourhoods(padded, rows, taps)
+            flat = grad[:, rows].reshape(-1, PHASES, channels)
+            grad_kernels[:, rows] = (flat @ neighbours.flatten(0, 2).mT).view(weights.shape)
+            _scatter_add(grad_padded, rows, (weights.flatten(0, 2).mT @ flat).view(neighbours.shape))
+        half = math.isqrt(taps) // 2
+        return grad_padded[:, half : half + height, half : half + width].permute(0, 3, 1, 2), grad_kernels
+
+
+def _pad(features: Tensor, taps: int) -> Tensor:
+    """(B, C, H, W) -> (B, H + K - 1, W + K - 1, C), zeros around."""
+    return F.pad(features, (math.isqrt(taps) // 2,) * 4).permute(0, 2, 3, 1)
+
+
+def _bands(kernels: Tensor, channels: int) -> list[slice]:
+    """Rows to do at a time: all of a small map, else as many as keep the neighbourhoods no larger than the output.
+
+    Captured graphs do all at once, since their height may be symbolic.
+    """
+    height, taps = kernels.shape[1], kernels.shape[-1]
+    if torch.compiler.is_compiling() or kernels.numel() // PHASES * channels <= WHOLE_MAP:
+        return [slice(0, height)]
+    step = -(-height // -(-taps // PHASES))
+    return [slice(top, min(top + step, height)) for top in range(0, height, step)]
+
+
+def _neighbourhoods(padded: Tensor, rows: slice, taps: int) -> Tensor:
+    """(B, H + K - 1, W + K - 1, C) -> (B, h, W, K * K, C) for h rows."""
+    kernel = math.isqrt(taps)
+    windows = padded[:, rows.start : rows.stop + kernel - 1].unfold(1, kernel, 1).unfold(2, kernel, 1)
+    return windows.permute(0, 1, 2, 4, 5, 3).flatten(3, 4)
+
+
+def _scatter_add(padded: Tensor, rows: slice, neighbours: Tensor) -> None:
+    """The transpose of `_neighbourhoods`, added to `padded`; one tap after the other, so that the order is fixed."""
+    height, width, taps = neighbours.shape[1:4]
+    kernel = math.isqrt(taps)
+    for tap in range(taps):
+        top, left = rows.start + tap // kernel, tap % kernel
+        padded[:, top : top + height, left : left + width] += neighbours[..., tap, :]
+
+
+class InterpolateUpsample(nn.Module):
+    """Doubles a map by bilinear or nearest interpolation: what FAM is compared with.
+
+    Shapes: (B, in_channels, H, W) -> (B, out_channels, 2 H, 2 W).
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, mode: str) -> None:
+        super().__init__()
+        self.mode = mode
+        self.reduce = nn.Conv2d(in_channels, out_channels, 1) if out_channels != in_channels else nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.interpolate(self.reduce(x), scale_factor=float(SCALE), mode=self.mode)

@@ -1,0 +1,67 @@
+"""Hamburger: global context by matrix decomposition (arXiv 2109.04553), the decoder head of SegNeXt."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+EPS = 1e-6
+
+
+class NMF(nn.Module):
+    """Non-negative matrix factorisation X ~ C D^T by multiplicative updates, with the one-step gradient.
+
+        C <- C * (X D) / (C (D^T D)),    D <- D * (X^T C) / (D (C^T C))
+
+    The steps run without gradient; one last update of C carries it (arXiv 2109.04553, section 3.2).
+    Everything is float32 (float64 for float64 input): the quotients do not bear less.
+
+    In evaluation the first D is a fixed buffer, so that a prediction never changes from run to run. In training each
+    step draws one D from the default generator of the device, shared by the batch.
+
+    Shapes: N positions, (B, N, channels) non-negative -> the same, of rank `rank`.
+    """
+
+    basis: Tensor
+
+    def __init__(self, channels: int, rank: int, train_steps: int = 6, eval_steps: int = 7) -> None:
+        super().__init__()
+        self.train_steps, self.eval_steps = train_steps, eval_steps
+        generator = torch.Generator().manual_seed(0)
+        self.register_buffer("basis", torch.rand(channels, rank, generator=generator))
+
+    def forward(self, x: Tensor) -> Tensor:
+        basis = torch.rand_like(self.basis) if self.training else self.basis
+        basis = F.normalize(basis.to(x.dtype), dim=0).expand(x.shape[0], -1, -1)  # (B, channels, rank)
+        fixed = x.detach()
+        code = torch.softmax(fixed @ basis, dim=-1)  # (B, N, rank)
+        for _ in range(self.train_steps if self.training else self.eval_steps):
+            code = self._update_code(fixed, basis, code)
+            basis = basis * (fixed.mT @ code) / (basis @ (code.mT @ code) + EPS)
+        return self._update_code(x, basis, code) @ basis.mT
+
+    @staticmethod
+    def _update_code(x: Tensor, basis: Tensor, code: Tensor) -> Tensor:
+        return code * (x @ basis) / (code @ (basis.mT @ basis) + EPS)
+
+
+class Hamburger(nn.Module):
+    """Ham (NMF) between two linear slices of bread, with a residual.
+
+        y = relu(x + groupnorm(conv1x1(NMF(relu(conv1x1(x))))))
+
+    Shapes: (B, channels, H, W) -> the same. `channels` is a multiple of 32, the groups of the norm.
+    """
+
+    def __init__(self, channels: int, rank: int, train_steps: int = 6, eval_steps: int = 7) -> None:
+        super().__init__()
+        self.bread_in = nn.Conv2d(channels, channels, 1)
+        self.ham = NMF(channels, rank, train_steps, eval_steps)
+        self.bread_out = nn.Conv2d(channels, channels, 1, bias=False)
+        self.norm = nn.GroupNorm(32, channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        ham = F.relu(self.bread_in(x))
+        with torch.autocast(x.device.type, enabled=False):
+            positions = ham.permute(0, 2, 3, 1).to(torch.promote_types(ham.dtype, torch.float32))  # (B, H, W, C)
+            low_rank = self.ham(positions.flatten(1, 2)).view_as(positions).permute(0, 3, 1, 2)
+        return F.relu(x + self.norm(self.bread_out(low_rank.to(ham.dtype))))

@@ -1,0 +1,101 @@
+"""Mamba-2 on a map: the shortcut of the BottleBlock (paper section 3.2.2; Mamba-2: arXiv 2405.21060)."""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from famseg.errors import UserError
+from famseg.layers.basic import require_choice
+from famseg.layers.ssd import ssd
+
+DIRECTIONS = (1, 2, 4)
+
+
+class Mamba2D(nn.Module):
+    """Scans a map along its rows and columns, forwards and backwards, and gates the sum.
+
+        z, x, B, C, dt = in_proj(u);    x, B, C = silu(dw3x3(x, B, C))
+        y = sum_d [scan_d(x, softplus(dt_d + bias_d), -exp(A_log_d), B, C) + D_d x]
+        out = out_proj(rmsnorm(y * silu(z)))
+
+    The depthwise 3x3 stands where Mamba-2 has a causal convolution. The directions share B and C; each has its own A,
+    D and dt: `A_log`, `D`, `dt_bias` are (directions * heads,), the rows' two ways first. 1 direction: rows; 2: rows
+    both ways; 4: columns too.
+
+    Shapes: (B, channels, H, W) -> the same.
+
+    Args:
+        channels: width of the map.
+        directions: 1, 2 or 4.
+        expand: inner width over `channels`.
+        head_width: channels of one head; divides the inner width.
+        state_size: N, states of one channel.
+        backend: see `famseg.layers.ssd`.
+
+    Raises:
+        UserError: unknown directions, or a head width that does not divide the inner width.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        directions: int = 4,
+        expand: int = 1,
+        head_width: int = 32,
+        state_size: int = 16,
+        backend: str = "auto",
+    ) -> None:
+        super().__init__()
+        require_choice("directions", directions, DIRECTIONS)
+        inner = channels * expand
+        if inner % head_width:
+            raise UserError(
+                f"model.head_width={head_width} does not divide the inner width {inner} of a Mamba shortcut."
+            )
+        self.heads, self.backend = inner // head_width, backend
+        self.orders, self.ways = (directions + 1) // 2, min(directions, 2)
+        self.split = [inner, inner + 2 * state_size, directions * self.heads]
+        self.in_proj = nn.Conv2d(channels, sum(self.split), 1, bias=False)
+        mixed = self.split[1]
+        self.conv = nn.Conv2d(mixed, mixed, 3, padding=1, groups=mixed)
+        self.A_log = nn.Parameter(torch.empty(self.split[2]).uniform_(1, 16).log())
+        self.D = nn.Parameter(torch.ones(self.split[2]))
+        self.dt_bias = nn.Parameter(_initial_dt_bias(self.split[2]))
+        self.norm = nn.RMSNorm(inner, eps=1e-5)
+        self.out_proj = nn.Conv2d(inner, channels, 1, bias=False)
+
+    def forward(self, u: Tensor) -> Tensor:
+        z, mixed, dt = self.in_proj(u).split(self.split, dim=1)
+        mixed = F.silu(self.conv(mixed))
+        y = self._skip(mixed) + self._scan(mixed, dt)  # (B, H, W, inner)
+        y = self.norm(y * F.silu(z.permute(0, 2, 3, 1)))
+        return self.out_proj(y.permute(0, 3, 1, 2))
+
+    def _skip(self, mixed: Tensor) -> Tensor:
+        x = mixed[:, : self.split[0]].permute(0, 2, 3, 1)
+        return x * self.D.view(-1, self.heads).sum(0).repeat_interleave(self.split[0] // self.heads).to(x.dtype)
+
+    def _scan(self, mixed: Tensor, dt: Tensor) -> Tensor:
+        height, width = mixed.shape[-2:]
+        states = (self.split[1] - self.split[0]) // 2
+        x, B, C = self._in_orders(mixed).split([self.split[0], states, states], dim=-1)
+        dt = self._in_orders(dt).unflatten(-1, (self.orders, self.ways, self.heads))
+        dt = torch.stack([dt[i, :, :, i] for i in range(self.orders)])  # each order its own: (O, B, L, R, heads)
+        bias, A_log = (p.view(self.orders, self.ways, self.heads) for p in (self.dt_bias, self.A_log))
+        dt = F.softplus(dt.to(bias.dtype) + bias[:, None, None])
+        y = ssd(x.unflatten(-1, (self.heads, -1)), dt, -A_log.exp(), B, C, self.backend).flatten(-2)
+        rows = y[0].unflatten(1, (height, width))
+        return rows if self.orders == 1 else rows + y[1].unflatten(1, (width, height)).transpose(1, 2)
+
+    def _in_orders(self, t: Tensor) -> Tensor:
+        """(B, C, H, W) -> (O, B, H W, C): the pixels row by row and, with two orders, column by column."""
+        sequences = [t.permute(0, 2, 3, 1).flatten(1, 2), t.permute(0, 3, 2, 1).flatten(1, 2)]
+        return torch.stack(sequences[: self.orders])
+
+
+def _initial_dt_bias(number: int, low: float = 1e-3, high: float = 1e-1) -> Tensor:
+    """Biases whose softplus is log-uniform in [low, high], as in Mamba-2."""
+    dt = torch.empty(number).uniform_(math.log(low), math.log(high)).exp()
+    return dt + torch.log(-torch.expm1(-dt))  # the inverse of softplus

@@ -1,0 +1,243 @@
+"""FAMSeg: fetal femur and cranial ultrasound segmentation with feature-aware attention and Mamba enhancement.
+
+The drawing and every decision that the paper leaves open are in docs/network.md.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from famseg.errors import UserError
+from famseg.layers.basic import conv_norm, require_choice
+from famseg.layers.context import AggregatedDepthConv
+from famseg.layers.fam import FeatureAwareUpsample, InterpolateUpsample
+from famseg.layers.hamburger import Hamburger
+from famseg.layers.mamba2d import Mamba2D
+from famseg.layers.residual import BottleBlock, ConvolutionBlock
+from famseg.layers.strip import StripBlock
+
+BACKENDS = {"auto": "auto", "torch": "chunked", "mamba_ssm": "mamba_ssm"}  # model.kernels -> backend of the scan
+STRIDE = 32  # of the deepest map; images are padded to a multiple of it
+
+# The values that differ from FAMSeg's defaults, which are those of size T.
+SIZES: dict[str, dict[str, Any]] = {
+    "N": {
+        "widths": (16, 32, 80, 128),
+        "depths": (2, 2, 3, 2),
+        "decoder_widths": (128, 64, 32, 16, 16, 16),
+        "fam_compressed": (32, 32, 16, 16, 16),
+        "context_width": 64,
+        "head_width": 16,
+    },
+    "T": {},
+    "S": {"widths": (64, 128, 320, 512), "depths": (2, 2, 4, 2), "decoder_widths": (512, 256, 128, 32, 16, 16)},
+    "B": {
+        "widths": (64, 128, 320, 512),
+        "depths": (3, 3, 12, 3),
+        "decoder_widths": (512, 256, 128, 32, 16, 16),
+        "rank": 64,
+    },
+    "L": {
+        "widths": (64, 128, 320, 512),
+        "depths": (3, 5, 27, 3),
+        "decoder_widths": (512, 256, 128, 32, 16, 16),
+        "rank": 64,
+    },
+}
+
+
+class Encoder(nn.Module):
+    """Stem and four stages (paper section 3.2); returns the maps at strides 4, 8, 16, 32.
+
+    stem: two 3x3 convolutions with stride 2. stage: [ConvolutionBlock, but in the first] -> BottleBlocks -> StripBlocks.
+
+    Shapes: (B, in_channels, H, W) -> four maps (B, widths[i], H / 2^(i+2), W / 2^(i+2)); H, W multiples of 32.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        widths: Sequence[int],
+        depths: Sequence[int],
+        mlp_ratios: Sequence[int],
+        bottle_blocks: Sequence[int],
+        drop_path: float,
+        mamba: dict[str, Any] | None,
+        strips: dict[str, Any],
+    ) -> None:
+        super().__init__()
+        self.stem = nn.Sequential(
+            conv_norm(in_channels, widths[0] // 2, 3, 2), conv_norm(widths[0] // 2, widths[0], 3, 2, activation=False)
+        )
+        rates = iter(torch.linspace(0, drop_path, sum(depths)).tolist())
+        self.stages = nn.ModuleList()
+        for i, width in enumerate(widths):
+            blocks: list[nn.Module] = [ConvolutionBlock(widths[i - 1], width)] if i else []
+            for _ in range(bottle_blocks[i]):
+                blocks.append(BottleBlock(width, nn.Identity() if mamba is None else Mamba2D(width, **mamba)))
+            blocks += [StripBlock(width, mlp_ratios[i], drop_path=next(rates), **strips) for _ in range(depths[i])]
+            self.stages.append(nn.Sequential(*blocks, nn.BatchNorm2d(width)))
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        x = self.stem[1](self.stem[0](x).contiguous(memory_format=torch.channels_last))
+        maps = []
+        for stage in self.stages:
+            x = stage(x)
+            maps.append(x)
+        return maps
+
+
+class Decoder(nn.Module):
+    """Five upsamplings by 2, a convolution after each (paper section 3.3), and the 1x1 head.
+
+    The first two fuse f3, and f2 with the context g: the encoder's last three layers. The convolution at full resolution
+    is `refine`'s; without it the 1x1 head is the reduction of the last upsampling, which then carries logits.
+
+    Shapes: the encoder's four maps -> (B, num_classes, 32 h, 32 w) for a deepest map (B, widths[3], h, w).
+    """
+
+    def __init__(
+        self,
+        encoder_widths: Sequence[int],
+        widths: Sequence[int],
+        num_classes: int,
+        context: nn.Module | None,
+        context_width: int,
+        upsamplings: Sequence[nn.Module],
+        refine: bool,
+    ) -> None:
+        super().__init__()
+        self.context = context
+        self.neck = conv_norm(encoder_widths[3], widths[0])
+        self.upsamplings = nn.ModuleList(upsamplings)
+        skips = (0, 0) if context is None else (encoder_widths[2], encoder_widths[1] + context_width)
+        convs = [conv_norm(w + skip, w, 3) for w, skip in zip(widths[1:], (*skips, 0, 0, 0), strict=True)]
+        self.convs = nn.ModuleList(convs if refine else convs[:-1])
+        self.head = nn.Conv2d(widths[-1], num_classes, 1) if refine else nn.Identity()
+
+    def forward(self, maps: Sequence[Tensor]) -> Tensor:
+        x = self.neck(maps[3])
+        skips: list[list[Tensor]] = [[], []]
+        if self.context is not None:
+            skips = [[maps[2]], [maps[1], self.context(maps[1:])]]
+        for i, upsample in enumerate(self.upsamplings):
+            x = upsample(x)
+            if i < len(self.convs):
+                x = self.convs[i](torch.cat([x, *skips[i]], dim=1) if i < len(skips) and skips[i] else x)
+        return self.head(x)
+
+
+class FAMSeg(nn.Module):
+    """Image -> logits (paper section 3). The defaults are size T; `FAMSeg(**SIZES["N"])` is another one.
+
+    Shapes: (B, in_channels, H, W), any H, W >= 32 -> (B, num_classes, H, W). Inside, the image's border is repeated up
+    to a multiple of 32, and the logits are cropped back.
+
+    Args:
+        in_channels: channels of the image.
+        num_classes: channels of the logits.
+        widths: of the encoder's stages, at strides 4, 8, 16, 32.
+        depths: StripBlocks of each stage.
+        mlp_ratios: expansion in the StripBlocks of each stage.
+        bottle_blocks: BottleBlocks of each stage, m; 0 is the other reading of "No mamba" in Table 3.
+        mamba: False gives the BottleBlocks an identity as shortcut: "No mamba" in Table 3.
+        directions: of the Mamba scan: 1, 2 or 4.
+        expand: inner width of a Mamba shortcut over the stage's.
+        head_width: channels of one Mamba head.
+        state_size: states of one channel in the Mamba scan.
+        strip_kernels: lengths of the strip scans.
+        strip_scan: "independent" (FAMSeg) or "sequential" (SegNeXt).
+        fusion: "full", or "none": decode from the deepest map alone, "Apomixis" in Table 3.
+        level_width: channels of each encoder layer in the aggregated depth convolution.
+        context_width: channels of the context, a multiple of 32.
+        rank: of the Hamburger's factorisation.
+        decoder_widths: at strides 32, 16, 8, 4, 2, 1.
+        upsample: "fam", "bilinear" or "nearest".
+        fam_kernels: K of the five upsamplings, coarse to fine.
+        fam_compressed: Cd of the five upsamplings.
+        refine: a 3x3 convolution at full resolution before the head.
+        drop_path: stochastic depth of the last StripBlock; grows linearly from 0.
+        kernels: which code runs the scan: "auto", "torch" or "mamba_ssm". Never changes the state dict.
+        weights: MSCAN's ImageNet weights (SegNeXt's key names) for the encoder, a file; see `famseg.models.mscan`.
+
+    Raises:
+        UserError: an unknown or impossible value; in `forward`, an image of other channels or smaller than 32 px.
+    """
+
+    def __init__(
+        self,
+        in_channels: int = 1,
+        num_classes: int = 3,
+        widths: Sequence[int] = (32, 64, 160, 256),
+        depths: Sequence[int] = (3, 3, 5, 2),
+        mlp_ratios: Sequence[int] = (8, 8, 4, 4),
+        bottle_blocks: Sequence[int] = (1, 1, 1, 1),
+        mamba: bool = True,
+        directions: int = 4,
+        expand: int = 1,
+        head_width: int = 32,
+        state_size: int = 16,
+        strip_kernels: Sequence[int] = (7, 11, 21),
+        strip_scan: str = "independent",
+        fusion: str = "full",
+        level_width: int = 64,
+        context_width: int = 256,
+        rank: int = 16,
+        decoder_widths: Sequence[int] = (256, 128, 64, 32, 16, 16),
+        upsample: str = "fam",
+        fam_kernels: Sequence[int] = (5, 5, 5, 3, 3),
+        fam_compressed: Sequence[int] = (64, 64, 32, 32, 16),
+        refine: bool = True,
+        drop_path: float = 0.1,
+        kernels: str = "auto",
+        weights: str | Path | None = None,
+    ) -> None:
+        super().__init__()
+        require_choice("fusion", fusion, ("full", "none"))
+        require_choice("upsample", upsample, ("fam", "bilinear", "nearest"))
+        require_choice("kernels", kernels, tuple(BACKENDS))
+        self.in_channels = in_channels
+        scan = {
+            "directions": directions,
+            "expand": expand,
+            "head_width": head_width,
+            "state_size": state_size,
+            "backend": BACKENDS[kernels],
+        }
+        strips = {"kernels": strip_kernels, "scan": strip_scan}
+        self.encoder = Encoder(
+            in_channels, widths, depths, mlp_ratios, bottle_blocks, drop_path, scan if mamba else None, strips
+        )
+        context = None
+        if fusion == "full":
+            aggregate = AggregatedDepthConv(widths[1:], level_width, context_width)
+            context = nn.Sequential(aggregate, Hamburger(context_width, rank))
+        outputs = [*decoder_widths[1:]] if refine else [*decoder_widths[1:-1], num_classes]
+        upsamplings = [
+            FeatureAwareUpsample(*pair, compressed, kernel)
+            if upsample == "fam"
+            else InterpolateUpsample(*pair, upsample)
+            for *pair, compressed, kernel in zip(decoder_widths, outputs, fam_compressed, fam_kernels)
+        ]
+        self.decoder = Decoder(widths, decoder_widths, num_classes, context, context_width, upsamplings, refine)
+
+    def forward(self, image: Tensor) -> Tensor:
+        self._check(image)
+        height, width = image.shape[-2:]
+        padded = F.pad(image, (0, -width % STRIDE, 0, -height % STRIDE), mode="replicate")
+        return self.decoder(self.encoder(padded))[..., :height, :width]
+
+    def _check(self, image: Tensor) -> None:
+        if image.ndim != 4 or image.shape[1] != self.in_channels:
+            raise UserError(
+                f"the network takes images (batch, {self.in_channels}, height, width), not {tuple(image.shape)}; "
+                f"set model.in_channels or convert the images."
+            )
+        if image.shape[2] < STRIDE or image.shape[3] < STRIDE:
+            raise UserError(
+                f"an image of {image.shape[2]} x {image.shape[3]} px is too small: {STRIDE} x {STRIDE} at least."
+            )
