@@ -1,52 +1,34 @@
-"""From a source to batches: splits, resizing, normalisation, cache and loaders."""
+"""Splits, memory and loaders of a data set, for Lightning."""
 
-import logging
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import cv2
-import numpy as np
 import torch
+from lightning.fabric.utilities.data import suggested_max_num_workers
 from lightning.pytorch import LightningDataModule
-from numpy.typing import NDArray
-from torch.utils.data import DataLoader, Dataset, default_collate
+from torch.utils.data import DataLoader, Dataset
 
 from famseg.data.images import MIN_SIDE
-from famseg.data.progress import parallel
-from famseg.data.sampler import EvaluationSampler, Key, LateLoader, TrainSampler
-from famseg.data.source import Pixels, Sample, Source
+from famseg.data.items import Augment, EvaluationItems, Item, Preparation, TrainItems, ValItems, collate
+from famseg.data.sampler import EvaluationSampler, LateLoader, TrainSampler
+from famseg.data.source import Source
 from famseg.data.splits import Splits, read_split, split_by_group, write_split
 from famseg.data.transforms import Letterbox
 from famseg.errors import UserError
-
-log = logging.getLogger(__name__)
-
-Item = dict[str, Any]
-Pair = tuple[Pixels, Pixels]
-_STACKED = ("image", "mask", "index")
-_NO_CLASS = 255
-
-
-class Augment(Protocol):
-    """Changes an image and its mask, both uint8 (H, W), by what follows from `seed`."""
-
-    def __call__(self, image: Pixels, mask: Pixels, seed: int) -> Pair:
-        """The changed pair, of the same shapes."""
-        ...
 
 
 class SegmentationDataModule(LightningDataModule):
     """Batches for training, validation and test from any source.
 
-    Training and validation items: `image` float32 (1, H, W), normalised; `mask` int64 (H, W) of output indices;
-    `index` of the sample in the source. Test items add, collated as lists: `name`, `spacing` (mm per px of the original
-    image), `size` (height and width of the original), `original_mask` (uint8, ids of the source), `truth` (mm).
+    Training and validation: `image` float32 (B, 1, H, W), normalised; `mask` int64 (B, H, W) of output indices; `index`
+    int64 (B,) of the samples in the source. Test batches add lists: `name`, `spacing` (mm per px of the original),
+    `size` (height and width of the original), `original_mask` (uint8 (h, w), ids of the source), `truth` (mm by name).
 
     Args:
         source: The data set.
-        size: Height and width of the network's input.
+        size: Height and width of the network's input; images keep their proportions and are padded with zeros.
         batch_size: Images per batch and device.
         num_workers: Loader processes; None: none on the CPU, up to 8 beside a GPU.
         augment: Changes training pairs; None leaves them.
@@ -57,15 +39,13 @@ class SegmentationDataModule(LightningDataModule):
         split_file: Split to read instead, as `write_split` writes it.
         seed: Of order and augmentation.
         cache: "ram" decodes and resizes once; "none" each time.
-        mean: Of the training images, x/255; None: measured on the training split.
+        mean: Of the training images, x/255; None: measured on the training split by `setup`.
         std: Likewise.
         classes: A model's classes, in the order of its outputs; None: the source's. A model may know more than the
             source labels, not less.
 
     Attributes:
         splits: Names of train, val and test.
-        mean: None until `setup`.
-        std: None until `setup`.
 
     Raises:
         UserError: An option is out of range, or the source cannot be split as asked for.
@@ -98,13 +78,11 @@ class SegmentationDataModule(LightningDataModule):
         self.source = source
         self.letterbox = Letterbox((int(size[0]), int(size[1])))
         self.batch_size = batch_size
-        self.num_workers = _auto_workers() if num_workers is None else num_workers
+        self.num_workers = _workers_beside_a_gpu() if num_workers is None else num_workers
         self.augment = augment
         self.seed = seed
         self.cache = cache
-        self.mean, self.std = mean, std
         self.classes = dict(classes or source.classes)
-        self._outputs = _output_table(source.classes, self.classes)
         self._groups = dict(zip(source.names, source.groups, strict=True))
         self._index = {name: index for index, name in enumerate(source.names)}
         self.splits: Splits = (
@@ -114,12 +92,22 @@ class SegmentationDataModule(LightningDataModule):
                 source.names, source.groups, fold=fold, folds=folds, val_fraction=val_fraction, seed=split_seed
             )
         )
-        self._pairs: dict[int, Pair] = {}
+        self._prepare = Preparation(source, self.letterbox, self.classes, mean, std)
 
     @property
     def size(self) -> tuple[int, int]:
         """Height and width of the network's input."""
         return self.letterbox.size
+
+    @property
+    def mean(self) -> float | None:
+        """Mean of x/255 over the training images; None until `setup`."""
+        return self._prepare.mean
+
+    @property
+    def std(self) -> float | None:
+        """Standard deviation of x/255 over the training images; None until `setup`."""
+        return self._prepare.std
 
     def indices(self, split: str) -> list[int]:
         """Indices in the source of train, val or test."""
@@ -132,7 +120,7 @@ class SegmentationDataModule(LightningDataModule):
     def metadata(self) -> dict[str, Any]:
         """What a checkpoint must know to prepare other images alike, in plain values."""
         return {
-            "classes": self.classes,
+            "classes": dict(self.classes),
             "size": list(self.size),
             "resize": "letterbox",
             "mean": self.mean,
@@ -143,7 +131,7 @@ class SegmentationDataModule(LightningDataModule):
         """Check the source, decode what is kept in memory, measure mean and std.
 
         Raises:
-            UserError: A bad input, with its file; a batch larger than the training split.
+            UserError: A bad input, with its file; a batch larger than the training split; nothing to measure on.
         """
         bad = [problem for problem in self.source.problems(decode=False) if problem.fatal]
         if bad:
@@ -151,87 +139,43 @@ class SegmentationDataModule(LightningDataModule):
             raise UserError(f"{bad[0]}{more}")
         if stage == "fit":
             self._require_a_batch()
-            self._decode("val")
-        if stage == "fit" or self.mean is None or self.std is None:
-            self._decode("train")
-        if self.mean is None or self.std is None:
-            raise UserError(
-                "data.fold=all leaves no training images to take mean and std from. "
-                "Give data.mean and data.std; a trained model's checkpoint holds both."
-            )
+        unknown = self.mean is None or self.std is None
+        keep = self.cache == "ram"
+        if unknown or (stage == "fit" and keep):
+            self._require_training_images()
+            self._prepare.decode(self.indices("train"), "Reading training images", keep)
+        if stage == "fit" and keep:
+            self._prepare.decode(self.indices("val"), "Reading validation images", keep)
 
     def train_dataloader(self) -> DataLoader[Any]:
-        """Shuffled, augmented, resumable; every batch is full."""
-        sampler = TrainSampler(self.indices("train"), self.batch_size, self.seed, self.trainer)
-        return self._loader(_TrainSet(self), sampler, LateLoader)
+        """Shuffled, augmented, resumed where the run stopped; every batch is full."""
+        items = TrainItems(self._prepare, self.augment, self.seed)
+        return self._loader(
+            items, TrainSampler(self.indices("train"), self.batch_size, self.seed, self.trainer), LateLoader
+        )
 
     def val_dataloader(self) -> DataLoader[Any]:
         """In order, unchanged."""
-        return self._loader(_ValSet(self), EvaluationSampler(self.indices("val"), self.trainer))
+        return self._loader(ValItems(self._prepare), EvaluationSampler(self.indices("val"), self.trainer))
 
     def test_dataloader(self) -> DataLoader[Any]:
         """In order, unchanged, with the originals that metrics in mm need."""
-        return self._loader(_TestSet(self), EvaluationSampler(self.indices("test"), self.trainer))
+        return self._loader(EvaluationItems(self._prepare), EvaluationSampler(self.indices("test"), self.trainer))
 
     def predict_dataloader(self) -> DataLoader[Any]:
         """The test split."""
         return self.test_dataloader()
 
-    def pair(self, index: int) -> Pair:
-        """Letterboxed image and mask of output indices, uint8 (H, W) each, from memory when they are kept there."""
-        if index in self._pairs:
-            return self._pairs[index]
-        return self._letterboxed(self.source[index])
-
-    def tensors(self, index: int, image: Pixels, mask: Pixels | None) -> Item:
-        """Normalised item of a letterboxed image and mask."""
-        assert self.mean is not None
-        assert self.std is not None
-        values = (torch.from_numpy(image)[None].float() / 255 - self.mean) / self.std  # (1, H, W)
-        item: Item = {"image": values, "index": index}
-        if mask is not None:
-            item["mask"] = torch.from_numpy(mask).long()
-        return item
-
-    def outputs(self, sample: Sample) -> Pixels:
-        """The sample's mask as output indices, uint8 (h, w)."""
-        if sample.mask is None:
-            raise UserError(f"{sample.name}: has no label. Add one, or remove the image.")
-        outputs: Pixels = self._outputs[sample.mask]
-        if outputs.max() == _NO_CLASS:
-            unknown = sorted(set(np.unique(sample.mask).tolist()) - set(self.source.classes.values()))
-            raise UserError(f"{sample.name}: label ids {unknown} belong to no class of {dict(self.source.classes)}.")
-        return outputs
-
-    def _letterboxed(self, sample: Sample) -> Pair:
-        return self.letterbox.apply(sample.image), self.letterbox.apply_mask(self.outputs(sample))
-
-    def _decode(self, split: str) -> None:
-        """Keep the split in memory if wished, and measure mean and std on the training split."""
-        indices = [index for index in self.indices(split) if index not in self._pairs]
-        measure = split == "train" and (self.mean is None or self.std is None)
-        if not indices or (self.cache == "none" and not measure):
-            return
-
-        def work(index: int) -> tuple[Pair, NDArray[np.int64]]:
-            sample = self.source[index]
-            pair = self._letterboxed(sample)
-            area = self.letterbox.area((sample.image.shape[0], sample.image.shape[1]))
-            return pair, np.bincount(pair[0][area].ravel(), minlength=256)
-
-        counts = np.zeros(256, np.int64)
-        for index, (pair, histogram) in zip(indices, parallel(work, indices, f"Reading {split} images"), strict=True):
-            counts += histogram
-            if self.cache == "ram":
-                self._pairs[index] = pair
-        if measure:
-            self.mean, self.std = _mean_and_std(counts)
+    def _require_training_images(self) -> None:
+        if not self.splits["train"]:
+            raise UserError(
+                "The split has no training images (data.fold=all or data.split_file). To train, give data.fold a "
+                "number; to test, give data.mean and data.std, which a trained model's checkpoint holds."
+            )
 
     def _require_a_batch(self) -> None:
-        images = len(self.splits["train"])
-        devices = self.trainer.world_size if self.trainer else 1
-        if not images:
-            raise UserError("data.fold=all leaves no images to train on. Give data.fold a number.")
+        self._require_training_images()
+        images, devices = len(self.splits["train"]), self.trainer.world_size if self.trainer else 1
         if images < self.batch_size * devices:
             raise UserError(
                 f"data.batch_size={self.batch_size} on {devices} device(s) is larger than the training split of "
@@ -253,54 +197,6 @@ class SegmentationDataModule(LightningDataModule):
         )
 
 
-class _TrainSet(Dataset[Item]):
-    def __init__(self, data: SegmentationDataModule) -> None:
-        self._data = data
-
-    def __getitem__(self, key: Key) -> Item:
-        epoch, index = key
-        image, mask = self._data.pair(index)
-        if self._data.augment is not None:
-            draw = np.random.SeedSequence([self._data.seed, epoch, index]).generate_state(1)[0]
-            image, mask = self._data.augment(image, mask, int(draw))
-        return self._data.tensors(index, image, mask)
-
-
-class _ValSet(Dataset[Item]):
-    def __init__(self, data: SegmentationDataModule) -> None:
-        self._data = data
-
-    def __getitem__(self, index: int) -> Item:
-        return self._data.tensors(index, *self._data.pair(index))
-
-
-class _TestSet(Dataset[Item]):
-    """Originals are decoded here, one at a time: at full size a set need not fit into memory."""
-
-    def __init__(self, data: SegmentationDataModule) -> None:
-        self._data = data
-
-    def __getitem__(self, index: int) -> Item:
-        sample = self._data.source[index]
-        box = self._data.letterbox
-        mask = None if sample.mask is None else box.apply_mask(self._data.outputs(sample))
-        return self._data.tensors(index, box.apply(sample.image), mask) | {
-            "name": sample.name,
-            "spacing": sample.spacing,
-            "size": (sample.image.shape[0], sample.image.shape[1]),
-            "original_mask": sample.mask,
-            "truth": dict(sample.truth),
-        }
-
-
-def collate(items: Sequence[Item]) -> Item:
-    """Stack image, mask and index; keep lists of everything else, which may differ in size."""
-    return {
-        key: default_collate([item[key] for item in items]) if key in _STACKED else [item[key] for item in items]
-        for key in items[0]
-    }
-
-
 def _check_options(size: Sequence[int], batch_size: int, cache: str) -> None:
     if len(size) != 2 or min(size) < MIN_SIDE:
         raise UserError(f"data.size={list(size)}: give height and width, each at least {MIN_SIDE} px.")
@@ -310,26 +206,9 @@ def _check_options(size: Sequence[int], batch_size: int, cache: str) -> None:
         raise UserError(f"data.cache={cache}: give ram or none.")
 
 
-def _output_table(labelled: Mapping[str, int], outputs: Mapping[str, int]) -> NDArray[np.uint8]:
-    """Label id -> index of the model's output."""
-    if unknown := [name for name in labelled if name not in outputs]:
-        raise UserError(f"the data set labels {unknown[0]}, which the model does not know (it knows {list(outputs)}).")
-    table = np.full(256, _NO_CLASS, np.uint8)
-    for name, number in labelled.items():
-        table[number] = list(outputs).index(name)
-    return table
-
-
-def _mean_and_std(counts: NDArray[np.int64]) -> tuple[float, float]:
-    """Of x/255, from the number of pixels of each grey level: exact, whatever the order of the images."""
-    levels = np.arange(256) / 255
-    mean = float(counts @ levels / counts.sum())
-    variance = float(counts @ (levels - mean) ** 2 / counts.sum())
-    return mean, max(variance**0.5, 1 / 255)
-
-
-def _auto_workers() -> int:
-    return min(8, len(os.sched_getaffinity(0)) - 1) if torch.cuda.is_available() else 0
+def _workers_beside_a_gpu() -> int:
+    devices = torch.cuda.device_count()
+    return min(8, suggested_max_num_workers(devices)) if devices else 0
 
 
 def _one_thread(_: int) -> None:

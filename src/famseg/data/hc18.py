@@ -16,6 +16,7 @@ import numpy as np
 from famseg.biometry import Ellipse, ellipse_from_outline
 from famseg.data.datamodule import SegmentationDataModule
 from famseg.data.images import read_image
+from famseg.data.progress import parallel
 from famseg.data.source import Problem, Sample
 from famseg.errors import UserError
 
@@ -75,9 +76,9 @@ class HC18:
         yield from self._table_problems()
         yield from self._file_problems()
         if decode:
-            for row in self._rows:
-                if self._image(row).exists() and self._annotation(row).exists():
-                    yield from self._picture_problems(row)
+            complete = [row for row in self._rows if self._image(row).exists() and self._annotation(row).exists()]
+            for found in parallel(self._picture_problems, complete, "Checking images"):
+                yield from found
 
     def _table_problems(self) -> Iterator[Problem]:
         for row in self._rows:
@@ -102,19 +103,20 @@ class HC18:
                 what = f"has no row in {TABLE} and is left out"
                 yield Problem(str(path), what, "Add its row to use it.", fatal=False)
 
-    def _picture_problems(self, row: _Row) -> Iterator[Problem]:
+    def _picture_problems(self, row: _Row) -> list[Problem]:
         try:
             image, converted = read_image(self._image(row))
             ellipse = self._ellipse(row, image.shape)
         except UserError as error:
-            yield Problem.from_error(error)
-            return
+            return [Problem.from_error(error)]
+        found = []
         if converted:
-            yield Problem(str(self._image(row)), converted, "Nothing to do if that is as meant.", fatal=False)
+            found.append(Problem(str(self._image(row)), converted, "Nothing to do if that is as meant.", fatal=False))
         difference = ellipse.perimeter() * row.spacing - row.hc_mm
         if abs(difference) > CIRCUMFERENCE_TOLERANCE:
             what = f"the outline's circumference differs by {difference:+.1f} mm from the table's"
-            yield Problem(str(self._annotation(row)), what, "Check pixel size and annotation.", fatal=False)
+            found.append(Problem(str(self._annotation(row)), what, "Check pixel size and annotation.", fatal=False))
+        return found
 
     def _image(self, row: _Row) -> Path:
         return self.root / "training_set" / row.name

@@ -25,10 +25,11 @@ def parallel(work: Callable[[In], Out], items: Sequence[In], what: str) -> Itera
     task = line.add_task(what, total=len(items))
     try:
         for result in pool.map(work, items):
-            if time.monotonic() - start > SHOW_AFTER_S:
-                line.start()
             line.advance(task)
+            if not line.live.is_started and time.monotonic() - start > SHOW_AFTER_S:
+                line.start()
             yield result
     finally:
-        line.stop()
+        if line.live.is_started:
+            line.stop()
         pool.shutdown(cancel_futures=True)

@@ -1,10 +1,10 @@
 """Which sample is for training, validation and test: by group, from a seed or from a published file."""
 
 import csv
+import hashlib
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-
-import numpy as np
 
 from famseg.errors import UserError
 
@@ -54,19 +54,22 @@ def split_by_group(
 
 
 def _deal(
-    unique: list[str], groups: Sequence[str], fold: int, folds: int, val_fraction: float, seed: int
+    unique: Sequence[str], groups: Sequence[str], fold: int, folds: int, val_fraction: float, seed: int
 ) -> dict[str, str]:
     """The part of each group."""
-    order = np.random.default_rng(seed).permutation(unique).tolist()
-    part = dict.fromkeys(order[fold::folds], "test")
-    rest = [group for group in order if group not in part]
-    rest = np.random.default_rng([seed, fold]).permutation(rest).tolist()
-    size = {group: groups.count(group) for group in rest}
-    wanted, taken = val_fraction * sum(size.values()), 0
+    part = dict.fromkeys(_shuffled(unique, f"{seed}")[fold::folds], "test")
+    rest = _shuffled([group for group in unique if group not in part], f"{seed}/{fold}")
+    size = Counter(groups)
+    wanted, taken = val_fraction * sum(size[group] for group in rest), 0
     for group in rest[:-1]:  # the last one stays for training, however few there are
         part[group] = "val" if taken < wanted else "train"
         taken += size[group]
     return part | {rest[-1]: "train"}
+
+
+def _shuffled(groups: Sequence[str], salt: str) -> list[str]:
+    """In an order of hashes: the same with every version of every library, which NumPy does not promise."""
+    return sorted(groups, key=lambda group: hashlib.sha256(f"{salt}/{group}".encode()).digest())
 
 
 def write_split(path: Path, splits: Splits, groups: Mapping[str, str]) -> None:

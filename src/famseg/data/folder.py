@@ -1,0 +1,198 @@
+"""The user's own images, with label images of ids or colours."""
+
+import csv
+import logging
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from famseg.data.datamodule import SegmentationDataModule
+from famseg.data.images import read_image, read_label
+from famseg.data.progress import parallel
+from famseg.data.source import Problem, Sample
+from famseg.errors import UserError
+
+log = logging.getLogger(__name__)
+
+SUFFIXES = {".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp"}
+TABLE = "spacing.csv"
+PAPER_IDS = {"BG": 0, "FL": 1, "FB": 2}  # the order of the paper's tables
+PAPER_COLOURS = {"BG": (0, 0, 0), "FL": (255, 0, 0), "FB": (0, 255, 0)}  # its Fig. 4
+
+
+class Folder:
+    """Images and label PNGs in two folders.
+
+        root/images/NAME.png|jpg|tif|bmp
+        root/labels/NAME.png                  class ids, or one colour per class
+        root/spacing.csv                      optional: file,mm_per_pixel,subject
+
+    Images of 16 bits, floats or colours become one 8-bit channel, which is said in the log and by `famseg data check`.
+    Without a subject each image counts as a subject of its own.
+
+    Args:
+        root: Folder with `images/` and `labels/`.
+        ids: Class name -> id in the labels, in the order of the model's outputs, background first; None: the paper's.
+        colours: Class name -> (red, green, blue) in the labels; None: the paper's, for the classes it has.
+
+    Raises:
+        UserError: A folder is missing or empty, `spacing.csv` cannot be read, ids or colours contradict each other.
+    """
+
+    def __init__(
+        self,
+        root: str | Path,
+        ids: Mapping[str, int] | None = None,
+        colours: Mapping[str, Sequence[int]] | None = None,
+    ) -> None:
+        self.root = Path(root)
+        self.classes = dict(ids or PAPER_IDS)
+        self._colours = _checked_colours(self.classes, colours)
+        self._images = _list_images(self.root)
+        self._table = _read_table(self.root / TABLE)
+        self.names = [path.name for path in self._images]
+        self.groups = [self._cell(name, "subject") or name for name in self.names]
+        self._said: set[str] = set()
+
+    def __len__(self) -> int:
+        return len(self._images)
+
+    def __getitem__(self, index: int) -> Sample:
+        """Decode an image and its label; `UserError` names the file when that fails."""
+        path = self._images[index]
+        image, converted = read_image(path)
+        if converted and converted not in self._said:
+            self._said.add(converted)
+            log.warning("%s: %s; others likewise.", path, converted)
+        label = self._label(path)
+        mask = read_label(label, self.classes, self._colours)
+        if mask.shape != image.shape:
+            raise UserError(
+                f"{label}: the label has {mask.shape[1]}x{mask.shape[0]} px, its image "
+                f"{image.shape[1]}x{image.shape[0]}. Export both at the same size."
+            )
+        return Sample(path.name, self.groups[index], image, mask, self._spacing(path.name))
+
+    def problems(self, decode: bool = True) -> Iterator[Problem]:
+        """Missing labels, rows that fit nothing; with `decode` also unreadable files, unknown ids, conversions."""
+        yield from self._label_problems()
+        yield from self._table_problems()
+        if decode:
+            complete = [index for index, path in enumerate(self._images) if self._label(path).exists()]
+            for found in parallel(self._decoding_problems, complete, "Checking images"):
+                yield from found
+
+    def _label_problems(self) -> Iterator[Problem]:
+        stems: dict[str, str] = {}
+        for path in self._images:
+            if not self._label(path).exists():
+                yield Problem(
+                    str(self._label(path)), "is missing", f"Add the label of {path.name}, or remove the image."
+                )
+            if (other := stems.setdefault(path.stem, path.name)) != path.name:
+                yield Problem(str(path), f"shares its label with {other}", "Give the two images different names.")
+        for label in sorted((self.root / "labels").glob("*.png")):
+            if label.stem not in stems:
+                yield Problem(str(label), "has no image and is not used", "Add its image, or remove it.", fatal=False)
+
+    def _table_problems(self) -> Iterator[Problem]:
+        table = str(self.root / TABLE)
+        for name in self._table:
+            if name not in self.names:
+                yield Problem(f"{table}, row {name}", "has no image and is not used", "Check the name.", fatal=False)
+            elif self._cell(name, "mm_per_pixel") and not self._spacing(name) > 0:
+                what = f"pixel size {self._cell(name, 'mm_per_pixel')!r} is no positive number"
+                yield Problem(f"{table}, row {name}", what, "Give millimetres per pixel, or leave it empty.")
+        if unknown := [name for name in self.names if math.isnan(self._spacing(name))]:
+            what = f"no pixel size for {_some(unknown)}: their results are in pixels, not mm"
+            yield Problem(table, what, "Add mm_per_pixel where it is known.", fatal=False)
+        if unknown := [name for name in self.names if not self._cell(name, "subject")]:
+            what = f"no subject for {_some(unknown)}: images of one subject may end up in training and test"
+            yield Problem(table, what, "Add the subject where it is known.", fatal=False)
+
+    def _decoding_problems(self, index: int) -> list[Problem]:
+        path = self._images[index]
+        try:
+            sample = self[index]
+        except UserError as error:
+            return [Problem.from_error(error)]
+        found = []
+        if converted := read_image(path)[1]:
+            found.append(Problem(str(path), converted, "Nothing to do if that is as meant.", fatal=False))
+        if sample.mask is not None and not (sample.mask != next(iter(self.classes.values()))).any():
+            what = "holds background only"
+            found.append(Problem(str(self._label(path)), what, "Nothing to do if that is as meant.", fatal=False))
+        return found
+
+    def _label(self, image: Path) -> Path:
+        return self.root / "labels" / f"{image.stem}.png"
+
+    def _cell(self, name: str, column: str) -> str:
+        return (self._table.get(name, {}).get(column) or "").strip()
+
+    def _spacing(self, name: str) -> float:
+        """Millimetres per pixel, nan when unknown or impossible."""
+        try:
+            spacing = float(self._cell(name, "mm_per_pixel"))
+        except ValueError:
+            return math.nan
+        return spacing if 0 < spacing < math.inf else math.nan
+
+
+def datamodule(
+    root: str | Path,
+    ids: Mapping[str, int] | None = None,
+    colours: Mapping[str, Sequence[int]] | None = None,
+    **options: Any,
+) -> SegmentationDataModule:
+    """Batches of a `Folder`; `options` are those of `SegmentationDataModule`."""
+    return SegmentationDataModule(Folder(root, ids, colours), **options)
+
+
+def _checked_colours(
+    ids: Mapping[str, int], colours: Mapping[str, Sequence[int]] | None
+) -> dict[str, tuple[int, int, int]]:
+    if len(set(ids.values())) < len(ids) or not all(0 <= number <= 255 for number in ids.values()):
+        raise UserError(f"data.ids={dict(ids)}: give each class an id of its own, 0 to 255, background first.")
+    wanted = colours or {name: colour for name, colour in PAPER_COLOURS.items() if name in ids}
+    if unknown := [name for name in wanted if name not in ids]:
+        raise UserError(f"data.colours: {unknown[0]} is no class of data.ids={dict(ids)}.")
+    triples = {name: (int(rgb[0]), int(rgb[1]), int(rgb[2])) for name, rgb in wanted.items() if len(rgb) == 3}
+    if len(set(triples.values())) < len(wanted):
+        raise UserError("data.colours: give each class a colour of its own, [red, green, blue].")
+    return triples
+
+
+def _list_images(root: Path) -> list[Path]:
+    layout = "It needs images/NAME.png (or jpg, tif, bmp) and labels/NAME.png."
+    for folder in (root / "images", root / "labels"):
+        if not folder.is_dir():
+            raise UserError(f"{folder}: this folder is missing (data.root={root}). {layout}")
+    images = sorted(path for path in (root / "images").iterdir() if path.suffix.lower() in SUFFIXES)
+    if not images:
+        raise UserError(f"{root / 'images'}: holds no images. {layout}")
+    return images
+
+
+def _read_table(path: Path) -> dict[str, dict[str, str]]:
+    """Rows of spacing.csv by file name; none without the file."""
+    if not path.exists():
+        return {}
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            lines = list(csv.DictReader(file))
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: cannot be read ({error}). Save it as UTF-8 text.") from None
+    if lines and not ("file" in lines[0] and {"mm_per_pixel", "subject"} & set(lines[0])):
+        raise UserError(f"{path}: needs the columns file,mm_per_pixel,subject (either of the last two may be absent).")
+    rows: dict[str, dict[str, str]] = {}
+    for line in lines:
+        if line["file"] in rows:
+            raise UserError(f"{path}: {line['file']} is listed twice. Remove one of the rows.")
+        rows[line["file"]] = line
+    return rows
+
+
+def _some(names: Sequence[str]) -> str:
+    return names[0] if len(names) == 1 else f"{len(names)} images, {names[0]} first"

@@ -1,0 +1,175 @@
+"""From a sample to an item of a batch: letterboxed, in output indices, normalised."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.utils.data import Dataset, default_collate
+
+from famseg.data.progress import parallel
+from famseg.data.sampler import Key
+from famseg.data.source import Pixels, Sample, Source
+from famseg.data.transforms import Letterbox
+from famseg.errors import UserError
+
+Item = dict[str, Any]
+Pair = tuple[Pixels, Pixels]
+Histogram = NDArray[np.int64]
+
+_STACKED = ("image", "mask", "index")
+_NO_CLASS = 255
+
+
+class Augment(Protocol):
+    """Changes an image and its mask, both uint8 (H, W), by what follows from `seed`."""
+
+    def __call__(self, image: Pixels, mask: Pixels, seed: int) -> Pair:
+        """The changed pair, of the same shapes."""
+        ...
+
+
+class Preparation:
+    """What is done alike to every image of a source, and the memory of what is done already.
+
+    Args:
+        source: The data set.
+        letterbox: To the network's input size.
+        classes: Classes in the order of a model's outputs; those that the source labels are among them.
+        mean: Of x/255 over the training images; None until `measure`.
+        std: Likewise.
+
+    Raises:
+        UserError: The source labels a class that is not among `classes`.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        letterbox: Letterbox,
+        classes: Mapping[str, int],
+        mean: float | None = None,
+        std: float | None = None,
+    ) -> None:
+        self.source = source
+        self.letterbox = letterbox
+        self.mean, self.std = mean, std
+        self._outputs = _output_table(source.classes, classes)
+        self._kept: dict[int, Pair] = {}
+
+    def decode(self, indices: Sequence[int], what: str, keep: bool) -> None:
+        """Decode images in parallel, `keep` them letterboxed, and measure mean and std on them when not yet known.
+
+        Both are taken over the images without their padding, and do not depend on the order of the images.
+        """
+        todo = [index for index in indices if index not in self._kept]
+        counts = np.zeros(256, np.int64)
+        for index, (pair, histogram) in zip(todo, parallel(self._read, todo, what), strict=True):
+            counts += histogram
+            if keep:
+                self._kept[index] = pair
+        if self.mean is None or self.std is None:
+            self.mean, self.std = _mean_and_std(counts)
+
+    def pair(self, index: int) -> Pair:
+        """Letterboxed image and mask of output indices, uint8 (H, W) each, from memory when they are kept there."""
+        return self._kept[index] if index in self._kept else self._read(index)[0]
+
+    def tensors(self, index: int, image: Pixels, mask: Pixels | None) -> Item:
+        """`image` float32 (1, H, W), normalised; `mask` int64 (H, W), if there is one; `index`."""
+        if self.mean is None or self.std is None:
+            raise RuntimeError("mean and std are not measured yet: call `setup` or `decode` first")
+        values = (torch.from_numpy(image)[None].float() / 255 - self.mean) / self.std  # (1, H, W)
+        labels = {} if mask is None else {"mask": torch.from_numpy(mask).long()}
+        return {"image": values, "index": index} | labels
+
+    def outputs(self, sample: Sample) -> Pixels:
+        """The sample's mask as output indices, uint8 (h, w).
+
+        Raises:
+            UserError: The sample has no mask, or label ids that no class has.
+        """
+        if sample.mask is None:
+            raise UserError(f"{sample.name}: has no label. Add one, or remove the image.")
+        outputs: Pixels = self._outputs[sample.mask]
+        if outputs.max() == _NO_CLASS:
+            unknown = sorted(set(np.unique(sample.mask).tolist()) - set(self.source.classes.values()))
+            raise UserError(f"{sample.name}: label ids {unknown} belong to no class of {dict(self.source.classes)}.")
+        return outputs
+
+    def _read(self, index: int) -> tuple[Pair, Histogram]:
+        """Letterboxed pair, and how many pixels of the image have each grey level."""
+        sample = self.source[index]
+        image, mask = self.letterbox.apply(sample.image), self.letterbox.apply_mask(self.outputs(sample))
+        inside = image[self.letterbox.area((sample.image.shape[0], sample.image.shape[1]))]
+        return (image, mask), np.bincount(inside.ravel(), minlength=256)
+
+
+class TrainItems(Dataset[Item]):
+    """Augmented pairs by (epoch, index); the draw follows from (seed, epoch, index) alone."""
+
+    def __init__(self, prepare: Preparation, augment: Augment | None, seed: int) -> None:
+        self._prepare, self._augment, self._seed = prepare, augment, seed
+
+    def __getitem__(self, key: Key) -> Item:
+        epoch, index = key
+        image, mask = self._prepare.pair(index)
+        if self._augment is not None:
+            draw = np.random.SeedSequence([self._seed, epoch, index]).generate_state(1)[0]
+            image, mask = self._augment(image, mask, int(draw))
+        return self._prepare.tensors(index, image, mask)
+
+
+class ValItems(Dataset[Item]):
+    """Pairs as they are."""
+
+    def __init__(self, prepare: Preparation) -> None:
+        self._prepare = prepare
+
+    def __getitem__(self, index: int) -> Item:
+        return self._prepare.tensors(index, *self._prepare.pair(index))
+
+
+class EvaluationItems(Dataset[Item]):
+    """Pairs with their originals, which are decoded here, one at a time: at full size a set need not fit in memory."""
+
+    def __init__(self, prepare: Preparation) -> None:
+        self._prepare = prepare
+
+    def __getitem__(self, index: int) -> Item:
+        sample, box = self._prepare.source[index], self._prepare.letterbox
+        mask = None if sample.mask is None else box.apply_mask(self._prepare.outputs(sample))
+        return self._prepare.tensors(index, box.apply(sample.image), mask) | {
+            "name": sample.name,
+            "spacing": sample.spacing,
+            "size": (sample.image.shape[0], sample.image.shape[1]),
+            "original_mask": sample.mask,
+            "truth": dict(sample.truth),
+        }
+
+
+def collate(items: Sequence[Item]) -> Item:
+    """Stack image, mask and index; keep lists of everything else, which may differ in size."""
+    return {
+        key: default_collate([item[key] for item in items]) if key in _STACKED else [item[key] for item in items]
+        for key in items[0]
+    }
+
+
+def _output_table(labelled: Mapping[str, int], outputs: Mapping[str, int]) -> NDArray[np.uint8]:
+    """Label id -> index of the model's output."""
+    if unknown := [name for name in labelled if name not in outputs]:
+        raise UserError(f"the data set labels {unknown[0]}, which the model does not know (it knows {list(outputs)}).")
+    table = np.full(256, _NO_CLASS, np.uint8)
+    for name, number in labelled.items():
+        table[number] = list(outputs).index(name)
+    return table
+
+
+def _mean_and_std(counts: Histogram) -> tuple[float, float]:
+    """Of x/255, from the number of pixels of each grey level: exact, whatever the order of the images."""
+    levels = np.arange(256) / 255
+    mean = float(counts @ levels / counts.sum())
+    variance = float(counts @ (levels - mean) ** 2 / counts.sum())
+    return mean, max(variance**0.5, 1 / 255)  # an all-grey set must not divide by 0

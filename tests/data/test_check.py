@@ -1,0 +1,42 @@
+import cv2
+import numpy as np
+
+from famseg.data.check import check, check_report
+from famseg.data.folder import Folder
+from famseg.data.hc18 import HC18, datamodule
+
+
+def test_a_sound_set(hc18_root):
+    text, code = check_report(datamodule(hc18_root, folds=3))
+    assert code == 0
+    assert text.splitlines() == [
+        "6 images of 5 examinations or subjects, classes 0 BG, 2 FB.",
+        "train 3, val 1, test 2 images.",
+        "0 errors, 0 warnings.",
+    ]
+
+
+def test_errors_come_first_and_name_file_and_mend(folder_root):
+    cv2.imwrite(str(folder_root / "images/0.png"), np.full((40, 56), 1000, np.uint16))
+    cv2.imwrite(str(folder_root / "labels/5.png"), np.full((40, 56), 9, np.uint8))
+    text, code = check_report(Folder(folder_root))
+    error, warning, *_, count = text.splitlines()
+    assert code == 1
+    assert error.startswith(f"error    {folder_root}/labels/5.png: label ids [9] belong to no class. Known ids: 0 BG")
+    assert warning.startswith(f"warning  {folder_root}/images/0.png: uint16 image scaled to 8 bits")
+    assert count == "1 errors, 1 warnings."
+
+
+def test_warnings_alone_are_no_failure(folder_root):
+    (folder_root / "spacing.csv").unlink()
+    assert check_report(Folder(folder_root))[1] == 0
+
+
+def test_a_missing_file_does_not_hide_the_others(hc18_root):
+    (hc18_root / "training_set/000_HC.png").unlink()
+    path = hc18_root / "training_set/004_HC.png"
+    path.write_bytes(path.read_bytes()[:300])
+    missing, truncated = check(HC18(hc18_root))
+    assert "000_HC.png" in missing.file
+    assert "004_HC.png" in truncated.file
+    assert "truncated" in truncated.what

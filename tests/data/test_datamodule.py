@@ -1,0 +1,190 @@
+import numpy as np
+import pytest
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+from famseg.data.datamodule import SegmentationDataModule
+from famseg.data.source import Problem
+from famseg.errors import UserError
+
+OPTIONS = {"size": (32, 48), "batch_size": 4, "folds": 4, "val_fraction": 0.2}
+
+
+def jitter(image, mask, seed):
+    return image ^ np.uint8(seed % 256), mask
+
+
+@pytest.fixture
+def data(toy):
+    return SegmentationDataModule(toy(), augment=jitter, **OPTIONS)
+
+
+def test_batches_of_each_split(data):
+    data.setup("fit")
+    train, val = next(iter(data.train_dataloader())), next(iter(data.val_dataloader()))
+    assert set(train) == set(val) == {"image", "mask", "index"}
+    assert (train["image"].shape, train["mask"].shape) == ((4, 1, 32, 48), (4, 32, 48))
+    assert {data.source.names[index] for index in train["index"]} <= set(data.splits["train"])
+    test = [name for batch in data.test_dataloader() for name in batch["name"]]
+    assert test == data.splits["test"]
+
+
+def test_every_training_batch_is_full(data):
+    data.setup("fit")
+    sizes = [len(batch["index"]) for batch in data.train_dataloader()]
+    assert sizes == [4] * (len(data.splits["train"]) // 4)
+
+
+def test_training_does_not_decode_twice(data):
+    data.setup("fit")
+    data.source.__class__.__getitem__ = None
+    assert len(list(data.train_dataloader())) == 3
+    assert len(list(data.val_dataloader())) == 1
+
+
+def test_cache_none_gives_the_same_batches(toy):
+    batches = []
+    for cache in ("ram", "none"):
+        data = SegmentationDataModule(toy(), augment=jitter, cache=cache, **OPTIONS)
+        data.setup("fit")
+        batches.append(torch.cat([batch["image"] for batch in data.train_dataloader()]))
+    assert torch.equal(*batches)
+
+
+def test_mean_and_std_are_those_of_the_training_split(toy, data):
+    data.setup("test")  # without fit
+    only = SegmentationDataModule(toy(), **OPTIONS)
+    only._prepare.decode(only.indices("train"), "test", keep=False)
+    assert (data.mean, data.std) == (only.mean, only.std)
+    assert data.metadata() == {
+        "classes": {"BG": 0, "FB": 2},
+        "size": [32, 48],
+        "resize": "letterbox",
+        "mean": only.mean,
+        "std": only.std,
+    }
+
+
+def test_fold_all_tests_everything_with_a_models_metadata(toy):
+    data = SegmentationDataModule(
+        toy(), size=(32, 48), fold="all", mean=0.4, std=0.2, classes={"BG": 0, "FL": 1, "FB": 2}
+    )
+    data.setup("test")
+    batches = list(data.test_dataloader())
+    assert [name for batch in batches for name in batch["name"]] == data.source.names
+    assert batches[0]["mask"].unique().tolist() == [0, 2]
+    assert np.unique(batches[0]["original_mask"][0]).tolist() == [0, 2]
+
+
+def test_split_and_order_have_seeds_of_their_own(toy):
+    one, two = (SegmentationDataModule(toy(), seed=seed, **OPTIONS) for seed in (0, 1))
+    assert one.splits == two.splits != SegmentationDataModule(toy(), split_seed=1, **OPTIONS).splits
+    for data in (one, two):
+        data.setup("fit")
+    assert next(iter(one.train_dataloader()))["index"].tolist() != next(iter(two.train_dataloader()))["index"].tolist()
+
+
+def test_a_written_split_is_read_again(toy, tmp_path):
+    first = SegmentationDataModule(toy(), fold=2, **OPTIONS)
+    first.write_split(tmp_path / "split.csv")
+    assert SegmentationDataModule(toy(), split_file=tmp_path / "split.csv", **OPTIONS).splits == first.splits
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"size": [256]}, r"data.size=\[256\]"),
+        ({"size": [16, 256]}, "at least 32 px"),
+        ({"batch_size": 0}, "data.batch_size=0"),
+        ({"cache": "disk"}, "data.cache=disk: give ram or none"),
+    ],
+)
+def test_impossible_options_are_named(toy, options, says):
+    with pytest.raises(UserError, match=says):
+        SegmentationDataModule(toy(), **OPTIONS | options)
+
+
+def test_a_batch_larger_than_the_split_is_refused_with_both_numbers(toy):
+    data = SegmentationDataModule(toy(), **OPTIONS | {"batch_size": 100})
+    with pytest.raises(UserError, match="data.batch_size=100 .* training split of 14 images"):
+        data.setup("fit")
+
+
+def test_nothing_to_train_on_or_to_measure_is_refused(toy):
+    data = SegmentationDataModule(toy(), **OPTIONS | {"fold": "all"})
+    for stage in ("fit", "test"):
+        with pytest.raises(UserError, match="no training images"):
+            data.setup(stage)
+
+
+def test_bad_input_stops_the_training_before_it_starts(toy, monkeypatch):
+    source = toy()
+    bad = [Problem("a.png", "is odd", "Mend it.", fatal=False)] + [Problem("b.png", "is bad", "Mend it.")] * 2
+    source.problems = lambda decode=True: iter([] if decode else bad)
+    with pytest.raises(UserError, match=r"b\.png: is bad\. Mend it\. \(1 more: `famseg data check`"):
+        SegmentationDataModule(source, **OPTIONS).setup("fit")
+
+
+class Recorder(LightningModule):
+    """Remembers what it was given; its weight depends on all of it."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.zeros(()))
+        self.seen = []
+
+    def training_step(self, batch, batch_idx):
+        self.seen.append((self.current_epoch, batch_idx, batch["index"].tolist(), batch["image"].sum().item()))
+        return self.weight * batch["image"].mean()
+
+    def validation_step(self, batch, batch_idx):
+        pass
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), 0.1)
+
+
+class SaveEverywhere(Callback):
+    """A checkpoint at every hook where one may be written while training."""
+
+    def __init__(self, folder):
+        self.folder, self.saved = folder, []
+
+    def save(self, trainer, hook):
+        path = self.folder / f"{hook}-{trainer.current_epoch}-{trainer.global_step}.ckpt"
+        trainer.save_checkpoint(path)
+        self.saved.append((path, trainer.global_step))
+
+    def on_train_batch_start(self, trainer, *_):
+        self.save(trainer, "batch_start")
+
+    def on_train_batch_end(self, trainer, *_):
+        self.save(trainer, "batch_end")
+
+    def on_validation_end(self, trainer, *_):
+        self.save(trainer, "validation_end")
+
+    def on_train_epoch_end(self, trainer, *_):
+        self.save(trainer, "epoch_end")
+
+
+def fit(toy, workers, checkpoint=None, **options):
+    model = Recorder()
+    quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
+    trainer = Trainer(accelerator="cpu", max_epochs=3, enable_model_summary=False, **quiet, **options)
+    data = SegmentationDataModule(toy(), augment=jitter, num_workers=workers, **OPTIONS)
+    trainer.fit(model, data, ckpt_path=checkpoint, weights_only=False)
+    return model.seen, model.weight.item()
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(
+    ("workers", "options"), [(0, {}), (0, {"val_check_interval": 1}), (0, {"limit_val_batches": 0}), (2, {})]
+)
+def test_a_resumed_run_gets_what_the_unbroken_run_got(toy, tmp_path, workers, options):
+    save = SaveEverywhere(tmp_path)
+    seen, weight = fit(toy, 0, callbacks=[save], **options)
+    assert len(seen) == 9
+    some = save.saved if workers == 0 else save.saved[1::4]  # starting processes takes long
+    for checkpoint, step in some:
+        assert fit(toy, workers, checkpoint, **options) == (seen[step:], weight), checkpoint.name

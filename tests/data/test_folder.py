@@ -1,0 +1,128 @@
+import logging
+import math
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from famseg.data.folder import Folder, datamodule
+from famseg.errors import UserError
+
+
+def test_images_labels_spacing_and_subjects_come_together(folder_root):
+    source = Folder(folder_root)
+    sample = source[2]
+    assert (sample.name, sample.group, sample.spacing) == ("2.png", "woman2", 0.3)
+    assert source.classes == {"BG": 0, "FL": 1, "FB": 2}
+    assert (sample.mask[5:20, 5:25] == 2).all()
+    assert (sample.mask[30:34, 20:50] == 1).all()
+    assert list(source.problems()) == []
+
+
+def test_without_a_table_millimetres_and_subjects_are_unknown_and_said_so(folder_root):
+    (folder_root / "spacing.csv").unlink()
+    source = Folder(folder_root)
+    assert math.isnan(source[0].spacing)
+    assert source.groups == source.names
+    spacing, subject = source.problems(decode=False)
+    assert "no pixel size for 6 images" in spacing.what
+    assert "no subject for 6 images" in subject.what
+    assert not spacing.fatal
+    assert not subject.fatal
+
+
+def test_ids_and_colours_of_the_user(folder_root):
+    label = np.zeros((40, 56, 3), np.uint8)
+    label[10:20, 10:20] = (200, 0, 0)  # blue in OpenCV's order
+    for path in (folder_root / "labels").iterdir():
+        cv2.imwrite(str(path), label)
+    source = Folder(folder_root, ids={"BG": 0, "heart": 7}, colours={"BG": [0, 0, 0], "heart": [0, 0, 200]})
+    assert np.unique(source[0].mask).tolist() == [0, 7]
+    data = datamodule(folder_root, {"BG": 0, "heart": 7}, {"BG": [0, 0, 0], "heart": [0, 0, 200]}, folds=3)
+    data.setup("test")
+    assert next(iter(data.test_dataloader()))["mask"].unique().tolist() == [0, 1]
+
+
+def test_deep_images_are_converted_and_said_once(folder_root, caplog):
+    for number in (0, 1):
+        cv2.imwrite(str(folder_root / f"images/{number}.png"), np.full((40, 56), 1000 + number, np.uint16))
+    source = Folder(folder_root)
+    with caplog.at_level(logging.WARNING):
+        assert source[0].image.dtype == source[1].image.dtype == np.uint8
+    assert len(caplog.records) == 1
+    assert [problem.fatal for problem in source.problems()] == [False, False]
+
+
+@pytest.mark.parametrize("missing", ["images", "labels"])
+def test_missing_folders_are_named(folder_root, missing):
+    (folder_root / missing).rename(folder_root / "elsewhere")
+    with pytest.raises(UserError, match=rf"{missing}: this folder is missing"):
+        Folder(folder_root)
+
+
+def test_an_empty_set_is_refused(folder_root):
+    for path in (folder_root / "images").iterdir():
+        path.unlink()
+    with pytest.raises(UserError, match="images: holds no images"):
+        Folder(folder_root)
+
+
+def test_missing_and_spare_labels_are_found_without_decoding(folder_root):
+    (folder_root / "labels/3.png").rename(folder_root / "labels/spare.png")
+    missing, spare = Folder(folder_root).problems(decode=False)
+    assert (Path(missing.file).name, missing.fatal) == ("3.png", True)
+    assert (Path(spare.file).name, spare.fatal) == ("spare.png", False)
+
+
+def test_two_images_may_not_share_a_label(folder_root):
+    cv2.imwrite(str(folder_root / "images/3.jpg"), np.zeros((40, 56), np.uint8))
+    problems = [problem for problem in Folder(folder_root).problems(decode=False) if problem.fatal]
+    assert [problem.what for problem in problems] == ["shares its label with 3.jpg"]
+
+
+def test_bad_rows_are_found_without_decoding(folder_root):
+    table = folder_root / "spacing.csv"
+    table.write_text(table.read_text().replace("1.png,0.2", "1.png,0") + "99.png,0.1,x\n")
+    zero, unknown = [p for p in Folder(folder_root).problems(decode=False) if ", row " in p.file]
+    assert ("row 1.png" in zero.file, zero.fatal) == (True, True)
+    assert ("row 99.png" in unknown.file, unknown.fatal) == (True, False)
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("name,mm\n0.png,1\n", "needs the columns"),
+        ("file,subject\n0.png,a\n0.png,b\n", "listed twice"),
+    ],
+)
+def test_foreign_tables_are_named(folder_root, text, says):
+    (folder_root / "spacing.csv").write_text(text)
+    with pytest.raises(UserError, match=rf"spacing\.csv.*{says}"):
+        Folder(folder_root)
+
+
+def test_every_unusable_picture_is_found(folder_root):
+    cv2.imwrite(str(folder_root / "labels/0.png"), np.zeros((20, 20), np.uint8))
+    cv2.imwrite(str(folder_root / "labels/1.png"), np.full((40, 56), 9, np.uint8))
+    cv2.imwrite(str(folder_root / "labels/2.png"), np.zeros((40, 56), np.uint8))
+    (folder_root / "images/3.png").write_bytes((folder_root / "images/3.png").read_bytes()[:200])
+    found = {Path(p.file).name: (p.fatal, p.what) for p in Folder(folder_root).problems()}
+    assert found["0.png"] == (True, "the label has 20x20 px, its image 56x40")
+    assert found["1.png"] == (True, "label ids [9] belong to no class")
+    assert found["2.png"] == (False, "holds background only")
+    assert found["3.png"][0]
+
+
+@pytest.mark.parametrize(
+    ("ids", "colours", "says"),
+    [
+        ({"BG": 0, "a": 0}, None, "id of its own"),
+        ({"BG": 0, "a": 300}, None, "0 to 255"),
+        ({"BG": 0, "a": 1}, {"b": [1, 2, 3]}, "b is no class"),
+        ({"BG": 0, "a": 1}, {"BG": [0, 0, 0], "a": [0, 0, 0]}, "colour of its own"),
+    ],
+)
+def test_contradicting_options_are_refused(folder_root, ids, colours, says):
+    with pytest.raises(UserError, match=says):
+        Folder(folder_root, ids, colours)

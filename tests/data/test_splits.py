@@ -1,0 +1,85 @@
+import pytest
+
+from famseg.data.splits import read_split, split_by_group, write_split
+from famseg.errors import UserError
+
+NAMES = [f"{index:03d}" for index in range(60)]
+GROUPS = [f"g{index // 3}" for index in range(60)]
+GROUP_OF = dict(zip(NAMES, GROUPS, strict=True))
+
+
+def test_every_sample_is_in_one_part_and_no_group_straddles():
+    for fold in range(5):
+        splits = split_by_group(NAMES, GROUPS, fold=fold)
+        assert sorted(name for names in splits.values() for name in names) == NAMES
+        parts = [{GROUP_OF[name] for name in names} for names in splits.values()]
+        assert parts[0].isdisjoint(parts[1] | parts[2])
+        assert parts[1].isdisjoint(parts[2])
+        assert [len(names) for names in splits.values()] == [42, 6, 12]
+
+
+def test_folds_test_everything_once():
+    tested = [name for fold in range(5) for name in split_by_group(NAMES, GROUPS, fold=fold)["test"]]
+    assert sorted(tested) == NAMES
+
+
+def test_split_follows_from_its_seed():
+    assert split_by_group(NAMES, GROUPS, seed=1) == split_by_group(NAMES, GROUPS, seed=1)
+    assert split_by_group(NAMES, GROUPS, seed=1) != split_by_group(NAMES, GROUPS, seed=2)
+
+
+def test_split_does_not_change_between_versions():
+    """Published results name a seed: the same seed must give the same split for ever."""
+    assert split_by_group(NAMES, GROUPS)["test"][::3] == ["000", "015", "033", "057"]
+
+
+def test_fold_all_tests_everything():
+    assert split_by_group(NAMES, GROUPS, fold="all") == {"train": [], "val": [], "test": NAMES}
+
+
+def test_smallest_set_still_has_three_parts():
+    splits = split_by_group(["a", "b", "c"], ["a", "b", "c"], folds=3)
+    assert [len(names) for names in splits.values()] == [1, 1, 1]
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"fold": 5}, r"data.fold=5: there are folds 0 to 4 \(data.folds=5\), or `all`"),
+        ({"fold": "first"}, "data.fold=first"),
+        ({"folds": 30}, "60 images of 20 examinations or subjects are too few for data.folds=30"),
+        ({"val_fraction": 0}, "data.val_fraction=0"),
+    ],
+)
+def test_impossible_options_are_named(options, says):
+    with pytest.raises(UserError, match=says):
+        split_by_group(NAMES, GROUPS, **options)
+
+
+def test_split_file_round_trip(tmp_path):
+    splits = split_by_group(NAMES, GROUPS, fold=2, seed=3)
+    write_split(tmp_path / "split.csv", splits, GROUP_OF)
+    assert (tmp_path / "split.csv").read_text().splitlines()[0] == "file,group,split"
+    assert read_split(tmp_path / "split.csv", GROUP_OF) == splits
+
+
+@pytest.mark.parametrize(
+    ("rows", "says"),
+    [
+        (["000,g0,train", "001,g0,test"], r"000 \(train\) and 001 \(test\) are of the same .* 'g0'"),
+        (["000,x,train", "003,x,test"], "same examination or subject 'x'"),
+        (["999,g0,train"], "1 of 1 images are not in the data set, 999 first"),
+        (["000,g0,train", "000,g0,train"], "000 is listed twice"),
+        (["000,g0,training"], "000 has split 'training'"),
+        ([], "is no split file"),
+    ],
+)
+def test_bad_split_files_are_named(tmp_path, rows, says):
+    (tmp_path / "split.csv").write_text("\n".join(["file,group,split", *rows]))
+    with pytest.raises(UserError, match=rf"split\.csv: .*{says}"):
+        read_split(tmp_path / "split.csv", GROUP_OF)
+
+
+def test_missing_split_file_is_named(tmp_path):
+    with pytest.raises(UserError, match=r"gone\.csv: cannot be read"):
+        read_split(tmp_path / "gone.csv", GROUP_OF)
