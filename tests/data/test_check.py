@@ -11,7 +11,7 @@ def test_a_sound_set(hc18_root):
     assert code == 0
     assert text.splitlines() == [
         "6 images of 5 examinations or subjects, classes 0 BG, 2 FB.",
-        "train 3, val 1, test 2 images.",
+        "train 2, val 2, test 2 images.",
         "0 errors, 0 warnings.",
     ]
 

@@ -37,7 +37,7 @@ def test_every_training_batch_is_full(data):
 
 def test_training_does_not_decode_twice(data):
     data.setup("fit")
-    data.source.__class__.__getitem__ = None
+    data._prepare.source = None
     assert len(list(data.train_dataloader())) == 3
     assert len(list(data.val_dataloader())) == 1
 
@@ -106,7 +106,7 @@ def test_impossible_options_are_named(toy, options, says):
 
 def test_a_batch_larger_than_the_split_is_refused_with_both_numbers(toy):
     data = SegmentationDataModule(toy(), **OPTIONS | {"batch_size": 100})
-    with pytest.raises(UserError, match="data.batch_size=100 .* training split of 14 images"):
+    with pytest.raises(UserError, match=r"data\.batch_size=100 .* training split of 14 images"):
         data.setup("fit")
 
 
@@ -117,7 +117,7 @@ def test_nothing_to_train_on_or_to_measure_is_refused(toy):
             data.setup(stage)
 
 
-def test_bad_input_stops_the_training_before_it_starts(toy, monkeypatch):
+def test_bad_input_stops_the_training_before_it_starts(toy):
     source = toy()
     bad = [Problem("a.png", "is odd", "Mend it.", fatal=False)] + [Problem("b.png", "is bad", "Mend it.")] * 2
     source.problems = lambda decode=True: iter([] if decode else bad)

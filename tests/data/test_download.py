@@ -18,6 +18,9 @@ def md5(data):
     return f"md5:{hashlib.md5(data).hexdigest()}"
 
 
+CHECKSUM = md5(CONTENT)
+
+
 class Handler(http.server.BaseHTTPRequestHandler):
     """Files from memory, with ranges, cut after `server.cut` bytes as long as `server.cuts` lasts."""
 
@@ -55,7 +58,7 @@ def server():
         server.shutdown()
 
 
-def get(server, folder, checksum=md5(CONTENT), attempts=3):
+def get(server, folder, checksum=CHECKSUM, attempts=3):
     fetch(f"{server.url}/a.bin?download=1", folder / "a.bin", checksum, attempts=attempts, pause=0)
     return (folder / "a.bin").read_bytes()
 
