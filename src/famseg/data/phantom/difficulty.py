@@ -10,7 +10,7 @@ class Difficulty:
     Attributes:
         bone: echo level of bone hit at a right angle.
         dropout: exponent of the cosine between beam and bone: how fast a wall fades towards its sides.
-        noise: level of the receiver's noise at the probe; time-gain raises it with depth.
+        noise: level of the receiver's noise at the lower arc; time-gain lowers it towards the probe.
         haze: level of the reverberation haze in the near field and in the fluid.
         distractors: fewest and most bright structures that are neither head nor femur.
         tilt: standard deviation of an object's direction against the horizontal, in degrees.
@@ -35,7 +35,7 @@ class Difficulty:
 
 
 DIFFICULTIES = {
-    "easy": Difficulty(2.0, 0.9, -66, -58, (0, 2), 12, (0.6, 0.9), 4.0, 0.0, 0.0, 0.0),
-    "normal": Difficulty(0.0, 1.5, -60, -52, (1, 4), 18, (0.5, 0.9), 3.0, 0.008, 0.0, 0.5),
-    "hard": Difficulty(-5.0, 2.2, -52, -46, (3, 7), 30, (0.4, 0.95), 2.0, 0.016, 0.1, 0.7),
+    "easy": Difficulty(2.0, 0.9, -58, -66, (0, 2), 12, (0.6, 0.9), 4.0, 0.0, 0.0, 0.0),
+    "normal": Difficulty(0.0, 1.4, -52, -60, (1, 4), 18, (0.5, 0.9), 3.0, 0.008, 0.0, 0.5),
+    "hard": Difficulty(-5.0, 2.0, -44, -50, (3, 7), 30, (0.4, 0.95), 2.0, 0.016, 0.1, 0.7),
 }

@@ -28,6 +28,10 @@ class Pose:
         dx, dz = x - np.float32(self.x), z - np.float32(self.z)
         return dx * cos + dz * sin, dz * cos - dx * sin
 
+    def moved(self, x: float, z: float) -> "Pose":
+        """The same direction, x and z further on."""
+        return Pose(float(self.x + x), float(self.z + z), self.angle)
+
 
 def pixel_centres(height: int, width: int, spacing: float) -> tuple[Float, Float]:
     """Coordinates (x (1, W), z (H, 1)) in mm of the pixel centres."""
@@ -46,13 +50,13 @@ class Head:
 
     ofd: float
     bpd: float
-    pose: Pose = Pose(0.0, 0.0, 0.0)
+    pose: Pose
 
     @classmethod
-    def from_circumference(cls, hc: float, cephalic_index: float) -> "Head":
+    def from_circumference(cls, hc: float, cephalic_index: float, pose: Pose) -> "Head":
         """The head of circumference `hc` (mm) and ratio bpd / ofd."""
         ofd = hc / Ellipse(0, 0, 0.5, 0.5 * cephalic_index, 0).perimeter()
-        return cls(ofd, ofd * cephalic_index)
+        return cls(ofd, ofd * cephalic_index, pose)
 
     def truth(self) -> dict[str, float]:
         """HC, BPD and OFD in mm."""
@@ -88,7 +92,7 @@ class Femur:
     length: float
     thickness: float
     bow: float
-    pose: Pose = Pose(0.0, 0.0, 0.0)
+    pose: Pose
 
     FLARE = 0.2  # how much wider the ends (the metaphyses) are than the middle
 

@@ -4,72 +4,72 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from famseg.data.phantom import anatomy
+from famseg.data.phantom import limb, mother
 from famseg.data.phantom.difficulty import Difficulty
 from famseg.data.phantom.geometry import Pose
-from famseg.data.phantom.medium import Medium
+from famseg.data.phantom.head import head
+from famseg.data.phantom.medium import MATERNAL, Medium
 from famseg.data.phantom.scan import Grid, Image
 from famseg.data.phantom.scene import Scene, Subject
-from famseg.data.phantom.speckle import amplitude, complex_normal, compress, echo
+from famseg.data.phantom.speckle import amplitude, complex_normal, compress, echoes
 
 
 def render(scene: Scene, subject: Subject, look: Difficulty, rng: np.random.Generator) -> NDArray[np.uint8]:
     """The B-mode picture (H, W) of a scene, uint8."""
-    grid = Grid(scene.sector, scene.pulse, scene.spacing)
-    medium = paint(scene, grid, look, rng)
-    received = _receive(medium, subject, look, rng)
-    grey = compress(received, subject.dynamic_range, subject.gamma)
-    picture = grid.to_picture(grey, scene.height, scene.width)
-    if rng.random() < look.screen:
-        _screen(picture, rng)
+    medium = paint(scene, look, rng)
+    grey = compress(receive(medium, subject, look), subject.dynamic_range, subject.gamma)
+    picture = medium.grid.to_picture(grey, scene.height, scene.width)
     return np.asarray(np.rint(picture).astype(np.uint8))
 
 
-def paint(scene: Scene, grid: Grid, look: Difficulty, rng: np.random.Generator) -> Medium:
+def paint(scene: Scene, look: Difficulty, rng: np.random.Generator) -> Medium:
     """Everything that the sound meets, from the back to the front."""
-    medium = Medium(grid, anatomy.TISSUE, anatomy.TISSUE_LOSS, rng)
-    anatomy.tissue(medium)
-    width, height = scene.width * scene.spacing, scene.height * scene.spacing
+    medium = Medium(Grid(scene.sector, scene.pulse, scene.spacing), MATERNAL, rng)
+    mother.tissue(medium)
     main = scene.head or scene.femur
-    pose = main.pose if main else Pose(width / 2, height / 2, 0.0)
-    reach = max(main.extent()) if main else 0.3 * width
-    if rng.random() < 0.75:
-        aside = rng.uniform(-0.6, 0.6, size=2) * reach
-        a, b = rng.uniform(0.9, 1.6, size=2) * reach
-        centre = Pose(pose.x + aside[0], pose.z + 0.5 * aside[1], rng.uniform(-0.5, 0.5))
-        anatomy.fluid(medium, centre, a, 0.8 * b)
+    pose = main.pose if main else Pose(0, 0, 0).moved(*scene.size / 2)
+    reach = max(main.extent()) if main else 0.3 * scene.size[0]
+    if rng.random() < 0.8:
+        x, z = np.array([pose.x, pose.z]) + rng.uniform(-0.7, 0.7, size=2) * [reach, 0.5 * reach]
+        a, b = rng.uniform(0.9, 1.8, size=2) * [reach, 0.75 * reach]
+        mother.fluid(medium, Pose(x, z, rng.uniform(-0.5, 0.5)), a, b)
     for _ in range(rng.integers(look.distractors[0], look.distractors[1] + 1)):
-        place = Pose(rng.uniform(0, width), rng.uniform(0.1, 1) * height, rng.normal(0, 0.5))
-        size = rng.uniform(0.08, 0.25) * width
-        anatomy.distractor(medium, place, size, int(rng.integers(5)), look)
+        x, z = rng.uniform([0, 0.1], 1, size=2) * scene.size
+        limb.distractor(medium, Pose(x, z, rng.normal(0, 0.5)), rng.uniform(0.08, 0.25) * scene.size[0])
+    mother.layers(medium)
     if scene.femur:
-        anatomy.femur(medium, scene.femur, look)
+        limb.femur(medium, scene.femur, look)
     if scene.head:
-        anatomy.head(medium, scene.head, look)
+        head(medium, scene.head, look)
     return medium
 
 
-def _receive(medium: Medium, subject: Subject, look: Difficulty, rng: np.random.Generator) -> Image:
-    """Envelope after attenuation, time-gain compensation and receiver noise."""
-    grid = medium.grid
-    lost = np.cumsum(medium.loss, axis=0) * np.float32(grid.step)  # dB
+def receive(medium: Medium, subject: Subject, look: Difficulty) -> Image:
+    """Envelope (D, L) after attenuation, reverberation, time-gain compensation and receiver noise; white is 1."""
+    grid, rng = medium.grid, medium.rng
     depth = grid.radius - grid.radius[0]
-    sliders = cv2.resize(
-        rng.normal(0, 1.5, (5, 1)).astype(np.float32), (1, grid.shape[0]), interpolation=cv2.INTER_CUBIC
-    )
-    gain = subject.gain + np.float32(rng.uniform(0.7, 0.9) * 0.3) * depth + sliders  # what the operator set
-    path = amplitude(gain - lost)
-    signal = echo(grid, amplitude(medium.level) * path, medium.mirror * path, rng)
-    signal = signal + amplitude(look.noise + gain) * complex_normal(rng, grid.shape)
-    return np.abs(signal)
+    rate = 0.35 / (1 + grid.extent[0] / 100)  # dB per mm both ways: deeper views take lower frequencies
+    lost = np.cumsum(rate * medium.loss + medium.shadow, axis=0, dtype=np.float32) * np.float32(grid.step)
+    lost += _contact(medium)
+    gain = subject.gain + np.float32(rng.uniform(0.8, 1.0) * rate) * depth + _sliders(grid, rng)
+    haze = amplitude(look.haze + 14 * np.exp(-depth / 15))  # echoes between probe and skin
+    scatter = np.hypot(amplitude(medium.level + gain - lost), haze)
+    mirror = medium.mirror * amplitude(gain - lost)
+    noise = amplitude(look.noise + gain - gain[-1])
+    power = np.zeros(grid.shape, np.float32)
+    for echo in echoes(grid, scatter, mirror, subject.looks, rng):
+        power += np.abs(echo + noise * complex_normal(rng, grid.shape)) ** 2
+    return np.asarray(np.sqrt(power / subject.looks))
 
 
-def _screen(picture: Image, rng: np.random.Generator) -> None:
-    """What stored screens show besides the sector: a grey bar, corners blackened for privacy."""
-    height, width = picture.shape
-    bar = np.linspace(255, 0, max(height * 3 // 10, 2))
-    picture[height // 22 : height // 22 + len(bar), : max(width // 70, 1)] = bar[:, None]
-    tall, wide = (rng.uniform(0.06, 0.2, size=2) * [height, width * 1.2]).astype(int)
-    picture[height - tall - height // 30 : height - height // 30, width - wide :] = 0
-    if rng.random() < 0.4:
-        picture[:tall, width - wide // 2 :] = 0
+def _contact(medium: Medium) -> Image:
+    """Loss (dB) of the lines whose piece of the probe touches badly or looks through gas, most at the sides."""
+    aside = (medium.grid.angle / medium.grid.sector.half_angle) ** 2
+    streaks = np.clip(medium.texture(1e6, 12) - 0.8, 0, 2)
+    return np.asarray(medium.rng.uniform(0, 8) * aside**2 + medium.rng.uniform(0, 6) * streaks)
+
+
+def _sliders(grid: Grid, rng: np.random.Generator) -> Image:
+    """Time-gain (dB) as the operator set it, (D, 1)."""
+    sliders = rng.normal(0, 2.0, size=(5, 1)).astype(np.float32)
+    return np.asarray(cv2.resize(sliders, (1, grid.shape[0]), interpolation=cv2.INTER_CUBIC))

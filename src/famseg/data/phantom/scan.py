@@ -85,6 +85,12 @@ class Grid:
         """Number of samples along a line and of lines."""
         return self.x.shape
 
+    @property
+    def extent(self) -> tuple[float, float]:
+        """Length of a line and width of the sector in its middle, in mm."""
+        sector = self.sector
+        return sector.far - sector.near, (sector.far + sector.near) * sector.half_angle
+
     @cached_property
     def beam(self) -> tuple[Float, Float]:
         """Direction (x, z), each (1, L), in which the lines run."""

@@ -10,6 +10,7 @@ from famseg.data.datamodule import SegmentationDataModule
 from famseg.data.phantom.difficulty import DIFFICULTIES
 from famseg.data.phantom.render import render
 from famseg.data.phantom.scene import PLANES, Scene, Subject, draw_scene
+from famseg.data.phantom.screen import screen
 from famseg.data.source import Problem, Sample
 from famseg.errors import UserError
 
@@ -91,6 +92,8 @@ class Phantom:
                 mask[item.mask(self.height, self.width, scene.spacing)] = label
                 truth |= item.truth()
         image = render(scene, subject, self.difficulty, rng)
+        if rng.random() < self.difficulty.screen:
+            screen(image, mask, rng)
         return Sample(self.names[index], self.groups[index], image, mask, scene.spacing, truth)
 
     def scene(self, index: int) -> tuple[Subject, Scene, np.random.Generator]:

@@ -6,6 +6,7 @@ ultrasound B-scans"). Summing so many scatterers gives a Gaussian by the central
 a cell are drawn as one complex normal number.
 """
 
+from collections.abc import Iterator
 from typing import cast
 
 import cv2
@@ -30,35 +31,37 @@ def complex_normal(rng: np.random.Generator, shape: tuple[int, int]) -> Complex:
     return cast(Complex, parts.view(np.complex64)[..., 0] * np.float32(np.sqrt(0.5)))
 
 
-def echo(grid: Grid, scatter: Image, mirror: Image, rng: np.random.Generator) -> Complex:
-    """Complex echo (D, L) before any gain.
+def echoes(grid: Grid, scatter: Image, mirror: Image, looks: int, rng: np.random.Generator) -> Iterator[Complex]:
+    """Complex echoes (D, L), `looks` of them with independent scatterers in the same medium.
 
     Args:
         grid: where the samples lie and which pulse was sent.
-        scatter: amplitude of the speckle that a homogeneous medium of this strength shows (rms).
+        scatter: amplitude of the speckle that a homogeneous medium of this strength shows (root mean square).
         mirror: amplitude of smooth reflectors, which keep their phase.
-        rng: the source of the scatterers.
+        looks: how many.
+        rng: draws the scatterers.
     """
     axial = max(grid.pulse.axial / grid.step, SMALLEST_SIGMA)
     lateral_mm = grid.pulse.lateral_at(grid.radius - grid.sector.probe)
-    lateral = np.maximum(lateral_mm / (grid.radius * grid.turn), SMALLEST_SIGMA)  # (D, 1) samples
+    lateral = np.maximum(lateral_mm / (grid.radius * np.float32(grid.turn)), np.float32(SMALLEST_SIGMA))  # (D, 1)
     lines = fft.next_fast_len(grid.shape[1] + 4 * int(np.ceil(lateral.max())))
-    frequency = 2 * np.pi * fft.fftfreq(lines).astype(np.float32)
-    transfer = np.exp(-0.5 * (lateral * frequency) ** 2)  # (D, lines)
-    kernel = cv2.getGaussianKernel(2 * int(np.ceil(3 * axial)) + 1, axial, cv2.CV_32F)
-    power = (kernel**2).sum() * (transfer**2).mean(axis=1, keepdims=True)  # of unit noise after both filters
-    noise = complex_normal(rng, grid.shape) / np.sqrt(power, dtype=np.float32)
-    return _blur(scatter * noise + mirror, kernel, transfer.astype(np.float32))
+    frequency = 2 * np.pi * fft.fftfreq(lines)
+    transfer = np.exp(-0.5 * (lateral * frequency) ** 2).astype(np.float32)  # (D, lines)
+    kernel = np.asarray(cv2.getGaussianKernel(2 * int(np.ceil(3 * axial)) + 1, axial, cv2.CV_32F), np.float32)
+    power = np.square(kernel).sum() * np.square(transfer).mean(axis=1, keepdims=True)  # of filtered unit noise
+    weight = scatter / np.sqrt(power)
+    for _ in range(looks):
+        yield _blur(weight * complex_normal(rng, grid.shape) + mirror, kernel, transfer)
 
 
 def _blur(field: Complex, kernel: Image, transfer: Image) -> Complex:
     """Axial convolution with `kernel` (n, 1), lateral multiplication with `transfer` (D, lines) row by row."""
     lines, left = field.shape[1], (transfer.shape[1] - field.shape[1]) // 2
-    parts = np.ascontiguousarray(field.astype(np.complex64)).view(np.float32).reshape(*field.shape, 2)
-    parts = cv2.sepFilter2D(parts, -1, np.ones((1, 1), np.float32), kernel, borderType=cv2.BORDER_REFLECT)
+    parts = field.view(np.float32).reshape(*field.shape, 2)
+    blurred = cv2.sepFilter2D(parts, -1, np.ones((1, 1), np.float32), kernel, borderType=cv2.BORDER_REFLECT)
     right = transfer.shape[1] - lines - left  # the discrete transform is periodic: keep both sides apart
-    parts = cv2.copyMakeBorder(parts, 0, 0, left, right, cv2.BORDER_REFLECT)
-    spectrum = fft.fft(np.ascontiguousarray(parts).view(np.complex64)[..., 0], axis=1)
+    padded = np.asarray(cv2.copyMakeBorder(blurred, 0, 0, left, right, cv2.BORDER_REFLECT), np.float32)
+    spectrum = fft.fft(padded.view(np.complex64)[..., 0], axis=1)
     return cast(Complex, fft.ifft(spectrum * transfer, axis=1)[:, left : left + lines])
 
 
