@@ -8,37 +8,39 @@ from torch import Tensor, nn
 from famseg.errors import UserError
 
 
-class DropPath(nn.Module):
-    """Stochastic depth: in training, drop a residual branch of a whole sample (arXiv 1603.09382).
+class ScaledResidual(nn.Module):
+    """x + s * branch: layer scale s (arXiv 2103.17239) and, in training, stochastic depth (arXiv 1603.09382).
 
-    Shapes: (B, C, H, W) -> (B, C, H, W). The kept branches are scaled by 1 / (1 - rate).
+    Both are factors of the branch, so that together they cost one pass over the map.
+
+    Args:
+        channels: of the map; s is (channels,), 0.01 at the start.
+        drop_rate: how often a sample loses its branch; the kept ones are scaled by 1 / (1 - drop_rate).
     """
 
-    def __init__(self, rate: float = 0.0) -> None:
+    def __init__(self, channels: int, drop_rate: float = 0.0) -> None:
         super().__init__()
-        self.rate = rate
+        self.scale = nn.Parameter(torch.full((channels,), 1e-2))
+        self.drop_rate = drop_rate
 
-    def forward(self, x: Tensor) -> Tensor:
-        if not self.training or self.rate == 0.0:
-            return x
-        kept = torch.rand(x.shape[0], 1, 1, 1, device=x.device) >= self.rate
-        return x * kept.to(x.dtype) / (1.0 - self.rate)
-
-    def extra_repr(self) -> str:
-        return f"rate={self.rate:.3f}"
+    def forward(self, x: Tensor, branch: Tensor) -> Tensor:
+        """X and branch (B, channels, H, W) -> the same."""
+        factor = self.scale[:, None, None]
+        if self.training and self.drop_rate > 0.0:
+            kept = torch.rand(len(x), 1, 1, 1, device=x.device) >= self.drop_rate
+            factor = factor * kept / (1.0 - self.drop_rate)
+        return torch.addcmul(x, factor.to(x.dtype), branch.to(x.dtype))
 
 
 def conv_norm(
     in_channels: int, out_channels: int, kernel: int = 1, stride: int = 1, activation: bool = True
 ) -> nn.Sequential:
-    """K x k convolution, batch norm and, unless switched off, GELU.
+    """Convolution, batch norm and, unless switched off, GELU.
 
     Shapes: (B, in_channels, H, W) -> (B, out_channels, ceil(H / stride), ceil(W / stride)).
     """
-    layers: list[nn.Module] = [
-        nn.Conv2d(in_channels, out_channels, kernel, stride, kernel // 2, bias=False),  # the norm has the bias
-        nn.BatchNorm2d(out_channels),
-    ]
+    conv = nn.Conv2d(in_channels, out_channels, kernel, stride, kernel // 2, bias=False)  # the norm has the bias
+    layers = [conv, nn.BatchNorm2d(out_channels)]
     return nn.Sequential(*layers, nn.GELU()) if activation else nn.Sequential(*layers)
 
 

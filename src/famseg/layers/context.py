@@ -14,8 +14,6 @@ class AggregatedDepthConv(nn.Module):
 
     A sum of depthwise 3x3, 5x5 and 7x7 is by linearity one depthwise 7x7. The 1x1 and the bilinear resize commute: the
     1x1 runs on the small map.
-
-    Shapes: maps (B, in_channels[i], H_i, W_i), the first one sets the size -> (B, out_channels, H_0, W_0).
     """
 
     def __init__(self, in_channels: Sequence[int], level_channels: int, out_channels: int) -> None:
@@ -27,7 +25,9 @@ class AggregatedDepthConv(nn.Module):
         self.project = nn.Conv2d(stacked, out_channels, 1)
 
     def forward(self, maps: Sequence[Tensor]) -> Tensor:
+        """Maps (B, in_channels[i], H_i, W_i), the first one sets the size -> (B, out_channels, H_0, W_0)."""
         size = maps[0].shape[-2:]
         levels = [level(x) for level, x in zip(self.levels, maps, strict=True)]
         stack = [levels[0], *(F.interpolate(x, size, mode="bilinear") for x in levels[1:])]
-        return self.project(F.gelu(self.norm(self.depthwise(torch.cat(stack, dim=1)))))
+        y: Tensor = self.project(F.gelu(self.norm(self.depthwise(torch.cat(stack, dim=1)))))
+        return y

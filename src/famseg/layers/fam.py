@@ -1,4 +1,4 @@
-"""FAM, the feature-aware upsampling of the paper's section 3.3 and Fig. 3 (content-aware reassembly, arXiv 1905.02188)."""
+"""FAM, the paper's feature-aware upsampling (section 3.3, Fig. 3): content-aware reassembly (arXiv 1905.02188)."""
 
 import math
 from typing import Any
@@ -18,17 +18,15 @@ class FeatureAwareUpsample(nn.Module):
 
         l = conv3x3(conv1x1(x))                                  channel compressor C -> Cd, kernel reorganizer
         w = softmax over the K*K taps of l                       kernel normalisation
-        y[2h + i, 2w + j] = sum_uv w[i, j, u, v, h, w] v[h + u, w + v],    v = W x,  zero beyond the border
+        y[2h + i, 2w + j] = b + sum_uv w[h, w, i, j, u, v] (R x)[h + u, w + v],    zero beyond the border
 
-    The channels share the kernels: the text's K x K x C would be one kernel per channel. The 1x1 convolution W that
-    reduces the channels commutes with the reassembly and runs before it, where the map is smaller; its bias comes after
-    it, because zero padding takes softmax mass away at the border.
-
-    Shapes: (B, in_channels, H, W) -> (B, out_channels, 2 H, 2 W), in the input's dtype.
+    The channels share the kernels: the text's K x K x C would be one kernel per channel. The 1x1 convolution R that
+    changes the channels commutes with the reassembly and runs before it, where the map is smaller; its bias b comes
+    after it, because zero padding takes softmax mass away at the border.
 
     Args:
         in_channels: C.
-        out_channels: the 1x1 is left out where it equals `in_channels`.
+        out_channels: channels of the doubled map.
         compressed: Cd.
         kernel: K, odd.
     """
@@ -40,20 +38,19 @@ class FeatureAwareUpsample(nn.Module):
         self.reorganize = nn.Conv2d(compressed, PHASES * kernel**2, 3, padding=1)
         nn.init.normal_(self.reorganize.weight, std=1e-3)
         nn.init.zeros_(self.reorganize.bias)  # type: ignore[arg-type]  # it has a bias
-        reduces = out_channels != in_channels
-        self.reduce = nn.Conv2d(in_channels, out_channels, 1, bias=False) if reduces else nn.Identity()
-        self.bias = nn.Parameter(torch.zeros(out_channels)) if reduces else None
+        self.reduce = nn.Conv2d(in_channels, out_channels, 1, bias=False)
+        self.bias = nn.Parameter(torch.zeros(out_channels))
 
     def forward(self, x: Tensor) -> Tensor:
-        features = self.reduce(x)
+        """(B, in_channels, H, W) -> (B, out_channels, 2 H, 2 W), in the input's dtype."""
+        features: Tensor = self.reduce(x)
         y = reassemble(features, self.kernels(x).to(features.dtype))
-        y = y if self.bias is None else y + self.bias.to(y.dtype)[:, None, None]
-        return y.to(x.dtype)
+        return (y + self.bias.to(y.dtype)[:, None, None]).to(x.dtype)
 
     def kernels(self, x: Tensor) -> Tensor:
         """The reassembly kernels w of each position, (B, H, W, 4, K * K): output phase 2 i + j, tap K u + v."""
-        logits = self.reorganize(self.compress(x)).permute(0, 2, 3, 1)
-        return logits.unflatten(-1, (PHASES, self.kernel**2)).softmax(-1)
+        logits: Tensor = self.reorganize(self.compress(x)).permute(0, 2, 3, 1)
+        return torch.unflatten(logits, -1, (PHASES, self.kernel**2)).softmax(-1)
 
 
 def reassemble(features: Tensor, kernels: Tensor) -> Tensor:
@@ -61,7 +58,8 @@ def reassemble(features: Tensor, kernels: Tensor) -> Tensor:
 
     Shapes: features (B, C, H, W), kernels (B, H, W, 4, K * K) -> (B, C, 2 H, 2 W), channels last.
     """
-    return _Reassemble.apply(features, kernels)  # type: ignore[no-any-return, no-untyped-call]  # untyped in torch
+    y: Tensor = _Reassemble.apply(features, kernels)
+    return y
 
 
 class _Reassemble(torch.autograd.Function):
@@ -83,7 +81,7 @@ class _Reassemble(torch.autograd.Function):
         return out.view(batch, SCALE * height, SCALE * width, channels).permute(0, 3, 1, 2)
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor]:
         features, kernels = ctx.saved_tensors
         batch, channels, height, width = features.shape
@@ -134,15 +132,13 @@ def _scatter_add(padded: Tensor, rows: slice, neighbours: Tensor) -> None:
 
 
 class InterpolateUpsample(nn.Module):
-    """Doubles a map by bilinear or nearest interpolation: what FAM is compared with.
-
-    Shapes: (B, in_channels, H, W) -> (B, out_channels, 2 H, 2 W).
-    """
+    """Doubles a map by bilinear or nearest interpolation: what FAM is compared with."""
 
     def __init__(self, in_channels: int, out_channels: int, mode: str) -> None:
         super().__init__()
         self.mode = mode
-        self.reduce = nn.Conv2d(in_channels, out_channels, 1) if out_channels != in_channels else nn.Identity()
+        self.reduce = nn.Conv2d(in_channels, out_channels, 1)
 
     def forward(self, x: Tensor) -> Tensor:
+        """(B, in_channels, H, W) -> (B, out_channels, 2 H, 2 W)."""
         return F.interpolate(self.reduce(x), scale_factor=float(SCALE), mode=self.mode)

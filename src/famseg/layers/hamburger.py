@@ -4,7 +4,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from famseg.errors import UserError
+
 EPS = 1e-6
+GROUPS = 32
 
 
 class NMF(nn.Module):
@@ -17,8 +20,6 @@ class NMF(nn.Module):
 
     In evaluation the first D is a fixed buffer, so that a prediction never changes from run to run. In training each
     step draws one D from the default generator of the device, shared by the batch.
-
-    Shapes: N positions, (B, N, channels) non-negative -> the same, of rank `rank`.
     """
 
     basis: Tensor
@@ -30,6 +31,7 @@ class NMF(nn.Module):
         self.register_buffer("basis", torch.rand(channels, rank, generator=generator))
 
     def forward(self, x: Tensor) -> Tensor:
+        """Non-negative (B, N, channels) of N positions -> the same, of rank `rank`."""
         basis = torch.rand_like(self.basis) if self.training else self.basis
         basis = F.normalize(basis.to(x.dtype), dim=0).expand(x.shape[0], -1, -1)  # (B, channels, rank)
         fixed = x.detach()
@@ -49,17 +51,21 @@ class Hamburger(nn.Module):
 
         y = relu(x + groupnorm(conv1x1(NMF(relu(conv1x1(x))))))
 
-    Shapes: (B, channels, H, W) -> the same. `channels` is a multiple of 32, the groups of the norm.
+    Raises:
+        UserError: `channels` is no multiple of 32, the groups of the norm.
     """
 
     def __init__(self, channels: int, rank: int, train_steps: int = 6, eval_steps: int = 7) -> None:
         super().__init__()
+        if channels % GROUPS:
+            raise UserError(f"model.context_width={channels} is no multiple of {GROUPS}, the groups of its norm.")
         self.bread_in = nn.Conv2d(channels, channels, 1)
         self.ham = NMF(channels, rank, train_steps, eval_steps)
         self.bread_out = nn.Conv2d(channels, channels, 1, bias=False)
-        self.norm = nn.GroupNorm(32, channels)
+        self.norm = nn.GroupNorm(GROUPS, channels)
 
     def forward(self, x: Tensor) -> Tensor:
+        """(B, channels, H, W) -> the same."""
         ham = F.relu(self.bread_in(x))
         with torch.autocast(x.device.type, enabled=False):
             positions = ham.permute(0, 2, 3, 1).to(torch.promote_types(ham.dtype, torch.float32))  # (B, H, W, C)

@@ -24,8 +24,6 @@ class Mamba2D(nn.Module):
     D and dt: `A_log`, `D`, `dt_bias` are (directions * heads,), the rows' two ways first. 1 direction: rows; 2: rows
     both ways; 4: columns too.
 
-    Shapes: (B, channels, H, W) -> the same.
-
     Args:
         channels: width of the map.
         directions: 1, 2 or 4.
@@ -67,27 +65,30 @@ class Mamba2D(nn.Module):
         self.out_proj = nn.Conv2d(inner, channels, 1, bias=False)
 
     def forward(self, u: Tensor) -> Tensor:
-        z, mixed, dt = self.in_proj(u).split(self.split, dim=1)
+        """(B, channels, H, W) -> the same."""
+        z, mixed, dt = torch.split(self.in_proj(u), self.split, dim=1)
         mixed = F.silu(self.conv(mixed))
         y = self._skip(mixed) + self._scan(mixed, dt)  # (B, H, W, inner)
         y = self.norm(y * F.silu(z.permute(0, 2, 3, 1)))
-        return self.out_proj(y.permute(0, 3, 1, 2))
+        out: Tensor = self.out_proj(y.permute(0, 3, 1, 2))
+        return out
 
     def _skip(self, mixed: Tensor) -> Tensor:
-        x = mixed[:, : self.split[0]].permute(0, 2, 3, 1)
-        return x * self.D.view(-1, self.heads).sum(0).repeat_interleave(self.split[0] // self.heads).to(x.dtype)
+        x = torch.unflatten(mixed[:, : self.split[0]].permute(0, 2, 3, 1), -1, (self.heads, -1))
+        skip = self.D.view(-1, self.heads).sum(0)  # the sum of the directions' D x is one product
+        return (x * skip[:, None].to(x.dtype)).flatten(-2)
 
     def _scan(self, mixed: Tensor, dt: Tensor) -> Tensor:
         height, width = mixed.shape[-2:]
-        states = (self.split[1] - self.split[0]) // 2
-        x, B, C = self._in_orders(mixed).split([self.split[0], states, states], dim=-1)
-        dt = self._in_orders(dt).unflatten(-1, (self.orders, self.ways, self.heads))
-        dt = torch.stack([dt[i, :, :, i] for i in range(self.orders)])  # each order its own: (O, B, L, R, heads)
+        inner, states = self.split[0], (self.split[1] - self.split[0]) // 2
+        x, B, C = torch.split(self._in_orders(mixed), [inner, states, states], dim=-1)
+        dt = torch.unflatten(self._in_orders(dt), -1, (self.orders, self.ways, self.heads))
+        dt = torch.stack([dt[i, :, :, i] for i in range(self.orders)])  # each order its own: (O, B, H W, R, heads)
         bias, A_log = (p.view(self.orders, self.ways, self.heads) for p in (self.dt_bias, self.A_log))
-        dt = F.softplus(dt.to(bias.dtype) + bias[:, None, None])
-        y = ssd(x.unflatten(-1, (self.heads, -1)), dt, -A_log.exp(), B, C, self.backend).flatten(-2)
-        rows = y[0].unflatten(1, (height, width))
-        return rows if self.orders == 1 else rows + y[1].unflatten(1, (width, height)).transpose(1, 2)
+        dt = F.softplus(dt + bias[:, None, None])
+        y = ssd(torch.unflatten(x, -1, (self.heads, -1)), dt, -A_log.exp(), B, C, self.backend).flatten(-2)
+        rows = torch.unflatten(y[0], 1, (height, width))
+        return rows if self.orders == 1 else rows + torch.unflatten(y[1], 1, (width, height)).transpose(1, 2)
 
     def _in_orders(self, t: Tensor) -> Tensor:
         """(B, C, H, W) -> (O, B, H W, C): the pixels row by row and, with two orders, column by column."""

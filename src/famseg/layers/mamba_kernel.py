@@ -10,7 +10,6 @@ import importlib.util
 import sys
 import types
 from collections.abc import Callable
-from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -56,19 +55,16 @@ def _import_module() -> types.ModuleType:
 
 
 def _import_without_init() -> types.ModuleType:
-    """Import the kernel's module with the package registered, but its `__init__` not run."""
+    """Import the kernel's module while a bare package stands in for the one whose `__init__` fails."""
     spec = importlib.util.find_spec("mamba_ssm")
     assert spec is not None
-    assert spec.origin is not None
     package = types.ModuleType("mamba_ssm")
-    package.__path__ = [str(Path(spec.origin).parent)]
-    package.__spec__ = spec
+    package.__path__ = list(spec.submodule_search_locations or ())
     sys.modules["mamba_ssm"] = package
     try:
         return importlib.import_module(MODULE)
-    except BaseException:
-        del sys.modules["mamba_ssm"]
-        raise
+    finally:
+        del sys.modules["mamba_ssm"]  # whoever else wants the package shall see its own error
 
 
 def scan_with(kernel: Kernel, device: torch.device) -> Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], Tensor]:
@@ -79,20 +75,20 @@ def scan_with(kernel: Kernel, device: torch.device) -> Callable[[Tensor, Tensor,
     """
     if device.type != "cuda":
         raise UserError(f"model.kernels=mamba_ssm runs on CUDA only, the input is on {device}. Use model.kernels=auto.")
-    return functools.partial(_scan, kernel)
+    return functools.partial(scan, kernel)
 
 
-def _scan(kernel: Kernel, x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor) -> Tensor:
+def scan(kernel: Kernel, x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor) -> Tensor:
     """Directions become heads and groups of one call, each in its own running order; shapes as in `ssd`."""
-    ways = dt.shape[3]
-    heads = torch.cat([_run(x, way)[i] for i in range(len(x)) for way in range(ways)], dim=2)
-    steps = torch.cat([_run(dt[:, :, :, way], way)[i] for i in range(len(x)) for way in range(ways)], dim=2)
-    groups = [torch.stack([_run(t, way)[i] for i in range(len(t)) for way in range(ways)], dim=2) for t in (B, C)]
-    y = kernel(heads, steps, A.flatten(), *groups, chunk_size=64)  # (batch, L, O R H, P)
-    y = y.unflatten(2, (len(x), ways, -1)).permute(2, 3, 0, 1, 4, 5)
-    return torch.stack([_run(y[:, way], way) for way in range(ways)]).sum(0)
+    orders, ways, heads = A.shape
+    directions = [(i, way) for i in range(orders) for way in range(ways)]
+    flat_x = torch.cat([_run(x[i], way) for i, way in directions], dim=2)  # (batch, L, O R H, P)
+    flat_dt = torch.cat([_run(dt[i, :, :, way], way) for i, way in directions], dim=2)
+    groups = [torch.stack([_run(t[i], way) for i, way in directions], dim=2) for t in (B, C)]  # (batch, L, O R, N)
+    y = torch.unflatten(kernel(flat_x, flat_dt, A.flatten(), *groups, chunk_size=64), 2, (orders, ways, heads))
+    return sum(_run(y[:, :, :, way], way) for way in range(ways)).permute(2, 0, 1, 3, 4)  # type: ignore[union-attr]
 
 
 def _run(t: Tensor, way: int) -> Tensor:
-    """A sequence (O, batch, L, ...) in the order in which a way runs through it, and back."""
-    return t.flip(2) if way else t
+    """A sequence (batch, L, ...) in the order in which a way runs through it."""
+    return t.flip(1) if way else t

@@ -94,7 +94,7 @@ def ssd_chunked(x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, chunk: i
 def _split(t: Tensor, chunk: int) -> Tensor:
     """(O, batch, L, ...) -> (O, batch, c, chunk, ...), zeros in the tail."""
     tail = -t.shape[2] % chunk
-    return F.pad(t, (0, 0) * (t.ndim - 3) + (0, tail)).unflatten(2, (-1, chunk))
+    return torch.unflatten(F.pad(t, (0, 0) * (t.ndim - 3) + (0, tail)), 2, (-1, chunk))
 
 
 def _within_chunks(x: Tensor, dt: Tensor, sums: Tensor, B: Tensor, C: Tensor) -> Tensor:

@@ -1,18 +1,19 @@
 """Multi-branch deep strip convolution (paper section 3.2.1) in the block of MSCAN (SegNeXt, arXiv 2209.08575)."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from typing import cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from famseg.layers.basic import DropPath, require_choice
+from famseg.layers.basic import ScaledResidual, require_choice
 
 STRIP_SCANS = ("independent", "sequential")
 
 
 class StripAttention(nn.Module):
-    """A gate made of a 5x5 and of long, one pixel wide depthwise scans: rows and columns.
+    """A gate made of a 5x5 and of long depthwise scans, one pixel wide, of the rows and of the columns.
 
         a = dw5x5(x)
         independent:  s = a + sum_k (dw1xk(a) + dwkx1(a))      the paper's two independent views
@@ -20,57 +21,44 @@ class StripAttention(nn.Module):
         y = conv1x1(s) * x
 
     Summed independent scans of one map are linear: together they are exactly one 1 x max(k) and one max(k) x 1 scan
-    with zero-padded, summed weights, and the summand `a` is one more tap in the centre. This merged form is what runs;
-    the parameters stay those of the single kernels.
-
-    Shapes: (B, channels, H, W) -> the same.
+    with zero-padded, summed weights, and the summand `a` is one more weight in the centre. This merged form is what
+    runs; the parameters stay those of the single scans.
 
     Args:
         channels: width of the map.
-        kernels: odd lengths of the scans.
+        kernels: odd lengths of the scans, ascending.
         scan: "independent" or "sequential".
 
     Raises:
         UserError: unknown `scan`.
     """
 
-    merge_identity: Tensor
-
     def __init__(self, channels: int, kernels: Sequence[int] = (7, 11, 21), scan: str = "independent") -> None:
         super().__init__()
         require_choice("strip_scan", scan, STRIP_SCANS)
         self.scan = scan
-        self.local = nn.Conv2d(channels, channels, 5, padding=2, groups=channels)
-        self.rows = nn.ModuleList(
-            nn.Conv2d(channels, channels, (1, k), padding=(0, k // 2), groups=channels) for k in kernels
-        )
-        self.columns = nn.ModuleList(
-            nn.Conv2d(channels, channels, (k, 1), padding=(k // 2, 0), groups=channels) for k in kernels
-        )
+        self.local = _depthwise(channels, 5, 5)
+        self.rows = nn.ModuleList(_depthwise(channels, 1, k) for k in kernels)
+        self.columns = nn.ModuleList(_depthwise(channels, k, 1) for k in kernels)
         self.mix = nn.Conv2d(channels, channels, 1)
-        longest = max(kernels)
-        identity = F.pad(torch.ones(1, 1, 1, 1), (longest // 2, longest // 2))
-        self.register_buffer("merge_identity", identity, persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        a = self.local(x)
-        if self.scan == "independent":
-            s = self._independent(a)
-        else:
-            s = a
-            for row, column in zip(self.rows, self.columns, strict=True):
-                s = s + column(row(a))
-        return self.mix(s) * x
+        """(B, channels, H, W) -> the same."""
+        a: Tensor = self.local(x)
+        s = self._independent(a) if self.scan == "independent" else self._sequential(a)
+        gate: Tensor = self.mix(s)
+        return gate * x
 
     def merged(self) -> tuple[Tensor, Tensor, Tensor]:
-        """One scan per view that equals the sum of all: row weight (C, 1, 1, k), column weight (C, 1, k, 1), bias (C,)."""
-        length = self.merge_identity.shape[-1]
-        row, column = self.merge_identity, torch.zeros_like(self.merge_identity.mT)
-        for r, c in zip(self.rows, self.columns, strict=True):
-            pad = (length - r.weight.shape[-1]) // 2
-            row = row + F.pad(r.weight, (pad, pad))
-            column = column + F.pad(c.weight, (0, 0, pad, pad))
-        bias = sum(conv.bias for conv in (*self.rows, *self.columns))
+        """All independent scans as one of rows (C, 1, 1, k), one of columns (C, 1, k, 1) and one bias (C,)."""
+        rows, columns = (cast(Iterable[nn.Conv2d], convs) for convs in (self.rows, self.columns))
+        bias = torch.stack([b for conv in (*rows, *columns) if (b := conv.bias) is not None]).sum(0)
+        centre = torch.ones(1, 1, 1, 1, dtype=bias.dtype, device=bias.device)  # `a` itself
+        row, column = centre, torch.zeros_like(centre)
+        for r, c in zip(rows, columns, strict=True):
+            more = (r.kernel_size[1] - row.shape[-1]) // 2
+            row = F.pad(row, (more, more)) + r.weight
+            column = F.pad(column, (0, 0, more, more)) + c.weight
         return row, column, bias
 
     def _independent(self, a: Tensor) -> Tensor:
@@ -79,14 +67,29 @@ class StripAttention(nn.Module):
         rows = F.conv2d(a, row, bias, padding=(0, half), groups=a.shape[1])
         return rows + F.conv2d(a, column, padding=(half, 0), groups=a.shape[1])
 
+    def _sequential(self, a: Tensor) -> Tensor:
+        s = a
+        for row, column in zip(self.rows, self.columns, strict=True):
+            s = s + column(row(a))
+        return s
+
+
+def _depthwise(channels: int, height: int, width: int) -> nn.Conv2d:
+    return nn.Conv2d(channels, channels, (height, width), padding=(height // 2, width // 2), groups=channels)
+
 
 class StripBlock(nn.Module):
     """MSCAN's block around the strip attention: token mixing, then an MLP with a depthwise 3x3.
 
-        n = norm(x);  x = x + g1 * (conv1x1(attention(gelu(conv1x1(n)))) + n)
-        x = x + g2 * conv1x1(gelu(dw3x3(conv1x1(norm(x)))))
+        n = norm(x);  x = x + s1 * (conv1x1(attention(gelu(conv1x1(n)))) + n)
+        x = x + s2 * conv1x1(gelu(dw3x3(conv1x1(norm(x)))))
 
-    Shapes: (B, channels, H, W) -> the same. `g1`, `g2` are layer scales (C,), 0.01 at the start.
+    Args:
+        channels: width of the map.
+        mlp_ratio: expansion in the MLP.
+        kernels: see `StripAttention`.
+        scan: see `StripAttention`.
+        drop_path: rate of stochastic depth.
     """
 
     def __init__(
@@ -103,17 +106,16 @@ class StripBlock(nn.Module):
         self.proj_in = nn.Conv2d(channels, channels, 1)
         self.attention = StripAttention(channels, kernels, scan)
         self.proj_out = nn.Conv2d(channels, channels, 1)
-        self.scale1 = nn.Parameter(torch.full((channels,), 1e-2))
+        self.residual1 = ScaledResidual(channels, drop_path)
         self.norm2 = nn.BatchNorm2d(channels)
         self.expand = nn.Conv2d(channels, hidden, 1)
-        self.depthwise = nn.Conv2d(hidden, hidden, 3, padding=1, groups=hidden)
+        self.depthwise = _depthwise(hidden, 3, 3)
         self.project = nn.Conv2d(hidden, channels, 1)
-        self.scale2 = nn.Parameter(torch.full((channels,), 1e-2))
-        self.drop_path = DropPath(drop_path)
+        self.residual2 = ScaledResidual(channels, drop_path)
 
     def forward(self, x: Tensor) -> Tensor:
+        """(B, channels, H, W) -> the same."""
         n = self.norm1(x)
-        mixed = self.proj_out(self.attention(F.gelu(self.proj_in(n)))) + n
-        x = x + self.drop_path(self.scale1[:, None, None] * mixed)
-        hidden = F.gelu(self.depthwise(self.expand(self.norm2(x))))
-        return x + self.drop_path(self.scale2[:, None, None] * self.project(hidden))
+        x = self.residual1(x, self.proj_out(self.attention(F.gelu(self.proj_in(n)))) + n)
+        x = self.residual2(x, self.project(F.gelu(self.depthwise(self.expand(self.norm2(x))))))
+        return x

@@ -19,6 +19,7 @@ from famseg.layers.hamburger import Hamburger
 from famseg.layers.mamba2d import Mamba2D
 from famseg.layers.residual import BottleBlock, ConvolutionBlock
 from famseg.layers.strip import StripBlock
+from famseg.models.mscan import load_mscan
 
 BACKENDS = {"auto": "auto", "torch": "chunked", "mamba_ssm": "mamba_ssm"}  # model.kernels -> backend of the scan
 STRIDE = 32  # of the deepest map; images are padded to a multiple of it
@@ -51,11 +52,20 @@ SIZES: dict[str, dict[str, Any]] = {
 
 
 class Encoder(nn.Module):
-    """Stem and four stages (paper section 3.2); returns the maps at strides 4, 8, 16, 32.
+    """Stem and four stages (paper section 3.2).
 
-    stem: two 3x3 convolutions with stride 2. stage: [ConvolutionBlock, but in the first] -> BottleBlocks -> StripBlocks.
+    Stem: two 3x3 convolutions with stride 2. Stage: ConvolutionBlock (not in the first: the stem has down-sampled),
+    BottleBlocks, StripBlocks, norm.
 
-    Shapes: (B, in_channels, H, W) -> four maps (B, widths[i], H / 2^(i+2), W / 2^(i+2)); H, W multiples of 32.
+    Args:
+        in_channels: channels of the image.
+        widths: of the stages.
+        depths: StripBlocks of the stages.
+        mlp_ratios: expansion in the StripBlocks of the stages.
+        bottle_blocks: BottleBlocks of the stages.
+        drop_path: rate of the last StripBlock.
+        mamba: arguments of the `Mamba2D` shortcuts; None for identity shortcuts.
+        strips: arguments of the `StripBlock`s.
     """
 
     def __init__(
@@ -70,19 +80,22 @@ class Encoder(nn.Module):
         strips: dict[str, Any],
     ) -> None:
         super().__init__()
+        half = widths[0] // 2
         self.stem = nn.Sequential(
-            conv_norm(in_channels, widths[0] // 2, 3, 2), conv_norm(widths[0] // 2, widths[0], 3, 2, activation=False)
+            conv_norm(in_channels, half, 3, stride=2), conv_norm(half, widths[0], 3, stride=2, activation=False)
         )
         rates = iter(torch.linspace(0, drop_path, sum(depths)).tolist())
         self.stages = nn.ModuleList()
         for i, width in enumerate(widths):
-            blocks: list[nn.Module] = [ConvolutionBlock(widths[i - 1], width)] if i else []
-            for _ in range(bottle_blocks[i]):
-                blocks.append(BottleBlock(width, nn.Identity() if mamba is None else Mamba2D(width, **mamba)))
-            blocks += [StripBlock(width, mlp_ratios[i], drop_path=next(rates), **strips) for _ in range(depths[i])]
-            self.stages.append(nn.Sequential(*blocks, nn.BatchNorm2d(width)))
+            down = [ConvolutionBlock(widths[i - 1], width)] if i > 0 else []
+            shortcuts = [nn.Identity() if mamba is None else Mamba2D(width, **mamba) for _ in range(bottle_blocks[i])]
+            bottles = [BottleBlock(width, shortcut) for shortcut in shortcuts]
+            scans = [StripBlock(width, mlp_ratios[i], drop_path=next(rates), **strips) for _ in range(depths[i])]
+            self.stages.append(nn.Sequential(*down, *bottles, *scans, nn.BatchNorm2d(width)))
 
     def forward(self, x: Tensor) -> list[Tensor]:
+        """(B, in_channels, H, W), H and W multiples of 32 -> (B, widths[i], H / 2^(i+2), W / 2^(i+2)), i = 0 to 3."""
+        # Depthwise convolutions are several times faster in channels last; one channel alone has no such format.
         x = self.stem[1](self.stem[0](x).contiguous(memory_format=torch.channels_last))
         maps = []
         for stage in self.stages:
@@ -92,50 +105,59 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """Five upsamplings by 2, a convolution after each (paper section 3.3), and the 1x1 head.
+    """Upsamplings by 2 with a convolution after each (paper section 3.3), and the 1x1 head.
 
-    The first two fuse f3, and f2 with the context g: the encoder's last three layers. The convolution at full resolution
-    is `refine`'s; without it the 1x1 head is the reduction of the last upsampling, which then carries logits.
+    The first two fuse f3, and f2 with the context: the encoder's last three layers. Without `refine` there is no
+    convolution at full resolution, and the last upsampling's reduction is the head: it carries logits.
 
-    Shapes: the encoder's four maps -> (B, num_classes, 32 h, 32 w) for a deepest map (B, widths[3], h, w).
+    Args:
+        encoder_widths: of the encoder's maps.
+        widths: after the neck and after each upsampling.
+        upsamplings: modules widths[i] -> widths[i + 1] channels; the last one -> num_classes without `refine`.
+        context: f2, f3, f4 -> a map like f2; None decodes from f4 alone.
+        context_width: channels of the context.
+        num_classes: channels of the logits.
+        refine: a convolution at full resolution.
     """
 
     def __init__(
         self,
         encoder_widths: Sequence[int],
         widths: Sequence[int],
-        num_classes: int,
+        upsamplings: Sequence[nn.Module],
         context: nn.Module | None,
         context_width: int,
-        upsamplings: Sequence[nn.Module],
+        num_classes: int,
         refine: bool,
     ) -> None:
         super().__init__()
         self.context = context
         self.neck = conv_norm(encoder_widths[3], widths[0])
         self.upsamplings = nn.ModuleList(upsamplings)
-        skips = (0, 0) if context is None else (encoder_widths[2], encoder_widths[1] + context_width)
-        convs = [conv_norm(w + skip, w, 3) for w, skip in zip(widths[1:], (*skips, 0, 0, 0), strict=True)]
-        self.convs = nn.ModuleList(convs if refine else convs[:-1])
+        fused = [0] * len(upsamplings)
+        if context is not None:
+            fused[:2] = encoder_widths[2], encoder_widths[1] + context_width
+        convs = [conv_norm(width + more, width, 3) for width, more in zip(widths[1:], fused, strict=True)]
+        self.convs = nn.ModuleList(convs if refine else [*convs[:-1], nn.Identity()])
         self.head = nn.Conv2d(widths[-1], num_classes, 1) if refine else nn.Identity()
 
     def forward(self, maps: Sequence[Tensor]) -> Tensor:
-        x = self.neck(maps[3])
-        skips: list[list[Tensor]] = [[], []]
+        """The encoder's four maps -> (B, num_classes, H, W)."""
+        fused: list[list[Tensor]] = [[] for _ in self.convs]
         if self.context is not None:
-            skips = [[maps[2]], [maps[1], self.context(maps[1:])]]
-        for i, upsample in enumerate(self.upsamplings):
-            x = upsample(x)
-            if i < len(self.convs):
-                x = self.convs[i](torch.cat([x, *skips[i]], dim=1) if i < len(skips) and skips[i] else x)
-        return self.head(x)
+            fused[:2] = [maps[2]], [maps[1], self.context(maps[1:])]
+        x: Tensor = self.neck(maps[3])
+        for upsample, others, conv in zip(self.upsamplings, fused, self.convs, strict=True):
+            x = conv(torch.cat([upsample(x), *others], dim=1))
+        logits: Tensor = self.head(x)
+        return logits
 
 
 class FAMSeg(nn.Module):
     """Image -> logits (paper section 3). The defaults are size T; `FAMSeg(**SIZES["N"])` is another one.
 
-    Shapes: (B, in_channels, H, W), any H, W >= 32 -> (B, num_classes, H, W). Inside, the image's border is repeated up
-    to a multiple of 32, and the logits are cropped back.
+    Any height and width from 32 px: inside, the image's border is repeated up to a multiple of 32, and the logits are
+    cropped back.
 
     Args:
         in_channels: channels of the image.
@@ -162,7 +184,7 @@ class FAMSeg(nn.Module):
         refine: a 3x3 convolution at full resolution before the head.
         drop_path: stochastic depth of the last StripBlock; grows linearly from 0.
         kernels: which code runs the scan: "auto", "torch" or "mamba_ssm". Never changes the state dict.
-        weights: MSCAN's ImageNet weights (SegNeXt's key names) for the encoder, a file; see `famseg.models.mscan`.
+        weights: MSCAN's ImageNet weights for the encoder: a file, or "imagenet"; see `famseg.models.mscan`.
 
     Raises:
         UserError: an unknown or impossible value; in `forward`, an image of other channels or smaller than 32 px.
@@ -201,14 +223,14 @@ class FAMSeg(nn.Module):
         require_choice("upsample", upsample, ("fam", "bilinear", "nearest"))
         require_choice("kernels", kernels, tuple(BACKENDS))
         self.in_channels = in_channels
-        scan = {
+        scan: dict[str, Any] = {
             "directions": directions,
             "expand": expand,
             "head_width": head_width,
             "state_size": state_size,
             "backend": BACKENDS[kernels],
         }
-        strips = {"kernels": strip_kernels, "scan": strip_scan}
+        strips: dict[str, Any] = {"kernels": strip_kernels, "scan": strip_scan}
         self.encoder = Encoder(
             in_channels, widths, depths, mlp_ratios, bottle_blocks, drop_path, scan if mamba else None, strips
         )
@@ -218,26 +240,31 @@ class FAMSeg(nn.Module):
             context = nn.Sequential(aggregate, Hamburger(context_width, rank))
         outputs = [*decoder_widths[1:]] if refine else [*decoder_widths[1:-1], num_classes]
         upsamplings = [
-            FeatureAwareUpsample(*pair, compressed, kernel)
+            FeatureAwareUpsample(wide, narrow, compressed, kernel)
             if upsample == "fam"
-            else InterpolateUpsample(*pair, upsample)
-            for *pair, compressed, kernel in zip(decoder_widths, outputs, fam_compressed, fam_kernels)
+            else InterpolateUpsample(wide, narrow, upsample)
+            for wide, narrow, compressed, kernel in zip(
+                decoder_widths[:-1], outputs, fam_compressed, fam_kernels, strict=True
+            )
         ]
-        self.decoder = Decoder(widths, decoder_widths, num_classes, context, context_width, upsamplings, refine)
+        self.decoder = Decoder(widths, decoder_widths, upsamplings, context, context_width, num_classes, refine)
+        if weights is not None:
+            load_mscan(self.encoder, weights)
 
     def forward(self, image: Tensor) -> Tensor:
+        """(B, in_channels, H, W), H and W >= 32 -> logits (B, num_classes, H, W)."""
         self._check(image)
         height, width = image.shape[-2:]
         padded = F.pad(image, (0, -width % STRIDE, 0, -height % STRIDE), mode="replicate")
-        return self.decoder(self.encoder(padded))[..., :height, :width]
+        logits: Tensor = self.decoder(self.encoder(padded))
+        return logits[..., :height, :width]
 
     def _check(self, image: Tensor) -> None:
         if image.ndim != 4 or image.shape[1] != self.in_channels:
             raise UserError(
-                f"the network takes images (batch, {self.in_channels}, height, width), not {tuple(image.shape)}; "
-                f"set model.in_channels or convert the images."
+                f"The network takes images of shape (batch, {self.in_channels}, height, width), not "
+                f"{tuple(image.shape)}. Set model.in_channels or convert the images."
             )
-        if image.shape[2] < STRIDE or image.shape[3] < STRIDE:
-            raise UserError(
-                f"an image of {image.shape[2]} x {image.shape[3]} px is too small: {STRIDE} x {STRIDE} at least."
-            )
+        height, width = image.shape[-2:]
+        if height < STRIDE or width < STRIDE:
+            raise UserError(f"An image of {height} x {width} px is too small: it needs {STRIDE} x {STRIDE} at least.")
