@@ -185,6 +185,7 @@ def test_a_resumed_run_gets_what_the_unbroken_run_got(toy, tmp_path, workers, op
     save = SaveEverywhere(tmp_path)
     seen, weight = fit(toy, 0, callbacks=[save], **options)
     assert len(seen) == 9
-    some = save.saved if workers == 0 else save.saved[1::4]  # starting processes takes long
+    # Starting processes takes long; the ends of epochs are where a loader that starts early goes wrong.
+    some = [(path, step) for path, step in save.saved if workers == 0 or step % 3 == 0]
     for checkpoint, step in some:
         assert fit(toy, workers, checkpoint, **options) == (seen[step:], weight), checkpoint.name

@@ -92,8 +92,8 @@ def test_bad_rows_are_found_without_decoding(folder_root):
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ("name,mm\n0.png,1\n", "needs the columns"),
-        ("file,subject\n0.png,a\n0.png,b\n", "listed twice"),
+        ("name,mm\n0.png,1\n", "has no column 'file'. Write the columns file,mm_per_pixel,subject"),
+        ("file,mm_per_pixel,subject\n0.png,,a\n0.png,,b\n", "listed twice"),
     ],
 )
 def test_foreign_tables_are_named(folder_root, text, says):

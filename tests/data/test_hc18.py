@@ -57,7 +57,7 @@ def test_foreign_and_empty_tables_are_named(hc18_root):
     edit_table(hc18_root, "pixel size(mm)", "spacing")
     with pytest.raises(UserError, match=r"has no column 'pixel size\(mm\)'"):
         HC18(hc18_root)
-    (hc18_root / TABLE).write_text("filename\n")
+    (hc18_root / TABLE).write_text("filename,pixel size(mm),head circumference (mm)\n")
     with pytest.raises(UserError, match="the table is empty"):
         HC18(hc18_root)
 

@@ -49,11 +49,17 @@ def test_smallest_set_still_has_three_parts():
         ({"fold": "first"}, "data.fold=first"),
         ({"folds": 30}, "60 images of 20 examinations or subjects are too few for data.folds=30"),
         ({"val_fraction": 0}, "data.val_fraction=0"),
+        ({"folds": 1}, "data.folds=1: give at least 2"),
     ],
 )
 def test_impossible_options_are_named(options, says):
     with pytest.raises(UserError, match=says):
         split_by_group(NAMES, GROUPS, **options)
+
+
+def test_a_part_is_never_empty():
+    with pytest.raises(UserError, match=r"3 images of 3 .* are too few for data\.folds=2"):
+        split_by_group(["a", "b", "c"], ["a", "b", "c"], folds=2)
 
 
 def test_split_file_round_trip(tmp_path):
@@ -71,7 +77,7 @@ def test_split_file_round_trip(tmp_path):
         (["999,g0,train"], "1 of 1 images are not in the data set, 999 first"),
         (["000,g0,train", "000,g0,train"], "000 is listed twice"),
         (["000,g0,training"], "000 has split 'training'"),
-        ([], "is no split file"),
+        ([], "lists no images"),
     ],
 )
 def test_bad_split_files_are_named(tmp_path, rows, says):

@@ -108,7 +108,7 @@ def test_image_and_mask_move_together(pair):
     shape = np.where(pair[1] == 2, 255, 0).astype(np.uint8)
     for seed in range(5):
         image, mask = augment(shape, pair[1], seed=seed)
-        assert ((image > 127) != (mask == 2)).mean() < 2e-3
+        assert ((image > 127) != (mask == 2)).sum() <= 2  # a mask moved by nearest neighbour differs in 15 px and more
 
 
 def test_photometric_changes_leave_the_mask(pair):

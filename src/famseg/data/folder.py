@@ -1,6 +1,5 @@
 """The user's own images, with label images of ids or colours."""
 
-import csv
 import logging
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -11,12 +10,14 @@ from famseg.data.datamodule import SegmentationDataModule
 from famseg.data.images import read_image, read_label
 from famseg.data.progress import parallel
 from famseg.data.source import Problem, Sample
+from famseg.data.tables import read_rows
 from famseg.errors import UserError
 
 log = logging.getLogger(__name__)
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp"}
 TABLE = "spacing.csv"
+COLUMNS = ("file", "mm_per_pixel", "subject")
 PAPER_IDS = {"BG": 0, "FL": 1, "FB": 2}  # the order of the paper's tables
 PAPER_COLOURS = {"BG": (0, 0, 0), "FL": (255, 0, 0), "FB": (0, 255, 0)}  # its Fig. 4
 
@@ -26,7 +27,7 @@ class Folder:
 
         root/images/NAME.png|jpg|tif|bmp
         root/labels/NAME.png                  class ids, or one colour per class
-        root/spacing.csv                      optional: file,mm_per_pixel,subject
+        root/spacing.csv                      optional: file,mm_per_pixel,subject; unknown values stay empty
 
     Images of 16 bits, floats or colours become one 8-bit channel, which is said in the log and by `famseg data check`.
     Without a subject each image counts as a subject of its own.
@@ -97,9 +98,9 @@ class Folder:
                 yield Problem(str(label), "has no image and is not used", "Add its image, or remove it.", fatal=False)
 
     def _table_problems(self) -> Iterator[Problem]:
-        table = str(self.root / TABLE)
+        table, known = str(self.root / TABLE), set(self.names)
         for name in self._table:
-            if name not in self.names:
+            if name not in known:
                 yield Problem(f"{table}, row {name}", "has no image and is not used", "Check the name.", fatal=False)
             elif self._cell(name, "mm_per_pixel") and not self._spacing(name) > 0:
                 what = f"pixel size {self._cell(name, 'mm_per_pixel')!r} is no positive number"
@@ -179,15 +180,8 @@ def _read_table(path: Path) -> dict[str, dict[str, str]]:
     """Rows of spacing.csv by file name; none without the file."""
     if not path.exists():
         return {}
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            lines = list(csv.DictReader(file))
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: cannot be read ({error}). Save it as UTF-8 text.") from None
-    if lines and not ("file" in lines[0] and {"mm_per_pixel", "subject"} & set(lines[0])):
-        raise UserError(f"{path}: needs the columns file,mm_per_pixel,subject (either of the last two may be absent).")
     rows: dict[str, dict[str, str]] = {}
-    for line in lines:
+    for line in read_rows(path, COLUMNS, f"Write the columns {','.join(COLUMNS)}; unknown values stay empty."):
         if line["file"] in rows:
             raise UserError(f"{path}: {line['file']} is listed twice. Remove one of the rows.")
         rows[line["file"]] = line

@@ -4,8 +4,8 @@ T. L. A. van den Heuvel, D. de Bruijn, C. L. de Korte, B. van Ginneken, "Automat
 circumference using 2D ultrasound images", PLoS ONE 13(8): e0200412, 2018. Data: Zenodo record 1327317, CC BY 4.0.
 """
 
-import csv
 import math
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +18,7 @@ from famseg.data.datamodule import SegmentationDataModule
 from famseg.data.images import read_image
 from famseg.data.progress import parallel
 from famseg.data.source import Problem, Sample
+from famseg.data.tables import read_rows
 from famseg.errors import UserError
 
 TABLE = "training_set_pixel_size_and_HC.csv"
@@ -89,7 +90,7 @@ class HC18:
                 yield Problem(
                     where, f"head circumference is {row.hc_mm}", "Restore it from the published table.", False
                 )
-        for name in sorted({name for name in self.names if self.names.count(name) > 1}):
+        for name in sorted(name for name, count in Counter(self.names).items() if count > 1):
             yield Problem(f"{self.root / TABLE}, row {name}", "the file is listed twice", "Remove one of the rows.")
 
     def _file_problems(self) -> Iterator[Problem]:
@@ -147,20 +148,14 @@ def _read_table(root: Path) -> list[_Row]:
     get = f"`famseg data download hc18 {root}` fetches the set."
     if not (root / "training_set").is_dir():
         raise UserError(f"{root}: has no folder training_set, so it does not hold HC18 (data.root). {get}")
-    try:
-        with (root / TABLE).open(newline="", encoding="utf-8-sig") as file:
-            lines = list(csv.DictReader(file))
-    except OSError as error:
-        raise UserError(f"{root / TABLE}: cannot be read ({error.strerror}). {get}") from None
+    lines = read_rows(root / TABLE, COLUMNS, get)
     if not lines:
         raise UserError(f"{root / TABLE}: the table is empty. {get}")
-    if missing := [column for column in COLUMNS if column not in lines[0]]:
-        raise UserError(f"{root / TABLE}: has no column {missing[0]!r}. {get}")
     return [_Row(line[COLUMNS[0]], _number(line[COLUMNS[1]]), _number(line[COLUMNS[2]])) for line in lines]
 
 
-def _number(text: str | None) -> float:
+def _number(text: str) -> float:
     try:
-        return float(text or "nan")
+        return float(text)
     except ValueError:
         return math.nan

@@ -2,10 +2,12 @@
 
 import csv
 import hashlib
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from famseg.data.tables import read_rows
 from famseg.errors import UserError
 
 Splits = dict[str, list[str]]
@@ -39,15 +41,17 @@ def split_by_group(
     """
     if fold == "all":
         return {"train": [], "val": [], "test": list(names)}
+    if folds < 2:
+        raise UserError(f"data.folds={folds}: give at least 2; data.fold=all tests every image.")
     if not isinstance(fold, int) or not 0 <= fold < folds:
         raise UserError(f"data.fold={fold}: there are folds 0 to {folds - 1} (data.folds={folds}), or `all`.")
     if not 0 < val_fraction < 1:
         raise UserError(f"data.val_fraction={val_fraction}: give a number between 0 and 1.")
     unique = sorted(set(groups))
-    if len(unique) < max(folds, 3):
+    if len(unique) < folds or len(unique) - math.ceil(len(unique) / folds) < 2:  # one each for train and val
         raise UserError(
             f"{len(names)} images of {len(unique)} examinations or subjects are too few for data.folds={folds}. "
-            "Give data.folds fewer (at least 2, with 3 subjects), or data.fold=all to test only."
+            "Each fold needs one, training and validation one each. Give another data.folds, or data.fold=all."
         )
     part = _deal(unique, groups, fold, folds, val_fraction, seed)
     return {split: [n for n, g in zip(names, groups, strict=True) if part[g] == split] for split in SPLITS}
@@ -84,7 +88,7 @@ def read_split(path: Path, groups: Mapping[str, str]) -> Splits:
     """Read a file that `write_split` wrote, or a published one of that form.
 
     Args:
-        path: CSV with the columns file, split and, if known, group.
+        path: CSV with the columns file, group and split; a group that is not known stays empty.
         groups: Group of every sample of the data set.
 
     Returns:
@@ -94,7 +98,9 @@ def read_split(path: Path, groups: Mapping[str, str]) -> Splits:
         UserError: Listed images are missing from the set, a split has an unknown name, a file is listed twice, or a
             group straddles two splits.
     """
-    lines = _read_lines(path)
+    lines = read_rows(path, ("file", "group", "split"), "Give a file with the columns file,group,split.")
+    if not lines:
+        raise UserError(f"{path}: lists no images. Give a file with a row per image.")
     splits: Splits = {split: [] for split in SPLITS}
     part: dict[str, str] = {}
     for line in lines:
@@ -111,19 +117,8 @@ def read_split(path: Path, groups: Mapping[str, str]) -> Splits:
             "Use the set that the split was made for, complete."
         )
     _refuse_leaks(path, part, groups)
-    _refuse_leaks(path, part, {line["file"]: line.get("group") or line["file"] for line in lines})
+    _refuse_leaks(path, part, {line["file"]: line["group"] or line["file"] for line in lines})
     return splits
-
-
-def _read_lines(path: Path) -> list[dict[str, str]]:
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            lines = list(csv.DictReader(file))
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}). Check data.split_file.") from None
-    if not lines or not {"file", "split"} <= set(lines[0]):
-        raise UserError(f"{path}: is no split file. It needs the columns file, group, split and a row per image.")
-    return lines
 
 
 def _refuse_leaks(path: Path, part: Mapping[str, str], groups: Mapping[str, str]) -> None:

@@ -1,0 +1,31 @@
+"""CSV tables that users write, with errors that name what is wrong."""
+
+import csv
+from collections.abc import Collection
+from pathlib import Path
+
+from famseg.errors import UserError
+
+
+def read_rows(path: Path, columns: Collection[str], mend: str) -> list[dict[str, str]]:
+    """Rows of a CSV file by column name; absent cells are empty.
+
+    Args:
+        path: UTF-8 file with a header line.
+        columns: Columns that must be there.
+        mend: What the user can do when the file cannot be used.
+
+    Raises:
+        UserError: The file cannot be read, or a column is missing.
+    """
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            reader = csv.DictReader(file, restval="")
+            rows, present = list(reader), reader.fieldnames or []
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}). {mend}") from None
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise UserError(f"{path}: is no CSV file in UTF-8 ({error}). {mend}") from None
+    if missing := [column for column in columns if column not in present]:
+        raise UserError(f"{path}: has no column {missing[0]!r}. {mend}")
+    return rows
