@@ -114,9 +114,10 @@ class Femur:
         end_radius = self.thickness * (1 + self.FLARE) / 2
         half_chord = self.length / 2 - end_radius
         along = np.clip(u / half_chord, -1, 1)
-        beside = v - self.bow * (1 - along**2)
+        square = along * along
+        beside = v - self.bow * (1 - square)
         beyond = np.maximum(np.abs(u) - half_chord, 0)
-        radius = self.thickness / 2 * (1 + self.FLARE * along**4)
+        radius = self.thickness / 2 * (1 + self.FLARE * square * square)
         return np.asarray(np.hypot(beyond, beside) - radius)
 
     def mask(self, height: int, width: int, spacing: float) -> Mask:

@@ -6,7 +6,7 @@ from famseg.data.phantom.difficulty import Difficulty
 from famseg.data.phantom.geometry import Femur, Pose
 from famseg.data.phantom.medium import MUSCLE, SKIN, Medium, Tissue, bump, ellipse_distance, soft
 
-BONE_SHADOW = 18.0  # dB that are lost through a femur
+BONE_SHADOW = (7.0, 16.0)  # dB that are lost through a femur, least and most
 
 
 def femur(medium: Medium, femur: Femur, look: Difficulty) -> None:
@@ -15,10 +15,10 @@ def femur(medium: Medium, femur: Femur, look: Difficulty) -> None:
     side = rng.choice([-1.0, 1.0])  # thicker at the hip
     window = medium.grid.around(pose.x, pose.z, 1.2 * femur.length)
     u, v = medium.local(pose, window)
-    slim = np.clip(1 + 0.35 * side * u / femur.length, 0.6, 1.5) + 0.1 * medium.texture(20, 20)[window]
+    slim = np.clip(1 + 0.35 * side * u / femur.length, 0.6, 1.5) + 0.1 * medium.texture(20, 20, window)
     half = rng.uniform(0.22, 0.36) * femur.length + 0.5 * femur.thickness
     distance, normal_u, normal_v = ellipse_distance(u, v / slim, 0.8 * femur.length, half)
-    fibres = 3 * medium.texture(1.2, 12)[window] + 2 * medium.texture(3, 5)[window]
+    fibres = 3 * medium.texture(1.2, 12, window) + 2 * medium.texture(3, 5, window)
     medium.fill(window, soft(distance, 1.2), MUSCLE, fibres + 5 * bump(distance + 2, 2))
     facing = medium.perpendicular(normal_u, normal_v, pose, window)
     medium.reflect(window, 0.12 * facing**3 * bump(distance, 0.5))
@@ -27,19 +27,19 @@ def femur(medium: Medium, femur: Femur, look: Difficulty) -> None:
 
 def _shaft(medium: Medium, femur: Femur, look: Difficulty) -> None:
     """Its near surface is brightest; speckle of its own keeps it from being flat."""
-    pose = femur.pose
+    rng, pose = medium.rng, femur.pose
     window = medium.grid.around(pose.x, pose.z, femur.length)
     u, v = medium.local(pose, window)
     distance = femur.distance(u, v)
     facing = medium.perpendicular(np.zeros_like(u[:1]), np.ones_like(u[:1]), pose, window)
     depth = v / np.float32(femur.thickness)
-    uneven = 1.5 * medium.texture(2, 5)[window] - 5 * np.clip(depth, 0, 1)
-    level = look.bone - 1 + uneven + 20 * look.dropout * np.log10(facing + np.float32(0.03))
+    uneven = 2.0 * medium.texture(2, 6, window) - 9 * np.clip(depth + 0.2, 0, 1) - 3 * (2 * u / femur.length) ** 4
+    level = look.bone - 2 + uneven + 20 * look.dropout * np.log10(facing + np.float32(0.03))
     inside = soft(distance + 0.12 * femur.thickness, 0.45 * femur.thickness)
     medium.reflect(window, 10 ** (level / 20) * inside)
     bone = soft(distance, 0.25 * femur.thickness)
     medium.level[window] += bone * (look.bone - 9 + uneven - medium.level[window])
-    medium.shadow[window] += bone * (BONE_SHADOW / femur.thickness)
+    medium.shadow[window] += bone * (rng.uniform(*BONE_SHADOW) / femur.thickness)
 
 
 def distractor(medium: Medium, pose: Pose, size: float) -> None:
@@ -85,11 +85,12 @@ def _lump(medium: Medium, pose: Pose, size: float) -> None:
 
 def _abdomen(medium: Medium, pose: Pose, size: float) -> None:
     """Round and large like a head, without a skull."""
-    a, b = 0.9 * size, 0.8 * size
+    a, b = 0.9 * size, medium.rng.uniform(0.6, 0.85) * size
     window = medium.grid.around(pose.x, pose.z, 1.1 * a)
     u, v = medium.local(pose, window)
     distance, normal_u, normal_v = ellipse_distance(u, v, a, b)
-    medium.fill(window, soft(distance, 1.5), MUSCLE, 3 * medium.texture(4, 6)[window])
+    inner = 4 * medium.texture(0.3 * size, 0.3 * size) + 3 * medium.texture(3, 5)
+    medium.fill(window, soft(distance, 1.5), Tissue(-34, 1.0), inner[window])
     facing = medium.perpendicular(normal_u, normal_v, pose, window)
-    medium.reflect(window, 0.1 * facing**3 * bump(distance + 0.5, 0.7))
+    medium.reflect(window, 0.2 * facing**3 * bump(distance + 0.5, 0.7))
     medium.blob(Pose(pose.x + 0.3 * a, pose.z, 0.2), 0.2 * a, 0.12 * a, Tissue(-58, 0.2))  # stomach

@@ -28,7 +28,7 @@ class Tissue:
 MATERNAL = Tissue(-30, 1.0)
 FLUID = Tissue(-66, 0.1)
 SKIN = Tissue(-36, 0.9)
-BRAIN = Tissue(-43, 0.7)
+BRAIN = Tissue(-44, 0.7)
 VENTRICLE = Tissue(-56, 0.5)
 MUSCLE = Tissue(-38, 1.0)
 
@@ -63,12 +63,16 @@ class Medium:
         normal_x, normal_z = normal_u * cos - normal_v * sin, normal_u * sin + normal_v * cos
         return np.asarray(np.abs(normal_x * beam_x + normal_z * beam_z))
 
-    def texture(self, along: float, across: float) -> Image:
-        """Smooth noise over the whole grid, standard deviation about 1, its bumps that many mm in depth and width."""
+    def texture(self, along: float, across: float, window: Window = WHOLE) -> Image:
+        """Smooth noise over a window, standard deviation about 1, its bumps that many mm in depth and width."""
         length, width = self.grid.extent
-        cells = [int(np.clip(size / bump, 1, 200)) + 2 for size, bump in ((length, along), (width, across))]
-        coarse = self.rng.standard_normal(cells, dtype=np.float32)
-        return np.asarray(cv2.resize(coarse, self.grid.shape[::-1], interpolation=cv2.INTER_CUBIC) * np.float32(1.3))
+        shape = self.level[window].shape
+        sizes = length * shape[0] / self.grid.shape[0], width * shape[1] / self.grid.shape[1]
+        cells = [int(np.clip(size / bump, 1, 200)) + 2 for size, bump in zip(sizes, (along, across), strict=True)]
+        coarse = self.rng.standard_normal(cells, dtype=np.float32) * np.float32(1.3)
+        if 0 in shape:  # the window lies outside the sector
+            return np.zeros(shape, np.float32)
+        return np.asarray(cv2.resize(coarse, shape[::-1], interpolation=cv2.INTER_CUBIC))
 
     def fill(self, window: Window, weight: Float, tissue: Tissue, texture: Float | float = 0.0) -> None:
         """Put a tissue where `weight` is 1, in place of what was there; `texture` varies its level (dB)."""

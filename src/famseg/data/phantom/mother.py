@@ -8,7 +8,7 @@ from famseg.data.phantom.medium import FLUID, WHOLE, Medium, bump, ellipse_dista
 
 def tissue(medium: Medium) -> None:
     """Uneven tissue everywhere: patches, and streaks that run across the beam as muscle fibres do."""
-    medium.level += 4.0 * medium.texture(35, 45) + 2.5 * medium.texture(2.5, 14) + 2.0 * medium.texture(5, 7)
+    medium.level += 4.5 * medium.texture(30, 40) + 2.5 * medium.texture(2.5, 14) + 2.5 * medium.texture(5, 7)
 
 
 def layers(medium: Medium) -> None:
@@ -29,7 +29,7 @@ def fluid(medium: Medium, pose: Pose, a: float, b: float) -> None:
     """A pool of amniotic fluid, an uneven ellipse with semi-axes a and b, and the wall of the uterus around it."""
     u, v = medium.local(pose, WHOLE)
     distance, normal_u, normal_v = ellipse_distance(u, v, a, b)
-    distance = distance + 0.12 * min(a, b) * medium.texture(0.5 * b, 0.5 * a)
+    distance = distance + 0.1 * min(a, b) * medium.texture(b, a) + 0.02 * min(a, b) * medium.texture(0.3 * b, 0.3 * a)
     medium.fill(WHOLE, soft(distance, 1.5), FLUID)
     facing = medium.perpendicular(normal_u, normal_v, pose, WHOLE)
     medium.reflect(WHOLE, medium.rng.uniform(0.03, 0.2) * facing**4 * bump(distance - 0.8, 0.7))

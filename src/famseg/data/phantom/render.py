@@ -50,23 +50,24 @@ def receive(medium: Medium, subject: Subject, look: Difficulty) -> Image:
     depth = grid.radius - grid.radius[0]
     rate = 0.35 / (1 + grid.extent[0] / 100)  # dB per mm both ways: deeper views take lower frequencies
     lost = np.cumsum(rate * medium.loss + medium.shadow, axis=0, dtype=np.float32) * np.float32(grid.step)
-    lost += _contact(medium)
+    beam = 2 * round(2 * grid.pulse.lateral / (grid.turn * grid.sector.far)) + 1
+    lost = _contact(medium) + cv2.blur(lost, (beam, 1))  # a beam is partly in the shadow
     gain = subject.gain + np.float32(rng.uniform(0.8, 1.0) * rate) * depth + _sliders(grid, rng)
     haze = amplitude(look.haze + 14 * np.exp(-depth / 15))  # echoes between probe and skin
     scatter = np.hypot(amplitude(medium.level + gain - lost), haze)
     mirror = medium.mirror * amplitude(gain - lost)
-    noise = amplitude(look.noise + gain - gain[-1])
-    power = np.zeros(grid.shape, np.float32)
+    noise = amplitude(look.noise + gain - gain[-1]) * complex_normal(rng, grid.shape)
+    power = noise.real**2 + noise.imag**2
     for echo in echoes(grid, scatter, mirror, subject.looks, rng):
-        power += np.abs(echo + noise * complex_normal(rng, grid.shape)) ** 2
-    return np.asarray(np.sqrt(power / subject.looks))
+        power += (echo.real**2 + echo.imag**2) / np.float32(subject.looks)
+    return np.asarray(np.sqrt(power))
 
 
 def _contact(medium: Medium) -> Image:
     """Loss (dB) of the lines whose piece of the probe touches badly or looks through gas, most at the sides."""
     aside = (medium.grid.angle / medium.grid.sector.half_angle) ** 2
     streaks = np.clip(medium.texture(1e6, 12) - 0.8, 0, 2)
-    return np.asarray(medium.rng.uniform(0, 8) * aside**2 + medium.rng.uniform(0, 6) * streaks)
+    return np.asarray(medium.rng.uniform(0, 12) * aside**1.5 + medium.rng.uniform(0, 8) * streaks)
 
 
 def _sliders(grid: Grid, rng: np.random.Generator) -> Image:

@@ -72,7 +72,7 @@ class Grid:
         length = sector.far - sector.near
         middle = (sector.far + sector.near) / 2
         samples = int(np.ceil(length / max(spacing, pulse.axial))) + 1
-        lines = int(np.ceil(2 * sector.half_angle * middle / max(spacing, 0.6 * pulse.lateral))) + 1
+        lines = int(np.ceil(2 * sector.half_angle * middle / max(spacing, 0.8 * pulse.lateral))) + 1
         self.radius = np.linspace(sector.near, sector.far, samples, dtype=np.float32)[:, None]
         self.angle = np.linspace(-sector.half_angle, sector.half_angle, lines, dtype=np.float32)[None, :]
         self.step = length / (samples - 1)
@@ -110,10 +110,9 @@ class Grid:
     def to_picture(self, values: Image, height: int, width: int) -> Image:
         """Scan conversion: linear interpolation of (D, L) values at the pixel centres, 0 outside the sector."""
         x, z = pixel_centres(height, width, self.spacing)
-        dx, dz = x - self.sector.apex_x, z - self.sector.apex_z
-        row = (np.hypot(dx, dz) - self.sector.near) / self.step
-        column = (np.arctan2(dx, dz) + self.sector.half_angle) / self.turn
-        maps = row.astype(np.float32), column.astype(np.float32)
-        picture = cv2.remap(values, maps[1], maps[0], cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+        dx, dz = (x - self.sector.apex_x).astype(np.float32), (z - self.sector.apex_z).astype(np.float32)
+        row = (np.sqrt(dx**2 + dz**2) - np.float32(self.sector.near)) / np.float32(self.step)
+        column = (np.arctan2(dx, dz) + np.float32(self.sector.half_angle)) / np.float32(self.turn)
+        picture = cv2.remap(values, column, row, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
         inside = (row >= 0) & (row <= self.shape[0] - 1) & (column >= 0) & (column <= self.shape[1] - 1)
-        return np.where(inside, picture, np.float32(0))
+        return np.asarray(picture * inside)

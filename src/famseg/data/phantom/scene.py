@@ -51,9 +51,9 @@ class Subject:
             hc=standards.HC.mean(weeks) + z_head * standards.HC.sd(weeks),
             cephalic_index=float(np.clip(rng.normal(0.79, 0.035), 0.7, 0.88)),
             fl=standards.FL.mean(weeks) + z_femur * standards.FL.sd(weeks),
-            femur_ratio=rng.uniform(0.09, 0.13),
+            femur_ratio=rng.uniform(0.08, 0.12),
             pulse_scale=rng.uniform(0.8, 1.3),
-            looks=int(rng.integers(1, 4)),
+            looks=int(rng.integers(2, 5)),
             dynamic_range=rng.uniform(54, 64),
             gamma=rng.uniform(1.2, 1.6),
             gain=rng.normal(0, 2.5),
@@ -122,13 +122,14 @@ def _side_by_side(extents: Sequence[tuple[float, float]], below: bool, rng: np.r
 
 def _aim(size: Pair, centre: Pair, half: Pair, rng: np.random.Generator) -> Sector:
     """A sector that covers the objects; zooms into the depth lose the probe's arc, wide views show it."""
-    probe = rng.uniform(38, 60)
     skipped = rng.uniform(-0.06, 0.0) if rng.random() < 0.5 else rng.uniform(0, 0.5)  # of the picture's height
-    apex_z = -(probe + skipped * size[1])
     apex_x = size[0] / 2 + rng.normal(0, 0.04) * size[0]
     reach = abs(centre[0] - apex_x) + half[0]
     wide = max(rng.uniform(0.75, 1.15) * size[0] / 2, 1.03 * reach)  # half of the fan's width at the objects' depth
-    half_angle = float(np.clip(np.arctan2(wide, centre[1] - apex_z), np.deg2rad(8), np.deg2rad(60)))
+    least = wide / np.tan(np.deg2rad(rng.uniform(25, 42)))  # a wider fan needs a probe with a larger radius
+    probe = max(rng.uniform(38, 60), least - centre[1] - max(skipped, 0) * size[1])
+    apex_z = -(probe + skipped * size[1])
+    half_angle = float(np.arctan2(wide, centre[1] - apex_z))
     far = (size[1] - apex_z) * rng.uniform(1.0, 1.08)
     near = max(probe, 0.97 * -apex_z * np.cos(half_angle))
     return Sector(float(apex_x), float(apex_z), float(probe), float(near), float(far), half_angle)
