@@ -79,7 +79,11 @@ def load_predictor(where: str | Path, device: str | torch.device = "cpu") -> Pre
     model = build(metadata)
     prefix = "model."
     weights = {k.removeprefix(prefix): v for k, v in content["state_dict"].items() if k.startswith(prefix)}
-    model.load_state_dict(weights)
+    try:
+        model.load_state_dict(weights)
+    except RuntimeError as error:
+        version = metadata.get("version")
+        raise UserError(f"{where}: its weights do not fit the model of this version (written by {version}).") from error
     data = metadata["data"]
     height, width = data["size"]
     model.to(device).eval()

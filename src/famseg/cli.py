@@ -61,11 +61,11 @@ def _add_data(data: argparse.ArgumentParser) -> None:
 
 
 def _check(options: argparse.Namespace) -> int:
-    from hydra.errors import InstantiationException  # noqa: PLC0415
-    from hydra.utils import instantiate  # noqa: PLC0415
+    from hydra.errors import InstantiationException
+    from hydra.utils import instantiate
 
-    from famseg.configuration import composed  # noqa: PLC0415
-    from famseg.data.check import check_report  # noqa: PLC0415
+    from famseg.configuration import composed
+    from famseg.data.check import check_report
 
     config = composed("data_check", options.overrides)
     try:
@@ -80,7 +80,7 @@ def _check(options: argparse.Namespace) -> int:
 
 
 def _download_hc18(options: argparse.Namespace) -> int:
-    from famseg.data.download import download_hc18  # noqa: PLC0415
+    from famseg.data.download import download_hc18
 
     download_hc18(options.destination)
     print(f"HC18 is in {options.destination}. Next: python train.py data=hc18 data.root={options.destination}")

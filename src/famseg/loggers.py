@@ -1,6 +1,8 @@
 """Weights & Biases, which mirrors a run and never stops one."""
 
 import logging
+import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ def wandb(*, save_dir: str, offline: bool = True, **options: Any) -> Logger | No
         offline: record only; `wandb sync` uploads later.
         **options: WandbLogger's own, such as project and group.
     """
+    os.environ.setdefault("WANDB_SILENT", "true")  # its banners would bury the run's own lines
     try:
         from lightning.pytorch.loggers import WandbLogger  # a second to import
 
@@ -26,3 +29,14 @@ def wandb(*, save_dir: str, offline: bool = True, **options: Any) -> Logger | No
         log.warning("wandb does not start (%s: %s); metrics.csv has everything.", type(error).__name__, error)
         return None
     return logger
+
+
+def finish_wandb(exit_code: int) -> None:
+    """Close wandb's run, if one is open: a further run in this process would otherwise go on in it."""
+    module = sys.modules.get("wandb")
+    if module is None or module.run is None:
+        return
+    try:
+        module.finish(exit_code=exit_code, quiet=True)
+    except Exception as error:
+        log.warning("wandb does not close its run (%s: %s).", type(error).__name__, error)

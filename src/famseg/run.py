@@ -20,6 +20,7 @@ from omegaconf import DictConfig, OmegaConf
 import famseg
 from famseg.errors import UserError
 from famseg.files import write_atomically
+from famseg.loggers import finish_wandb
 
 log = logging.getLogger(__name__)
 
@@ -54,10 +55,12 @@ def recorded(config: DictConfig) -> Iterator[Path]:
             _write_status(folder, "running", started)
             yield folder
     except BaseException as error:
+        finish_wandb(exit_code=1)
         _write_status(folder, "failed", started, traceback.format_exc(), quiet=True)
         if isinstance(error, CompactHydraException):
             log.error("The run failed, see %s", folder / "status.json")
         raise
+    finish_wandb(exit_code=0)
     _write_status(folder, "done", started)
     log.info("Done: %s", folder)
 

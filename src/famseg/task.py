@@ -31,8 +31,10 @@ class SegmentationTask(lightning.LightningModule):
         optimizer: optimizer of the first phase.
         scheduler: decay of the learning rate.
         switch: what follows the first phase, if anything (paper, section 3.4).
-        metadata: plain values that go into every checkpoint.
         channels_last: memory format of the network's maps.
+
+    Attributes:
+        metadata: plain values that go into every checkpoint, for rebuilding the network.
     """
 
     def __init__(
@@ -43,7 +45,6 @@ class SegmentationTask(lightning.LightningModule):
         optimizer: OptimizerOption,
         scheduler: Decay,
         switch: Switch | None = None,
-        metadata: Mapping[str, Any] | None = None,
         channels_last: bool = False,
     ) -> None:
         super().__init__()
@@ -51,7 +52,7 @@ class SegmentationTask(lightning.LightningModule):
         self.loss = loss
         self.classes = dict(classes)
         self.optimizer, self.scheduler, self.switch = optimizer, scheduler, switch or None
-        self.metadata = dict(metadata or {})
+        self.metadata: dict[str, Any] = {}
         self.channels_last = channels_last
         self.phase = 0
         self.losses: list[float] = []  # mean training loss of every finished epoch: the state of the decay

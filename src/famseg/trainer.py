@@ -14,8 +14,6 @@ from lightning.pytorch.loggers import Logger
 
 from famseg.errors import UserError
 
-log = logging.getLogger(__name__)
-
 
 def build(
     *,
@@ -53,15 +51,18 @@ def build(
         monitor=monitor,
         mode="max",
         save_top_k=keep_best,
-        save_last=True,
         save_on_train_epoch_end=True,
         enable_version_counter=False,
     )
+    # not save_last: that is a copy of the best whenever there is a new one
+    last = ModelCheckpoint(folder, filename="last", save_on_train_epoch_end=True, enable_version_counter=False)
+    for chatty in ("lightning.pytorch.utilities.rank_zero", "lightning.pytorch.accelerators.cuda"):
+        logging.getLogger(chatty).setLevel(logging.WARNING)  # tips and device lists; environment.json has the devices
     bar = [RichProgressBar(leave=True)] if progress else []
     try:
         return lightning.Trainer(
             default_root_dir=output,
-            callbacks=[*callbacks, best, *bar],
+            callbacks=[*callbacks, best, last, *bar],
             logger=[logger] if logger else False,
             precision=precision,  # type: ignore[arg-type]
             enable_progress_bar=progress,
