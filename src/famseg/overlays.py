@@ -51,7 +51,7 @@ def draw(panel: Panel, classes: Mapping[str, int], width: int = 360) -> Picture:
     """
     height = round(width * panel.image.shape[0] / panel.image.shape[1])
     grey = cv2.resize(panel.image, (width, height), interpolation=cv2.INTER_AREA)
-    picture = cv2.cvtColor(grey, cv2.COLOR_GRAY2RGB)
+    picture = cv2.cvtColor(grey, cv2.COLOR_GRAY2RGB).astype(np.uint8)
     for id_, colour in colours(classes).items():
         region = _resized(panel.prediction == id_, width, height)
         tint = (0.75 * picture[region] + 0.25 * np.array(colour)).astype(np.uint8)

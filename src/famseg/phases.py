@@ -1,15 +1,15 @@
 """Optimizer phases: which optimizer runs from which epoch, and at which rates (paper, section 3.4)."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 
 from famseg.errors import UserError
 from famseg.schedules import Decay, RateLimits, Span
 
-OptimizerFactory = Callable[[Iterable[torch.nn.Parameter]], torch.optim.Optimizer]
+OptimizerFactory = Callable[[list[dict[str, Any]]], torch.optim.Optimizer]
 
 
 @dataclass(frozen=True)
@@ -18,7 +18,7 @@ class OptimizerOption:
 
     Attributes:
         name: short name for logs and metrics.csv.
-        build: parameters -> optimizer; its rate is set by the phase.
+        build: parameter groups -> optimizer; its rate is set by the phase.
         rates: the constants of Eq. (11)-(12).
     """
 
