@@ -1,9 +1,11 @@
+import pickle
+
 import numpy as np
 import pytest
 import torch
 
 from famseg.data.items import EvaluationItems, Preparation, TrainItems, ValItems, collate
-from famseg.data.transforms import Letterbox
+from famseg.data.transforms import Augmentation, Letterbox
 from famseg.errors import UserError
 
 
@@ -71,6 +73,13 @@ def test_augmentation_follows_from_seed_epoch_and_index(prepare):
     assert torch.equal(image(0, 1, 2), image(0, 1, 2))
     for other in [(1, 1, 2), (0, 2, 2), (0, 1, 3)]:
         assert not torch.equal(image(0, 1, 2), image(*other))
+
+
+def test_items_travel_to_workers_that_are_not_forked(prepare):
+    items = TrainItems(prepare, Augmentation(), 0)
+    there = pickle.loads(pickle.dumps(items))
+    assert torch.equal(there[1, 2]["image"], items[1, 2]["image"])
+    pickle.dumps(items)  # also after its first use
 
 
 def test_without_augmentation_training_items_are_validation_items(prepare):

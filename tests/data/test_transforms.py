@@ -111,6 +111,18 @@ def test_image_and_mask_move_together(pair):
         assert ((image > 127) != (mask == 2)).sum() <= 2  # a mask moved by nearest neighbour differs in 15 px and more
 
 
+def test_proportions_are_kept(pair):
+    """A circle stays a circle, however large it becomes."""
+    circle = Ellipse(96, 64, 40, 40, 0).mask(128, 192).astype(np.uint8)
+    augment = Augmentation(rotate=30, scale=0.3, shift=0, geometric=1, photometric=0)
+    areas = []
+    for seed in range(8):
+        y, x = np.nonzero(augment(pair[0], circle, seed=seed)[1])
+        assert np.ptp(x) == pytest.approx(np.ptp(y), abs=2)
+        areas.append(len(x))
+    assert max(areas) > 1.3 * min(areas)
+
+
 def test_photometric_changes_leave_the_mask(pair):
     image, mask = Augmentation(flip=0, geometric=0, photometric=1)(*pair, seed=3)
     np.testing.assert_array_equal(mask, pair[1])
@@ -119,5 +131,5 @@ def test_photometric_changes_leave_the_mask(pair):
 
 
 def test_only_augmenting_imports_albumentations():
-    code = "import sys, famseg.data.hc18; sys.exit('albumentations' in sys.modules)"
+    code = "import sys, famseg.data.transforms; sys.exit('albumentations' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -78,6 +78,7 @@ def fetch(url: str, path: Path, checksum: str, *, attempts: int = 5, pause: floa
         _fetch_part(url, part, attempts, pause)
         os.replace(part, output_file)
 
+    pooch.get_logger().setLevel("WARNING")  # the progress line says the rest
     try:
         pooch.retrieve(url, checksum, fname=path.name, path=path.parent, downloader=resume)
     except ValueError:  # pooch's word for a wrong checksum; it has removed the file

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
+from rich.console import Console
 from rich.progress import Progress
 
 In = TypeVar("In")
@@ -21,7 +22,8 @@ def parallel(work: Callable[[In], Out], items: Sequence[In], what: str) -> Itera
     """
     start = time.monotonic()
     pool = ThreadPoolExecutor()
-    line = Progress(transient=True)
+    console = Console(stderr=True)
+    line = Progress(transient=True, console=console, disable=not console.is_terminal)
     task = line.add_task(what, total=len(items))
     try:
         for result in pool.map(work, items):
