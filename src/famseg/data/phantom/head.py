@@ -45,7 +45,9 @@ def _skull(
     depth = (distance + 0.5 * thickness) / (0.5 * thickness)  # -1 to 1 through the wall
     uneven = 2.0 * _waves(direction, (1, 2, 3, 5, 9, 14), rng) + 2.0 * medium.texture(2, 4, window)
     suture = sum(6 * bump(np.sin((direction - rng.uniform(0, 2 * np.pi)) / 2), 0.04) for _ in range(2))
-    level = look.bone - 3 + uneven - suture + 20 * look.dropout * np.log10(facing + np.float32(0.03))
+    level = (
+        look.bone - 3 + rng.normal(0, 1.5) + uneven - suture + 20 * look.dropout * np.log10(facing + np.float32(0.03))
+    )
     medium.reflect(window, 10 ** (level / 20) * bump(depth, 1.0))
     wall = bump(depth, 1.1)
     diffuse = Tissue(look.bone - 17, 1.0)

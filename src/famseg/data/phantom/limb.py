@@ -33,8 +33,8 @@ def _shaft(medium: Medium, femur: Femur, look: Difficulty) -> None:
     distance = femur.distance(u, v)
     facing = medium.perpendicular(np.zeros_like(u[:1]), np.ones_like(u[:1]), pose, window)
     depth = v / np.float32(femur.thickness)
-    uneven = 2.0 * medium.texture(2, 6, window) - 9 * np.clip(depth + 0.2, 0, 1) - 3 * (2 * u / femur.length) ** 4
-    level = look.bone - 2 + uneven + 20 * look.dropout * np.log10(facing + np.float32(0.03))
+    uneven = 3.0 * medium.texture(2, 6, window) - 12 * np.clip(depth + 0.2, 0, 1) - 3 * (2 * u / femur.length) ** 4
+    level = look.bone - 2 + rng.normal(0, 1.5) + uneven + 20 * look.dropout * np.log10(facing + np.float32(0.03))
     inside = soft(distance + 0.12 * femur.thickness, 0.45 * femur.thickness)
     medium.reflect(window, 10 ** (level / 20) * inside)
     bone = soft(distance, 0.25 * femur.thickness)

@@ -48,15 +48,15 @@ class Subject:
         weeks = float(rng.triangular(14, 20, 38))
         z_head, z_femur = rng.normal(0, 0.8, size=2)
         return cls(
-            hc=standards.HC.mean(weeks) + z_head * standards.HC.sd(weeks),
+            hc=float(standards.HC.mean(weeks) + z_head * standards.HC.sd(weeks)),
             cephalic_index=float(np.clip(rng.normal(0.79, 0.035), 0.7, 0.88)),
-            fl=standards.FL.mean(weeks) + z_femur * standards.FL.sd(weeks),
-            femur_ratio=rng.uniform(0.08, 0.12),
+            fl=float(standards.FL.mean(weeks) + z_femur * standards.FL.sd(weeks)),
+            femur_ratio=rng.uniform(0.07, 0.11),
             pulse_scale=rng.uniform(0.8, 1.3),
             looks=int(rng.integers(2, 5)),
             dynamic_range=rng.uniform(54, 64),
             gamma=rng.uniform(1.2, 1.6),
-            gain=rng.normal(0, 2.5),
+            gain=rng.normal(-1.5, 2.5),
         )
 
 
@@ -94,13 +94,13 @@ def draw_scene(
     spacing = float(np.max(2 * half / (fill * np.array([width, height]))))
     size = np.array([width - 1, height - 1]) * spacing
     free = np.maximum(0.95 * size / 2 - half, 0) + (look.cut * half if plane == "head" else 0)
-    centre = size / 2 + rng.uniform(-1, 1, size=2) * free
+    centre = size / 2 + rng.triangular(-1, 0, 1, size=2) * free
 
     head = replace(head, pose=head.pose.moved(*offsets[0] + centre))
     femur = replace(
         femur, pose=femur.pose.moved(*offsets[-1] + centre), thickness=max(thickness, look.femur_px * spacing)
     )
-    sector = _aim(size, centre, half, rng)
+    sector = _aim(size, centre, half, 0.9 if plane == "head" else 0.0, rng)
     pulse = _pulse(sector, centre, subject.pulse_scale)
     shown_head, shown_femur = head if plane in ("head", "both") else None, femur if plane in ("femur", "both") else None
     return Scene(height, width, spacing, shown_head, shown_femur, sector, pulse)
@@ -120,16 +120,21 @@ def _side_by_side(extents: Sequence[tuple[float, float]], below: bool, rng: np.r
     return offsets, half
 
 
-def _aim(size: Pair, centre: Pair, half: Pair, rng: np.random.Generator) -> Sector:
-    """A sector that covers the objects; zooms into the depth lose the probe's arc, wide views show it."""
-    skipped = rng.uniform(-0.06, 0.0) if rng.random() < 0.5 else rng.uniform(0, 0.5)  # of the picture's height
+def _aim(size: Pair, centre: Pair, half: Pair, widest: float, rng: np.random.Generator) -> Sector:
+    """A sector that covers the box of the objects, `widest` of the way from its top down to its middle.
+
+    Zooms into the depth lose the probe's arc, wide views show it.
+    """
+    top = centre[1] - half[1]
+    dip = rng.uniform(0, 1) * min(0.06 * size[1], max(top, 0))  # the arc ends above the objects
+    skipped = -dip if rng.random() < 0.5 else rng.uniform(0, 0.5) * size[1]
     apex_x = size[0] / 2 + rng.normal(0, 0.04) * size[0]
-    reach = abs(centre[0] - apex_x) + half[0]
-    wide = max(rng.uniform(0.75, 1.15) * size[0] / 2, 1.03 * reach)  # half of the fan's width at the objects' depth
+    z = top + widest * half[1]
+    wide = max(rng.uniform(0.75, 1.15) * size[0] / 2, 1.03 * (abs(centre[0] - apex_x) + half[0]))
     least = wide / np.tan(np.deg2rad(rng.uniform(25, 42)))  # a wider fan needs a probe with a larger radius
-    probe = max(rng.uniform(38, 60), least - centre[1] - max(skipped, 0) * size[1])
-    apex_z = -(probe + skipped * size[1])
-    half_angle = float(np.arctan2(wide, centre[1] - apex_z))
+    probe = max(rng.uniform(38, 60), least - z - max(skipped, 0))
+    apex_z = -(probe + skipped)
+    half_angle = float(np.arctan2(wide, z - apex_z))
     far = (size[1] - apex_z) * rng.uniform(1.0, 1.08)
     near = max(probe, 0.97 * -apex_z * np.cos(half_angle))
     return Sector(float(apex_x), float(apex_z), float(probe), float(near), float(far), half_angle)

@@ -45,19 +45,16 @@ class Phantom:
         images_per_subject: int = 2,
         planes: Mapping[str, float] | None = None,
     ) -> None:
-        self.n, self.seed, self.images_per_subject = n, seed, images_per_subject
-        self.planes = dict(USUAL_PLANES if planes is None else planes)
-        for name, value, least in (("n", n, 1), ("seed", seed, 0), ("images_per_subject", images_per_subject, 1)):
-            if value < least:
-                raise UserError(f"phantom: {name}={value}; give {least} or more")
-        if len(size) != 2 or min(size) < SMALLEST:
-            raise UserError(f"phantom: size={list(size)}; give [height, width], each {SMALLEST} or more")
+        _check_number("n", n, 1)
+        _check_number("seed", seed, 0)
+        _check_number("images_per_subject", images_per_subject, 1)
+        _check_size(size)
         if difficulty not in DIFFICULTIES:
             raise UserError(f"phantom: difficulty={difficulty!r}; give one of {', '.join(DIFFICULTIES)}")
-        if set(self.planes) - set(PLANES) or min(self.planes.values(), default=0) < 0 or sum(self.planes.values()) <= 0:
-            raise UserError(f"phantom: planes={self.planes}; give shares of {', '.join(PLANES)}, not all of them zero")
+        self.n, self.seed, self.images_per_subject = n, seed, images_per_subject
         self.height, self.width = size
         self.difficulty = DIFFICULTIES[difficulty]
+        self.planes = _checked_planes(USUAL_PLANES if planes is None else planes)
 
     @cached_property
     def classes(self) -> dict[str, int]:
@@ -114,6 +111,25 @@ class Phantom:
     def problems(self, decode: bool = True) -> Iterator[Problem]:
         """None: drawn data has no bad files."""
         return iter(())
+
+
+def _check_number(name: str, value: object, least: int) -> None:
+    if not isinstance(value, int) or value < least:
+        raise UserError(f"phantom: {name}={value!r}; give a whole number, {least} or more")
+
+
+def _check_size(size: object) -> None:
+    sides = list(size) if isinstance(size, Sequence) else []
+    if len(sides) != 2 or not all(isinstance(side, int) and side >= SMALLEST for side in sides):
+        raise UserError(f"phantom: size={size!r}; give [height, width] in pixels, each {SMALLEST} or more")
+
+
+def _checked_planes(planes: object) -> dict[str, float]:
+    shares = dict(planes) if isinstance(planes, Mapping) else {}
+    numbers = all(isinstance(share, int | float) and share >= 0 for share in shares.values())
+    if not shares or set(shares) - set(PLANES) or not numbers or sum(shares.values()) <= 0:
+        raise UserError(f"phantom: planes={planes!r}; give shares of {', '.join(PLANES)}, at least one above zero")
+    return shares
 
 
 def datamodule(
