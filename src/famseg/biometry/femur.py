@@ -9,7 +9,7 @@ import numpy as np
 from numpy.polynomial import Polynomial
 from numpy.typing import ArrayLike, NDArray
 
-from famseg.biometry.ellipse import boundary_points
+from famseg.biometry.ellipse import boundary_points, pixels
 from famseg.biometry.quality import Flag, main_object
 
 _CAP = 0.7  # part of the half width, on both sides of the mid-line, whose boundary points make the tip
@@ -69,18 +69,17 @@ def _tips(mask: NDArray[np.bool_]) -> tuple[NDArray[np.float64], float]:
     Raises:
         ValueError: too small.
     """
-    y, x = np.nonzero(mask)
-    pixels = np.stack([x, y], axis=1).astype(np.float64)
-    centre = pixels.mean(axis=0)
-    variance, axes = np.linalg.eigh(np.cov((pixels - centre).T)) if len(pixels) > 9 else (np.zeros(2), np.eye(2))
+    inside = pixels(mask)
+    centre = inside.mean(axis=0)
+    variance, axes = np.linalg.eigh(np.cov((inside - centre).T)) if len(inside) > 9 else (np.zeros(2), np.eye(2))
     if variance[1] < 1:
         raise ValueError("too small for a femur")
     axes = axes[:, ::-1] * (1 if axes[0, 1] >= 0 else -1)  # long axis first, towards the right
-    pixels, points = (pixels - centre) @ axes, (boundary_points(mask) - centre) @ axes
+    inside, points = (inside - centre) @ axes, (boundary_points(mask) - centre) @ axes
     if not len(points):
         raise ValueError("no boundary within the picture")
-    width = len(pixels) / math.sqrt(12 * variance[1])  # a bar of length l has variance l^2 / 12 along its axis
-    mid_line = Polynomial.fit(pixels[:, 0], pixels[:, 1], deg=2)
+    width = len(inside) / math.sqrt(12 * variance[1])  # a bar of length l has variance l^2 / 12 along its axis
+    mid_line = Polynomial.fit(inside[:, 0], inside[:, 1], deg=2)
     ends = np.array([points[:, 0].min() + width / 2, points[:, 0].max() - width / 2])
     caps = np.stack([ends, mid_line(ends)], axis=1)
     chord = (caps[1] - caps[0]) / np.hypot(*(caps[1] - caps[0]))

@@ -39,15 +39,18 @@ def main_object(mask: ArrayLike) -> tuple[NDArray[np.bool_], list[Flag]]:
         raise ValueError(f"a mask has two dimensions (height, width), got shape {binary.shape}")
     if not binary.any():
         return binary, [Flag.EMPTY]
-    count, labels, stats, _ = cv2.connectedComponentsWithStats(binary.view(np.uint8), connectivity=8)
+    rows, columns = np.flatnonzero(binary.any(axis=1)), np.flatnonzero(binary.any(axis=0))
+    box = np.s_[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+    count, labels, stats, _ = cv2.connectedComponentsWithStats(binary[box].astype(np.uint8), connectivity=8)
     areas = stats[1:count, cv2.CC_STAT_AREA]
-    largest = labels == 1 + int(areas.argmax())
+    largest = np.zeros_like(binary)
+    largest[box] = _filled(labels == 1 + int(areas.argmax()))
     flags = []
     if areas.sum() - areas.max() > _SPECK * areas.max():
         flags.append(Flag.SEVERAL_COMPONENTS)
     if largest[[0, -1]].any() or largest[:, [0, -1]].any():
         flags.append(Flag.TOUCHES_BORDER)
-    return _filled(largest), flags
+    return largest, flags
 
 
 def _filled(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:

@@ -1,0 +1,1 @@
+"""Scores of segmentations: overlap, boundaries, jaggedness, and their summaries."""
