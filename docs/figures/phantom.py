@@ -31,7 +31,7 @@ def phantom_samples(plane: str, seed: int) -> list[Sample]:
 
 
 def draw(rows: dict[str, list[Sample]], target: Path) -> None:
-    """One row per kind, with a scale bar of 20 mm; the last row's masks are outlined."""
+    """One row per kind, with a scale bar of 20 mm."""
     figure, axes = plt.subplots(len(rows), COLUMNS, figsize=(9.6, 2.25 * len(rows)), layout="constrained")
     for (title, samples), row in zip(rows.items(), axes, strict=True):
         for sample, axis in zip(samples, row, strict=True):

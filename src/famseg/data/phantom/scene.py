@@ -88,7 +88,7 @@ def draw_scene(
     femur = Femur(subject.fl, thickness, bow, Pose(0, 0, float(angles[1])))
     shown = {"femur": (femur,), "both": (head, femur)}.get(plane, (head,))  # an empty view is as wide as a head
 
-    below = height > rng.uniform(0, 2) * width
+    below = height > rng.uniform(0, 2) * width  # the taller the picture, the more often
     offsets, half = _side_by_side([item.extent() for item in shown], below, rng)
     fill = rng.uniform(*look.fill) * (0.75 if plane == "femur" else 1.0)
     spacing = float(np.max(2 * half / (fill * np.array([width, height]))))
@@ -97,13 +97,19 @@ def draw_scene(
     centre = size / 2 + rng.triangular(-1, 0, 1, size=2) * free
 
     head = replace(head, pose=head.pose.moved(*offsets[0] + centre))
-    femur = replace(
-        femur, pose=femur.pose.moved(*offsets[-1] + centre), thickness=max(thickness, look.femur_px * spacing)
-    )
+    thickness = max(thickness, look.femur_px * spacing)
+    femur = replace(femur, pose=femur.pose.moved(*offsets[-1] + centre), thickness=thickness)
     sector = _aim(size, centre, half, 0.9 if plane == "head" else 0.0, rng)
     pulse = _pulse(sector, centre, subject.pulse_scale)
-    shown_head, shown_femur = head if plane in ("head", "both") else None, femur if plane in ("femur", "both") else None
-    return Scene(height, width, spacing, shown_head, shown_femur, sector, pulse)
+    return Scene(
+        height,
+        width,
+        spacing,
+        head if plane in ("head", "both") else None,
+        femur if plane in ("femur", "both") else None,
+        sector,
+        pulse,
+    )
 
 
 def _side_by_side(extents: Sequence[tuple[float, float]], below: bool, rng: np.random.Generator) -> tuple[Pair, Pair]:
