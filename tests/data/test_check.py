@@ -32,11 +32,19 @@ def test_warnings_alone_are_no_failure(folder_root):
     assert check_report(Folder(folder_root))[1] == 0
 
 
+def test_a_missing_label_does_not_hide_that_its_image_is_damaged(folder_root):
+    (folder_root / "labels/0.png").unlink()
+    (folder_root / "images/0.png").write_bytes(b"no image")
+    missing, damaged = check(Folder(folder_root))
+    assert missing.file.endswith("labels/0.png")
+    assert damaged.file.endswith("images/0.png")
+
+
 def test_a_missing_file_does_not_hide_the_others(hc18_root):
     (hc18_root / "training_set/000_HC.png").unlink()
-    path = hc18_root / "training_set/004_HC.png"
-    path.write_bytes(path.read_bytes()[:300])
+    path = hc18_root / "training_set/000_HC_Annotation.png"
+    path.write_bytes(path.read_bytes()[:100])
     missing, truncated = check(HC18(hc18_root))
-    assert "000_HC.png" in missing.file
-    assert "004_HC.png" in truncated.file
+    assert missing.file.endswith("000_HC.png")
+    assert truncated.file.endswith("000_HC_Annotation.png")
     assert "truncated" in truncated.what

@@ -75,6 +75,9 @@ def test_unknown_ids_and_colours_are_named(tmp_path):
     label[3, 4] = 7
     with pytest.raises(UserError, match=r"ids \[7\] belong to no class. Known ids: 0 BG, 1 FL, 2 FB"):
         read_label(write(tmp_path / "a.png", label), IDS, COLOURS)
+    label[:] = np.arange(48)
+    with pytest.raises(UserError, match=r"ids 3 to 47 \(45 of them\) belong"):
+        read_label(write(tmp_path / "a.png", label), IDS, COLOURS)
     rgb = np.zeros((40, 48, 3), np.uint8)
     rgb[3, 4] = (9, 8, 7)  # blue, green, red
     with pytest.raises(UserError, match=r"colour \(7, 8, 9\) .* at x=4, y=3 belongs to no class"):

@@ -9,7 +9,7 @@ from typing import Any
 from famseg.data.datamodule import SegmentationDataModule
 from famseg.data.images import read_image, read_label
 from famseg.data.progress import parallel
-from famseg.data.source import Problem, Sample
+from famseg.data.source import Pixels, Problem, Sample
 from famseg.data.tables import read_rows
 from famseg.errors import UserError
 
@@ -66,13 +66,7 @@ class Folder:
         if converted and converted not in self._said:
             self._said.add(converted)
             log.warning("%s: %s; others likewise.", path, converted)
-        label = self._label(path)
-        mask = read_label(label, self.classes, self._colours)
-        if mask.shape != image.shape:
-            raise UserError(
-                f"{label}: the label has {mask.shape[1]}x{mask.shape[0]} px, its image "
-                f"{image.shape[1]}x{image.shape[0]}. Export both at the same size."
-            )
+        mask = self._read_label(path, image.shape)
         return Sample(path.name, self.groups[index], image, mask, self._spacing(path.name))
 
     def problems(self, decode: bool = True) -> Iterator[Problem]:
@@ -80,8 +74,7 @@ class Folder:
         yield from self._label_problems()
         yield from self._table_problems()
         if decode:
-            complete = [index for index, path in enumerate(self._images) if self._label(path).exists()]
-            for found in parallel(self._decoding_problems, complete, "Checking images"):
+            for found in parallel(self._decoding_problems, self._images, "Checking images"):
                 yield from found
 
     def _label_problems(self) -> Iterator[Problem]:
@@ -112,19 +105,36 @@ class Folder:
             what = f"no subject for {_some(unknown)}: images of one subject may end up in training and test"
             yield Problem(table, what, "Add the subject where it is known.", fatal=False)
 
-    def _decoding_problems(self, index: int) -> list[Problem]:
-        path = self._images[index]
+    def _decoding_problems(self, path: Path) -> list[Problem]:
+        found, shape = [], None
         try:
-            sample = self[index]
+            image, converted = read_image(path)
+            shape = image.shape
+            if converted:
+                found.append(Problem(str(path), converted, "Nothing to do if that is as meant.", fatal=False))
         except UserError as error:
-            return [Problem.from_error(error)]
-        found = []
-        if converted := read_image(path)[1]:
-            found.append(Problem(str(path), converted, "Nothing to do if that is as meant.", fatal=False))
-        if sample.mask is not None and not (sample.mask != next(iter(self.classes.values()))).any():
-            what = "holds background only"
-            found.append(Problem(str(self._label(path)), what, "Nothing to do if that is as meant.", fatal=False))
+            found.append(Problem.from_error(error))
+        if not self._label(path).exists():
+            return found
+        try:
+            mask = self._read_label(path, shape)
+            if not (mask != next(iter(self.classes.values()))).any():
+                what = "holds background only"
+                found.append(Problem(str(self._label(path)), what, "Nothing to do if that is as meant.", fatal=False))
+        except UserError as error:
+            found.append(Problem.from_error(error))
         return found
+
+    def _read_label(self, image: Path, shape: tuple[int, ...] | None) -> Pixels:
+        """The label of an image, of its shape if that is known."""
+        label = self._label(image)
+        mask = read_label(label, self.classes, self._colours)
+        if shape and mask.shape != shape:
+            raise UserError(
+                f"{label}: the label has {mask.shape[1]}x{mask.shape[0]} px, its image {shape[1]}x{shape[0]}. "
+                "Export both at the same size."
+            )
+        return mask
 
     def _label(self, image: Path) -> Path:
         return self.root / "labels" / f"{image.stem}.png"

@@ -77,8 +77,7 @@ class HC18:
         yield from self._table_problems()
         yield from self._file_problems()
         if decode:
-            complete = [row for row in self._rows if self._image(row).exists() and self._annotation(row).exists()]
-            for found in parallel(self._picture_problems, complete, "Checking images"):
+            for found in parallel(self._picture_problems, self._rows, "Checking images"):
                 yield from found
 
     def _table_problems(self) -> Iterator[Problem]:
@@ -87,9 +86,8 @@ class HC18:
             if not row.spacing > 0:
                 yield Problem(where, f"pixel size is {row.spacing}", "Restore the value from the published table.")
             if not row.hc_mm > 0:
-                yield Problem(
-                    where, f"head circumference is {row.hc_mm}", "Restore it from the published table.", False
-                )
+                mend = "Restore the value from the published table to have it compared."
+                yield Problem(where, f"head circumference is {row.hc_mm}", mend, fatal=False)
         for name in sorted(name for name, count in Counter(self.names).items() if count > 1):
             yield Problem(f"{self.root / TABLE}, row {name}", "the file is listed twice", "Remove one of the rows.")
 
@@ -105,19 +103,29 @@ class HC18:
                 yield Problem(str(path), what, "Add its row to use it.", fatal=False)
 
     def _picture_problems(self, row: _Row) -> list[Problem]:
+        found, shape = [], None
         try:
-            image, converted = read_image(self._image(row))
-            ellipse = self._ellipse(row, image.shape)
+            if self._image(row).exists():
+                image, converted = read_image(self._image(row))
+                shape = image.shape
+                if converted:
+                    meant = "Nothing to do if that is as meant."
+                    found.append(Problem(str(self._image(row)), converted, meant, fatal=False))
         except UserError as error:
-            return [Problem.from_error(error)]
-        found = []
-        if converted:
-            found.append(Problem(str(self._image(row)), converted, "Nothing to do if that is as meant.", fatal=False))
-        difference = ellipse.perimeter() * row.spacing - row.hc_mm
-        if abs(difference) > CIRCUMFERENCE_TOLERANCE:
-            what = f"the outline's circumference differs by {difference:+.1f} mm from the table's"
-            found.append(Problem(str(self._annotation(row)), what, "Check pixel size and annotation.", fatal=False))
+            found.append(Problem.from_error(error))
+        try:
+            if self._annotation(row).exists():
+                found += self._circumference_problems(row, self._ellipse(row, shape))
+        except UserError as error:
+            found.append(Problem.from_error(error))
         return found
+
+    def _circumference_problems(self, row: _Row, ellipse: Ellipse) -> list[Problem]:
+        difference = ellipse.perimeter() * row.spacing - row.hc_mm
+        if not abs(difference) > CIRCUMFERENCE_TOLERANCE:  # a nan in the table is reported with the table
+            return []
+        what = f"the outline's circumference differs by {difference:+.1f} mm from the table's"
+        return [Problem(str(self._annotation(row)), what, "Check pixel size and annotation.", fatal=False)]
 
     def _image(self, row: _Row) -> Path:
         return self.root / "training_set" / row.name
@@ -125,10 +133,11 @@ class HC18:
     def _annotation(self, row: _Row) -> Path:
         return self.root / "training_set" / f"{Path(row.name).stem}_Annotation.png"
 
-    def _ellipse(self, row: _Row, shape: tuple[int, ...]) -> Ellipse:
+    def _ellipse(self, row: _Row, shape: tuple[int, ...] | None) -> Ellipse:
+        """The outline's ellipse, from an annotation of the image's shape if that is known."""
         path = self._annotation(row)
         outline, _ = read_image(path)
-        if outline.shape != shape:
+        if shape and outline.shape != shape:
             raise UserError(
                 f"{path}: the annotation has {outline.shape[1]}x{outline.shape[0]} px, "
                 f"its image {shape[1]}x{shape[0]}. Unpack both again from the same archive."

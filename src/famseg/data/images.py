@@ -60,8 +60,9 @@ def read_label(path: Path, classes: Mapping[str, int], colours: Mapping[str, tup
         return _ids_from_colours(path, pixels[..., 2::-1], classes, colours)
     found = set(np.unique(pixels).tolist())
     if unknown := sorted(found - set(classes.values())):
+        some = f"{unknown}" if len(unknown) <= 5 else f"{unknown[0]} to {unknown[-1]} ({len(unknown)} of them)"
         known = ", ".join(f"{number} {name}" for name, number in classes.items())
-        raise UserError(f"{path}: label ids {unknown} belong to no class. Known ids: {known}.")
+        raise UserError(f"{path}: label ids {some} belong to no class. Known ids: {known}.")
     return pixels.astype(np.uint8)
 
 
