@@ -9,7 +9,7 @@ from famseg.evaluate import evaluate
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="eval")
 def main(config: DictConfig) -> None:
-    """Load, score, write test.csv, test_summary.csv and overlays."""
+    """Load, score, write the tables and overlays."""
     with run.recorded(config) as folder:
         evaluate(config, folder)
 

@@ -1,5 +1,7 @@
 """Learning rates against golden values and properties."""
 
+from itertools import pairwise
+
 import pytest
 
 from famseg import schedules
@@ -29,7 +31,7 @@ def test_cosine_golden_values(epoch, rate):
 def test_cosine_warms_up_quadratically_and_then_only_falls():
     values = rates(schedules.cosine)
     assert values[1] == pytest.approx(1e-4 + 9e-4 / 9)
-    assert all(later <= earlier for earlier, later in zip(values[3:], values[4:], strict=False))
+    assert all(later <= earlier for earlier, later in pairwise(values[3:]))
     assert values[189] > 1e-5
 
 
@@ -65,7 +67,7 @@ def test_adadelta_follows_the_window_of_the_loss():
 def test_adadelta_never_rises():
     losses = [1.0, 0.5, 0.2, 0.9, 3.0, 0.1] * 30
     values = rates(schedules.adadelta, losses=losses)
-    assert all(later <= earlier for earlier, later in zip(values, values[1:], strict=False))
+    assert all(later <= earlier for earlier, later in pairwise(values))
 
 
 def test_plateau_halves_only_after_patience():

@@ -8,9 +8,14 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from famseg.biometry import head_circumference
 from famseg.data.transforms import Letterbox
 from famseg.metrics.confusion import class_scores, confusion_matrix, dice, iou
+from famseg.metrics.image import measure_image
+
+Row = dict[str, Any]
+_LENGTHS = ("hc", "bpd", "ofd", "fl")
+_MEANS = ("hd95_mm", "assd_mm", "nsd", "boundary_iou", "jaggedness")
+_COUNTS = ("missed", "false_alarm")
 
 
 class ImageScorer:
@@ -32,16 +37,15 @@ class ImageScorer:
         self.letterbox = letterbox
         self.names = list(data_classes)
         everything = self.names + [name for name in model_classes if name not in data_classes]
-        self.size = len(everything)
         self.known = [name in model_classes for name in self.names]
+        self.confusion = np.zeros((len(everything), len(everything)), np.int64)
         self._from_output = np.array([everything.index(name) for name in model_classes])
         self._from_id = np.zeros(256, np.int64)
         for index, name in enumerate(self.names):
             self._from_id[data_classes[name]] = index
-        self.confusion = np.zeros((self.size, self.size), np.int64)
 
-    def score(self, logits: Tensor, batch: Mapping[str, Any]) -> list[dict[str, Any]]:
-        """One row per image.
+    def score(self, logits: Tensor, batch: Mapping[str, Any]) -> list[Row]:
+        """One row per image: overlap, boundaries, jaggedness, biometry.
 
         Args:
             logits: (B, classes, H, W) at the network's resolution.
@@ -55,8 +59,11 @@ class ImageScorer:
             rows.append({"file": name, **self._score(prediction, truth, batch["spacing"][i], batch["truth"][i])})
         return rows
 
-    def totals(self, rows: Sequence[Mapping[str, Any]], confusion: NDArray[np.int64] | None = None) -> dict[str, float]:
-        """Scores of the split: one confusion matrix over all images, errors in millimetres, misses.
+    def totals(self, rows: Sequence[Row], confusion: NDArray[np.int64] | None = None) -> dict[str, float]:
+        """Scores of the split.
+
+        IoU and Dice come from one confusion matrix over all images, as in the paper's tables; the others are means
+        over the images, `..._mae_mm` the mean absolute error of a measurement, `missed_...` a number of images.
 
         Args:
             rows: a row per image, as `score` returns them.
@@ -65,39 +72,36 @@ class ImageScorer:
         scores = class_scores(self.confusion if confusion is None else confusion, self.names)
         lacking = {name.lower() for name, known in zip(self.names, self.known, strict=True) if not known}
         scores = {key: math.nan if key.rpartition("_")[2] in lacking else value for key, value in scores.items()}
-        return scores | _circumference_errors(rows)
+        for length in _LENGTHS:
+            if errors := _column(rows, f"{length}_error_mm"):
+                scores[f"{length}_mae_mm"] = _mean([abs(error) for error in errors])
+        for name in map(str.lower, self.names[1:]):
+            scores |= {f"{score}_{name}": _mean(_column(rows, f"{score}_{name}")) for score in _MEANS}
+            scores |= {f"{score}_{name}": float(np.nansum(_column(rows, f"{score}_{name}"))) for score in _COUNTS}
+        return scores
 
     def _score(
         self, prediction: NDArray[np.int64], truth: NDArray[np.int64], spacing: float, known: Mapping[str, float]
-    ) -> dict[str, float]:
-        matrix = confusion_matrix(truth, prediction, self.size)
+    ) -> Row:
+        matrix = confusion_matrix(truth, prediction, len(self.confusion))
         self.confusion += matrix
-        row: dict[str, float] = {}
+        dices, ious = dice(matrix), iou(matrix)
+        row: Row = {}
         for i, name in enumerate(self.names):
-            row[f"dice_{name.lower()}"] = float(dice(matrix)[i]) if self.known[i] else math.nan
-            row[f"iou_{name.lower()}"] = float(iou(matrix)[i]) if self.known[i] else math.nan
-        if "FB" in self.names:
-            row |= self._head(prediction, truth, spacing, known)
+            row[f"dice_{name.lower()}"] = float(dices[i]) if self.known[i] else math.nan
+            row[f"iou_{name.lower()}"] = float(ious[i]) if self.known[i] else math.nan
+        indices = {name: i for i, name in enumerate(self.names)}
+        row |= measure_image(truth, prediction, indices, spacing, known)
+        for length in _LENGTHS:
+            if f"{length}_mm" in row:
+                row[f"{length}_error_mm"] = row[f"{length}_mm_predicted"] - row[f"{length}_mm"]
         return row
 
-    def _head(
-        self, prediction: NDArray[np.int64], truth: NDArray[np.int64], spacing: float, known: Mapping[str, float]
-    ) -> dict[str, float]:
-        head = self.names.index("FB")
-        true = known.get("hc_mm", math.nan)
-        if math.isnan(true):
-            true = head_circumference(truth == head, spacing).mm
-        return {"hc_mm": true, "hc_mm_predicted": head_circumference(prediction == head, spacing).mm}
+
+def _column(rows: Sequence[Row], name: str) -> list[float]:
+    return [row[name] for row in rows if name in row]
 
 
-def _circumference_errors(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-    """Mean absolute and median error of the head circumference, and heads that were not found."""
-    pairs = np.array([(row["hc_mm"], row["hc_mm_predicted"]) for row in rows if "hc_mm" in row], dtype=float)
-    pairs = pairs.reshape(-1, 2)[~np.isnan(pairs.reshape(-1, 2)[:, 0])]
-    if not len(pairs):
-        return {}
-    errors = np.abs(pairs[:, 1] - pairs[:, 0])
-    missed = float(np.isnan(errors).sum())
-    found = errors[~np.isnan(errors)]
-    mean, median = (float(found.mean()), float(np.median(found))) if len(found) else (math.nan, math.nan)
-    return {"hc_mae_mm": mean, "hc_median_ae_mm": median, "hc_missed": missed}
+def _mean(values: Sequence[float]) -> float:
+    known = [value for value in values if not math.isnan(value)]
+    return sum(known) / len(known) if known else math.nan

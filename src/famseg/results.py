@@ -2,12 +2,14 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from famseg.data.source import Source
 from famseg.files import write_table
 from famseg.inference import Predictor
+from famseg.metrics.summary import summarize
 from famseg.overlays import Panel, Picture, sheet, write
 
 Rows = Sequence[Mapping[str, Any]]
@@ -16,7 +18,10 @@ Rows = Sequence[Mapping[str, Any]]
 def write_results(
     folder: Path, rows: Rows, totals: Mapping[str, float], predictor: Predictor, source: Source, overlays: int = 8
 ) -> Picture | None:
-    """Write `test.csv`, `test_summary.csv` and `overlays/test_extremes.png`.
+    """Write `test.csv`, `test_scores.csv`, `test_summary.csv` and `overlays/test_extremes.png`.
+
+    `test.csv` has a row per image, `test_scores.csv` the scores of the split, `test_summary.csv` mean, median and the
+    95 % bootstrap interval of every column of `test.csv`, drawn by group.
 
     Args:
         folder: where they go.
@@ -30,13 +35,27 @@ def write_results(
         The sheet of overlays, if there was anything to draw.
     """
     write_table(folder / "test.csv", rows)
-    write_table(folder / "test_summary.csv", [totals])
+    write_table(folder / "test_scores.csv", [totals])
+    write_table(folder / "test_summary.csv", summaries(rows, source))
     chosen = extremes(rows, overlays)
     if not chosen:
         return None
     picture = sheet(panels(predictor, source, chosen), source.classes)
     write(folder / "overlays" / "test_extremes.png", picture)
     return picture
+
+
+def summaries(rows: Rows, source: Source) -> list[dict[str, Any]]:
+    """Mean, median and 95 % bootstrap interval of every number in a table of images.
+
+    Args:
+        rows: a row per image, `file` and its scores.
+        source: knows the groups (examinations, subjects), which the bootstrap draws whole.
+    """
+    groups = dict(zip(source.names, source.groups, strict=True))
+    labels = [groups[row["file"]] for row in rows]
+    numbers = [key for key, value in rows[0].items() if isinstance(value, float)]
+    return [{"score": key, **asdict(summarize([row[key] for row in rows], labels))} for key in numbers]
 
 
 def extremes(rows: Rows, images: int) -> list[tuple[str, str]]:

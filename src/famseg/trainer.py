@@ -1,6 +1,7 @@
 """The Lightning trainer of a run."""
 
 import logging
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -58,6 +59,8 @@ def build(
     last = ModelCheckpoint(folder, filename="last", save_on_train_epoch_end=True, enable_version_counter=False)
     for chatty in ("lightning.pytorch.utilities.rank_zero", "lightning.pytorch.accelerators.cuda"):
         logging.getLogger(chatty).setLevel(logging.WARNING)  # tips and device lists; environment.json has the devices
+    warnings.filterwarnings("ignore", message=".*treespec, LeafSpec.*")  # Lightning's own use of torch
+    warnings.filterwarnings("ignore", message="Checkpoint directory .* exists and is not empty")  # it does in a resume
     bar = [RichProgressBar(leave=True)] if progress else []
     try:
         return lightning.Trainer(

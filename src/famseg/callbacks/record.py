@@ -34,6 +34,7 @@ class RunRecord(Callback):
     def on_fit_start(self, trainer: lightning.Trainer, task: lightning.LightningModule) -> None:
         """Write the split; cut the tables back to the epoch that a resumed run starts with."""
         if trainer.is_global_zero:
+            self.folder.mkdir(parents=True, exist_ok=True)
             trainer.datamodule.write_split(self.folder / "split.csv")  # type: ignore[attr-defined]
             for table in (self.metrics, self.timing):
                 table.cut(len(task.losses) if isinstance(task, SegmentationTask) else 0)

@@ -1,0 +1,121 @@
+"""train.py and eval.py as a user runs them: each in a process of its own."""
+
+import csv
+import json
+import runpy
+import subprocess
+import sys
+from importlib.metadata import version
+from pathlib import Path
+
+import pytest
+from hydra.errors import CompactHydraException
+
+from famseg.configuration import composed
+
+SMALL = [
+    "model=famseg_n",
+    "data.size=[32,32]",
+    "data.n=20",
+    "data.batch_size=4",
+    "trainer=cpu",
+    "trainer.max_epochs=1",
+    "trainer.progress=false",
+    "scheduler=cos",
+]
+
+
+def run(repository, script, *arguments, check=True):
+    command = [sys.executable, script, *arguments]
+    done = subprocess.run(command, cwd=repository, capture_output=True, text=True, timeout=250)
+    assert not check or done.returncode == 0, done.stderr[-3000:]
+    return done
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    runs = tmp_path_factory.mktemp("runs")
+    run(Path(__file__).parents[1], "train.py", *SMALL, f"runs={runs}", "switch.at=1")
+    return next((runs / "default").iterdir())
+
+
+def test_run_folder_is_complete(trained):
+    expected = {"config.yaml", "environment.json", "metrics.csv", "timing.csv", "split.csv", "status.json", "test.csv"}
+    expected |= {"test_scores.csv", "test_summary.csv", "checkpoints", "overlays", ".hydra", "wandb"}
+    assert expected <= {path.name for path in trained.iterdir()}
+    assert {path.name for path in (trained / "checkpoints").iterdir()} == {"best.ckpt", "last.ckpt"}
+    assert json.loads((trained / "status.json").read_text())["state"] == "done"
+    assert json.loads((trained / "environment.json").read_text())["packages"]["torch"] == version("torch")
+
+
+def test_every_test_image_has_a_row(trained):
+    with (trained / "split.csv").open() as file:
+        test = [row["file"] for row in csv.DictReader(file) if row["split"] == "test"]
+    with (trained / "test.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert sorted(row["file"] for row in rows) == sorted(test)
+    assert {"dice_fb", "iou_fl", "hd95_mm_fb", "hc_mm", "hc_mm_predicted", "fl_mm"} <= set(rows[0])
+
+
+def test_eval_repeats_the_test_of_the_run(trained, repository, tmp_path):
+    done = run(repository, "eval.py", f"run={trained}", f"runs={tmp_path}", "device=cpu")
+    (folder,) = (tmp_path / "eval").iterdir()
+    assert (folder / "test.csv").read_text() == (trained / "test.csv").read_text()
+    assert "miou" in done.stdout
+
+
+def test_eval_on_other_data(trained, repository, tmp_path):
+    run(repository, "eval.py", f"run={trained}", "data=phantom", "data.n=6", "data.fold=all", f"runs={tmp_path}")
+    (folder,) = (tmp_path / "eval").iterdir()
+    assert len((folder / "test.csv").read_text().splitlines()) == 7
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "words"),
+    [
+        ("train", ["data=hc18", "data.root=missing"], ["missing", "famseg data download hc18"]),
+        ("train", [*SMALL, "data.batch_size=500"], ["data.batch_size=500", "smaller"]),
+        ("train", [*SMALL, "data.size=[16,16]"], ["size=[16, 16]", "32"]),
+        ("train", [*SMALL, "switch.lr=later"], ["switch.lr=later", "continue"]),
+        ("train", [*SMALL, "data.fold=9"], ["data.fold=9", "0 to 4"]),
+        ("train", [*SMALL, "model.kernels=fast"], ["kernels", "fast", "auto"]),
+        ("train", [*SMALL, "trainer.accelerator=gpuu"], ["gpuu"]),
+        ("train", [*SMALL, "resume=true"], ["resume=true", "last.ckpt"]),
+        ("eval", ["run=missing"], ["missing", "no such file or folder"]),
+        ("eval", ["run=README.md"], ["README.md", "not a readable checkpoint"]),
+        ("eval", ["run=README.md", "device=tpu9"], ["device=tpu9", "cpu"]),
+    ],
+)
+def test_mistakes_end_in_one_message(name, arguments, words, repository, tmp_path, monkeypatch):
+    monkeypatch.chdir(repository)
+    program = runpy.run_path(f"{name}.py")["main"]
+    config = composed(name, [*arguments, f"output={tmp_path}"])
+    with pytest.raises(CompactHydraException) as caught:
+        program(config)
+    assert all(word in str(caught.value) for word in words), caught.value
+    assert json.loads((tmp_path / "status.json").read_text())["state"] == "failed"
+
+
+def test_a_folder_without_rights_is_named(repository, tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(CompactHydraException, match=r"file.*cannot be written.*runs="):
+        runpy.run_path(str(repository / "train.py"))["main"](composed("train", [*SMALL, f"output={tmp_path}/file/run"]))
+
+
+def test_a_mistake_prints_no_trace(repository, tmp_path):
+    done = run(repository, "train.py", "data=hc18", "data.root=missing", f"runs={tmp_path}", check=False)
+    assert done.returncode == 1
+    assert "famseg data download hc18" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.slow
+def test_multirun_leaves_four_complete_folders(repository, tmp_path):
+    sweep = ["-m", "optimizer=adamw,sgd", "scheduler=cos,step"]
+    run(repository, "train.py", *sweep, *[a for a in SMALL if "scheduler" not in a], f"runs={tmp_path}", "switch.at=1")
+    cells = [path for path in next((tmp_path / "default").iterdir()).iterdir() if path.is_dir()]
+    assert len(cells) == 4
+    for cell in cells:
+        assert json.loads((cell / "status.json").read_text())["state"] == "done"
+        assert {"config.yaml", "split.csv", "metrics.csv", "test.csv"} <= {path.name for path in cell.iterdir()}
+    assert len({(cell / "metrics.csv").read_text() for cell in cells}) == 4

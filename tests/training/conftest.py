@@ -1,0 +1,83 @@
+import lightning
+import pytest
+import torch
+from torch import nn
+
+from famseg import schedules
+from famseg.callbacks import OptimizerPhases, RunRecord, StepSeed, ValidationOverlays
+from famseg.data.phantom import datamodule
+from famseg.losses import CrossEntropyDice
+from famseg.phases import OptimizerOption, Switch
+from famseg.schedules import RateLimits
+from famseg.task import SegmentationTask
+from famseg.trainer import build
+
+SGD = OptimizerOption("sgd", lambda groups: torch.optim.SGD(groups, lr=1e-3, momentum=0.9), RateLimits())
+ADAMW = OptimizerOption("adamw", lambda groups: torch.optim.AdamW(groups, weight_decay=0.01), RateLimits())
+
+
+class Net(nn.Module):
+    """Small, with what makes a resume hard: batch statistics and random numbers in every step."""
+
+    def __init__(self):
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.Conv2d(1, 6, 5, padding=2), nn.BatchNorm2d(6), nn.ReLU(), nn.Conv2d(6, 3, 3, padding=1)
+        )
+
+    def forward(self, image):
+        noise = torch.rand(1, 6, 1, 1) if self.training else 1.0
+        maps = self.layers[:3](image) * noise
+        return self.layers[3](maps)
+
+
+@pytest.fixture
+def fit(tmp_path):
+    """Train a small network on a tiny phantom; returns trainer and task."""
+
+    def run(
+        folder="run",
+        epochs=4,
+        ckpt_path=None,
+        switch="default",
+        decay=schedules.adadelta,
+        stop_after=None,
+        callbacks=(),
+    ):
+        lightning.seed_everything(0, workers=True, verbose=False)
+        data = datamodule(n=30, size=(32, 32), batch_size=4, seed=0)
+        if switch == "default":
+            switch = Switch(SGD, at=0.5)
+        task = SegmentationTask(Net(), CrossEntropyDice(), data.classes, ADAMW, decay, switch)
+        output = tmp_path / folder
+        own = [
+            OptimizerPhases(),
+            StepSeed(0),
+            RunRecord(str(output), overlays=3),
+            ValidationOverlays(str(output), 2, 2),
+        ]
+        trainer = build(
+            output=str(output), callbacks=[*own, *callbacks], progress=False, max_epochs=epochs, accelerator="cpu"
+        )
+        if stop_after:
+            trainer.callbacks.insert(0, StopAfter(stop_after))
+        trainer.fit(task, datamodule=data, ckpt_path=ckpt_path, weights_only=True)
+        return trainer, task
+
+    run.sgd, run.Stopped = SGD, Stopped
+    return run
+
+
+class StopAfter(lightning.pytorch.callbacks.Callback):
+    """Ends a run as a kill between two epochs would: without telling the other callbacks."""
+
+    def __init__(self, epochs):
+        self.epochs = epochs
+
+    def on_train_epoch_start(self, trainer, task):
+        if trainer.current_epoch == self.epochs:
+            raise Stopped
+
+
+class Stopped(Exception):
+    pass
