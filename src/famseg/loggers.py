@@ -37,6 +37,6 @@ def finish_wandb(exit_code: int) -> None:
     if module is None or module.run is None:
         return
     try:
-        module.finish(exit_code=exit_code, quiet=True)
+        module.finish(exit_code=exit_code)
     except Exception as error:
         log.warning("wandb does not close its run (%s: %s).", type(error).__name__, error)

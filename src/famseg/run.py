@@ -6,6 +6,7 @@ import os
 import platform
 import subprocess
 import sys
+import tempfile
 import time
 import traceback
 from collections.abc import Iterator
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from hydra.errors import CompactHydraException, InstantiationException
+from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
 import famseg
@@ -123,6 +125,28 @@ def revision() -> str | None:
     return described.stdout.strip()
 
 
+class OutputFolder(Callback):
+    """Refuses a folder that cannot be written in one sentence, before Hydra stumbles over it with a stack trace."""
+
+    def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
+        """Make the folder of a single run."""
+        _make(Path(config.hydra.run.dir))
+
+    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
+        """Make the folder of a sweep."""
+        _make(Path(config.hydra.sweep.dir))
+
+
+def _make(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        # Hydra swallows exceptions of its callbacks, but not this one
+        raise SystemExit(f"{folder}: cannot be written ({error.strerror}). Give another folder: runs=DIR.") from None
+
+
 @contextmanager
 def _in_words() -> Iterator[None]:
     """Turn a UserError, also one from within an instantiation, into an error that Hydra prints without a trace."""
@@ -143,7 +167,7 @@ def _open(folder: Path, config: DictConfig) -> None:
         with write_atomically(folder / "environment.json") as file:
             json.dump(environment(), file, indent=2)
     except OSError as error:
-        raise UserError(f"{folder}: cannot be written ({error.strerror}). Give another folder: runs=FOLDER.") from error
+        raise UserError(f"{folder}: cannot be written ({error.strerror}). Give another folder: runs=DIR.") from error
 
 
 def _write_status(folder: Path, state: str, started: float, trace: str | None = None, quiet: bool = False) -> None:
