@@ -19,7 +19,7 @@ def main(config: DictConfig) -> float:
         task.metadata = run.describe(config.model)
         trainer = instantiate(config.trainer, _convert_="all")
         trainer.fit(task, datamodule=data, ckpt_path=run.resume_point(config), weights_only=True)
-        trainer.test(task, datamodule=data, ckpt_path="best", weights_only=True)
+        trainer.test(task, datamodule=data, ckpt_path=trainer.checkpoint_callback.best_model_path, weights_only=True)
         return float(trainer.checkpoint_callback.best_model_score)
 
 
