@@ -69,7 +69,7 @@ def ssd_reference(x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor) -> Ten
     return y
 
 
-def ssd_chunked(x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, chunk: int = 64) -> Tensor:
+def ssd_chunked(x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, chunk: int = 32) -> Tensor:
     """The dual form: matrix products inside chunks, a recurrence only between them. Shapes as in `ssd`.
 
     With inclusive sums c_t and exclusive sums e_t of dt A in a chunk, position s reaches position t of its chunk with
@@ -93,8 +93,9 @@ def ssd_chunked(x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, chunk: i
 
 def _split(t: Tensor, chunk: int) -> Tensor:
     """(O, batch, L, ...) -> (O, batch, c, chunk, ...), zeros in the tail."""
-    tail = -t.shape[2] % chunk
-    return torch.unflatten(F.pad(t, (0, 0) * (t.ndim - 3) + (0, tail)), 2, (-1, chunk))
+    chunks = (t.shape[2] + chunk - 1) // chunk
+    t = F.pad(t, (0, 0) * (t.ndim - 3) + (0, chunks * chunk - t.shape[2]))
+    return t.reshape(*t.shape[:2], chunks, chunk, *t.shape[3:])
 
 
 def _within_chunks(x: Tensor, dt: Tensor, sums: Tensor, B: Tensor, C: Tensor) -> Tensor:

@@ -84,7 +84,7 @@ class Encoder(nn.Module):
         self.stem = nn.Sequential(
             conv_norm(in_channels, half, 3, stride=2), conv_norm(half, widths[0], 3, stride=2, activation=False)
         )
-        rates = iter(torch.linspace(0, drop_path, sum(depths)).tolist())
+        rates = iter(drop_path * i / max(1, sum(depths) - 1) for i in range(sum(depths)))
         self.stages = nn.ModuleList()
         for i, width in enumerate(widths):
             down = [ConvolutionBlock(widths[i - 1], width)] if i > 0 else []
@@ -222,6 +222,17 @@ class FAMSeg(nn.Module):
         require_choice("fusion", fusion, ("full", "none"))
         require_choice("upsample", upsample, ("fam", "bilinear", "nearest"))
         require_choice("kernels", kernels, tuple(BACKENDS))
+        for key, values, number in (
+            ("widths", widths, 4),
+            ("depths", depths, 4),
+            ("mlp_ratios", mlp_ratios, 4),
+            ("bottle_blocks", bottle_blocks, 4),
+            ("decoder_widths", decoder_widths, 6),
+            ("fam_kernels", fam_kernels, 5),
+            ("fam_compressed", fam_compressed, 5),
+        ):
+            if len(values) != number:
+                raise UserError(f"model.{key}={list(values)} has {len(values)} values, it takes {number}.")
         self.in_channels = in_channels
         scan: dict[str, Any] = {
             "directions": directions,
@@ -255,7 +266,9 @@ class FAMSeg(nn.Module):
         """(B, in_channels, H, W), H and W >= 32 -> logits (B, num_classes, H, W)."""
         self._check(image)
         height, width = image.shape[-2:]
-        padded = F.pad(image, (0, -width % STRIDE, 0, -height % STRIDE), mode="replicate")
+        # Written so that torch.export can follow the sizes through the strides, as it cannot with -side % STRIDE.
+        below, right = ((side + STRIDE - 1) // STRIDE * STRIDE - side for side in (height, width))
+        padded = F.pad(image, (0, right, 0, below), mode="replicate")
         logits: Tensor = self.decoder(self.encoder(padded))
         return logits[..., :height, :width]
 

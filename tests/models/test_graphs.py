@@ -1,0 +1,86 @@
+"""The captured forms of FAMSeg: torch.compile, torch.export, TorchScript and ONNX give the module's logits."""
+
+import functools
+
+import pytest
+import torch
+from model_tester import lively, picture
+
+from famseg.models import SIZES, FAMSeg
+
+# One block of each kind a stage: what a graph can trip over is the kinds, not their number.
+small = functools.partial(FAMSeg, **{**SIZES["N"], "depths": (1, 1, 1, 1)})
+SIZES_TO_TRY = [(2, 64, 96), (1, 95, 131), (3, 128, 64)]
+
+
+@pytest.fixture(scope="module")
+def model():
+    return lively(small())
+
+
+def assert_same_logits(run, model):
+    for batch, height, width in SIZES_TO_TRY:
+        images = picture(batch, 1, height, width)
+        with torch.no_grad():
+            torch.testing.assert_close(run(images), model(images), rtol=1e-4, atol=1e-4)
+
+
+@pytest.fixture(scope="module")
+def program(model):
+    """Any batch, height and width. The example is no multiple of 32: then nothing is specialised to "no padding"."""
+    dynamic = torch.export.Dim.DYNAMIC
+    shapes = {"image": {0: dynamic, 2: dynamic, 3: dynamic}}
+    return torch.export.export(model, (picture(2, 1, 250, 370),), dynamic_shapes=shapes)
+
+
+def test_compiles_without_graph_breaks(model):
+    captured = []
+
+    def keep(graph, example_inputs):
+        captured.append(graph)
+        return graph.forward
+
+    compiled = torch.compile(model, backend=keep, fullgraph=True, dynamic=False)
+    images = picture(2, 1, 64, 96)
+    with torch.no_grad():
+        torch.testing.assert_close(compiled(images), model(images))
+    assert len(captured) == 1
+
+
+def test_training_compiles_without_graph_breaks():
+    compiled = torch.compile(lively(small(drop_path=0.1)).train(), backend="aot_eager", fullgraph=True)
+    compiled(picture(2, 1, 64, 64)).square().mean().backward()
+    assert all(p.grad.isfinite().all() for p in compiled.parameters())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("train", [False, True])
+def test_inductor(model, train):
+    ours = small(drop_path=0.0)
+    ours.load_state_dict(model.state_dict())
+    ours.train(train)
+    images = picture(2, 1, 64, 96)
+    torch.manual_seed(0)
+    expected = ours(images)
+    torch.manual_seed(0)
+    logits = torch.compile(ours, fullgraph=True)(images)
+    if not train:  # a compiled graph draws the basis of the factorisation from its own generator
+        torch.testing.assert_close(logits, expected, rtol=1e-4, atol=1e-4)
+    logits.square().mean().backward()
+    assert all(p.grad.isfinite().all() for p in ours.parameters())
+
+
+def test_export_takes_any_size(model, program):
+    assert_same_logits(program.module(check_guards=False), model)
+
+
+def test_torchscript_trace_takes_any_size(model):
+    assert_same_logits(torch.jit.trace(model, picture(1, 1, 64, 64)), model)
+
+
+@pytest.mark.slow
+def test_onnx_takes_any_size(model, program, tmp_path):
+    onnxruntime = pytest.importorskip("onnxruntime")
+    torch.onnx.export(program, dynamo=True, verbose=False).save(tmp_path / "famseg.onnx")
+    session = onnxruntime.InferenceSession(tmp_path / "famseg.onnx", providers=["CPUExecutionProvider"])
+    assert_same_logits(lambda images: torch.from_numpy(session.run(None, {"image": images.numpy()})[0]), model)
