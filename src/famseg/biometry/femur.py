@@ -6,7 +6,6 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.polynomial import Polynomial
 from numpy.typing import ArrayLike, NDArray
 
 from famseg.biometry.ellipse import boundary_points, pixels
@@ -76,12 +75,14 @@ def _tips(mask: NDArray[np.bool_]) -> tuple[NDArray[np.float64], float]:
         raise ValueError("too small for a femur")
     axes = axes[:, ::-1] * (1 if axes[0, 1] >= 0 else -1)  # long axis first, towards the right
     inside, points = (inside - centre) @ axes, (boundary_points(mask) - centre) @ axes
-    if not len(points):
-        raise ValueError("no boundary within the picture")
+    left, right = (points[:, 0].min(), points[:, 0].max()) if len(points) else (0.0, 0.0)
+    if right - left < 1:
+        raise ValueError("no ends within the picture")
     width = len(inside) / math.sqrt(12 * variance[1])  # a bar of length l has variance l^2 / 12 along its axis
-    mid_line = Polynomial.fit(inside[:, 0], inside[:, 1], deg=2)
-    ends = np.array([points[:, 0].min() + width / 2, points[:, 0].max() - width / 2])
-    caps = np.stack([ends, mid_line(ends)], axis=1)
+    mid_line = _parabola(inside[:, 0], inside[:, 1])
+    inset = min(width / 2, 0.45 * (right - left))
+    ends = np.array([left + inset, right - inset])
+    caps = np.stack([ends, np.polyval(mid_line, ends)], axis=1)
     chord = (caps[1] - caps[0]) / np.hypot(*(caps[1] - caps[0]))
     tips = np.stack([_tip(points, caps[0], -chord, width), _tip(points, caps[1], chord, width)])
     return tips @ axes.T + centre, width
@@ -96,5 +97,10 @@ def _tip(
     near = (abs(across) <= max(_CAP * width / 2, 1.5)) & (along > 0)
     if near.sum() < 4:
         return np.asarray(cap + outwards * width / 2)
-    height = float(Polynomial.fit(across[near], along[near], deg=2)(0.0))
+    height = _parabola(across[near], along[near])[-1]
     return np.asarray(cap + outwards * np.clip(height, 0, along[near].max() + 0.5))
+
+
+def _parabola(x: NDArray[np.float64], y: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Least squares (c2, c1, c0) of y = c2 x^2 + c1 x + c0; the smallest ones where the points leave a choice."""
+    return np.asarray(np.linalg.lstsq(np.vander(x, 3), y)[0], dtype=np.float64)

@@ -64,16 +64,17 @@ def _resampled(closed: Float, step: float) -> Float:
 def _notches(contour: Float) -> Float:
     """Depth (n,) in px of each point below the rolling disc."""
     n = len(contour)
-    reach = np.arange(1, min(round(COARSE / STEP), (n - 1) // 2) + 1)[:, None]
-    index = np.arange(n)
-    before = (contour[(index - reach) % n] - contour)[:, None]  # (a, 1, n, 2)
-    after = (contour[(index + reach) % n] - contour)[None]  # (1, b, n, 2)
+    reach = range(1, min(round(COARSE / STEP), (n - 1) // 2) + 1)
     x, y = contour.T
     clockwise = np.sign(np.sum(x * np.roll(y, -1) - y * np.roll(x, -1)))
-    cross = before[..., 0] * after[..., 1] - before[..., 1] * after[..., 0]
-    inner = before[..., 0] * after[..., 0] + before[..., 1] * after[..., 1]
-    chord = np.hypot(before[..., 0] - after[..., 0], before[..., 1] - after[..., 1])
-    h = clockwise * cross / np.maximum(chord, 1e-9)
-    bulge = (h**2 - inner) / (2 * COARSE)  # s t = h^2 - <before, after>
-    depth: Float = np.where(bulge >= 0, h - bulge, 0).max(axis=(0, 1))
-    return np.maximum(depth, 0)
+    after = np.stack([np.roll(contour, -b, axis=0) - contour for b in reach])  # (b, n, 2)
+    deepest = np.zeros(n)
+    for a in reach:
+        before = np.roll(contour, a, axis=0) - contour  # (n, 2)
+        cross = before[:, 0] * after[..., 1] - before[:, 1] * after[..., 0]
+        chord = np.hypot(before[:, 0] - after[..., 0], before[:, 1] - after[..., 1])
+        h = clockwise * cross / np.maximum(chord, 1e-9)
+        st = h**2 - before[:, 0] * after[..., 0] - before[:, 1] * after[..., 1]
+        depth = np.where(st >= 0, h - st / (2 * COARSE), 0)  # st < 0: the chord does not pass the point
+        np.maximum(deepest, depth.max(axis=0), out=deepest)
+    return deepest
