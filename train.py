@@ -5,7 +5,7 @@ import lightning
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
-from famseg import run
+from famseg import checkpoint, run
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="train")
@@ -17,6 +17,8 @@ def main(config: DictConfig) -> float:
         config.model.num_classes = len(data.classes)
         task = instantiate(config.task, classes=data.classes)
         task.metadata = run.describe(config.model)
+        if config.init_from:
+            checkpoint.initialise(task.model, config.init_from)
         trainer = instantiate(config.trainer, _convert_="all")
         trainer.fit(task, datamodule=data, ckpt_path=run.resume_point(config), weights_only=True)
         trainer.test(task, datamodule=data, ckpt_path=trainer.checkpoint_callback.best_model_path, weights_only=True)

@@ -1,6 +1,7 @@
 """Checkpoints that explain themselves: from a folder, a file or a shipped name to a network ready for use."""
 
 import importlib
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,8 @@ from torch import nn
 
 from famseg.errors import UserError
 from famseg.inference import Predictor
+
+log = logging.getLogger(__name__)
 
 METADATA_KEY = "famseg"
 
@@ -77,10 +80,8 @@ def load_predictor(where: str | Path, device: str | torch.device = "cpu") -> Pre
     content = load(where)
     metadata = content[METADATA_KEY]
     model = build(metadata)
-    prefix = "model."
-    weights = {k.removeprefix(prefix): v for k, v in content["state_dict"].items() if k.startswith(prefix)}
     try:
-        model.load_state_dict(weights)
+        model.load_state_dict(_weights(content))
     except RuntimeError as error:
         version = metadata.get("version")
         raise UserError(f"{where}: its weights do not fit the model of this version (written by {version}).") from error
@@ -88,3 +89,29 @@ def load_predictor(where: str | Path, device: str | torch.device = "cpu") -> Pre
     height, width = data["size"]
     model.to(device).eval()
     return Predictor(model, dict(data["classes"]), (height, width), float(data["mean"]), float(data["std"]))
+
+
+def initialise(model: nn.Module, where: str | Path) -> None:
+    """Start a network from a trained one: fine-tuning (`init_from`).
+
+    Weights are taken over where name and shape agree; the head of a network with other classes starts anew. What was
+    not taken over is logged.
+
+    Raises:
+        UserError: no such checkpoint, or less than half of the network's tensors fit.
+    """
+    own = model.state_dict()
+    weights = {k: v for k, v in _weights(load(where)).items() if k in own and own[k].shape == v.shape}
+    if 2 * len(weights) < len(own):
+        raise UserError(
+            f"init_from={where}: fits {len(weights)} of {len(own)} tensors. Use a checkpoint of this model."
+        )
+    model.load_state_dict(weights, strict=False)
+    left = sorted(own.keys() - weights.keys())
+    log.info("Weights of %s taken over; %s", where, f"new: {', '.join(left)}" if left else "all fit")
+
+
+def _weights(content: Mapping[str, Any]) -> dict[str, torch.Tensor]:
+    """The network's tensors of a checkpoint's content."""
+    prefix = "model."
+    return {k.removeprefix(prefix): v for k, v in content["state_dict"].items() if k.startswith(prefix)}
