@@ -54,7 +54,7 @@ def draw(panel: Panel, classes: Mapping[str, int], width: int = 360) -> Picture:
     picture = cv2.cvtColor(grey, cv2.COLOR_GRAY2RGB).astype(np.uint8)
     for id_, colour in colours(classes).items():
         region = _resized(panel.prediction == id_, width, height)
-        tint = (0.75 * picture[region] + 0.25 * np.array(colour)).astype(np.uint8)
+        tint = (0.85 * picture[region] + 0.15 * np.array(colour)).astype(np.uint8)
         picture[region] = tint
         _outline(picture, region, colour, 2)
         if panel.truth is not None:
