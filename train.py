@@ -17,11 +17,11 @@ def main(config: DictConfig) -> float:
         config.model.num_classes = len(data.classes)
         task = instantiate(config.task, classes=data.classes)
         task.metadata = run.describe(config.model)
-        if config.init_from:
-            checkpoint.initialise(task.model, config.init_from)
+        checkpoint.initialise(task.model, config.init_from)
         trainer = instantiate(config.trainer, _convert_="all")
         trainer.fit(task, datamodule=data, ckpt_path=run.resume_point(config), weights_only=True)
-        trainer.test(task, datamodule=data, ckpt_path=trainer.checkpoint_callback.best_model_path, weights_only=True)
+        best = trainer.checkpoint_callback.best_model_path
+        trainer.test(task, datamodule=data, ckpt_path=best, weights_only=True, verbose=False)
         return float(trainer.checkpoint_callback.best_model_score)
 
 

@@ -91,8 +91,8 @@ def load_predictor(where: str | Path, device: str | torch.device = "cpu") -> Pre
     return Predictor(model, dict(data["classes"]), (height, width), float(data["mean"]), float(data["std"]))
 
 
-def initialise(model: nn.Module, where: str | Path) -> None:
-    """Start a network from a trained one: fine-tuning (`init_from`).
+def initialise(model: nn.Module, where: str | Path | None) -> None:
+    """Start a network from a trained one (fine-tuning, `init_from`), or leave it as it is if there is none.
 
     Weights are taken over where name and shape agree; the head of a network with other classes starts anew. What was
     not taken over is logged.
@@ -100,6 +100,8 @@ def initialise(model: nn.Module, where: str | Path) -> None:
     Raises:
         UserError: no such checkpoint, or less than half of the network's tensors fit.
     """
+    if where is None:
+        return
     own = model.state_dict()
     weights = {k: v for k, v in _weights(load(where)).items() if k in own and own[k].shape == v.shape}
     if 2 * len(weights) < len(own):

@@ -1,6 +1,5 @@
 """Scores a checkpoint on a data set: the work of eval.py."""
 
-import math
 from pathlib import Path
 from typing import Any
 
@@ -9,14 +8,13 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 from rich.progress import track
-from rich.table import Table
 
 from famseg.checkpoint import load_predictor, resolve
 from famseg.data.datamodule import SegmentationDataModule
 from famseg.errors import UserError
 from famseg.evaluation import ImageScorer
 from famseg.inference import Predictor
-from famseg.results import write_results
+from famseg.results import table, write_results
 
 
 def evaluate(config: DictConfig, folder: Path) -> dict[str, float]:
@@ -38,7 +36,7 @@ def evaluate(config: DictConfig, folder: Path) -> dict[str, float]:
         rows += scorer.score(predictor(batch["image"]), batch)
     totals = scorer.totals(rows)
     write_results(folder, rows, totals, predictor, data.source, overlays=config.overlays)
-    Console().print(_table(totals, len(rows)), f"A row per image: {folder / 'test.csv'}", sep="\n")
+    Console().print(table(totals, len(rows)), f"A row per image: {folder / 'test.csv'}", sep="\n")
     return totals
 
 
@@ -66,10 +64,3 @@ def _device(name: str) -> torch.device:
     except (RuntimeError, AssertionError) as error:
         raise UserError(f"device={name}: not available here. Use auto, cpu or cuda.") from error
     return device
-
-
-def _table(totals: dict[str, float], images: int) -> Table:
-    table = Table("score", "value", title=f"{images} images")
-    for name, value in totals.items():
-        table.add_row(name, "-" if math.isnan(value) else f"{value:.4f}")
-    return table

@@ -6,6 +6,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from rich.table import Table
+
 from famseg.data.source import Source
 from famseg.files import write_table
 from famseg.inference import Predictor
@@ -43,6 +45,14 @@ def write_results(
     picture = sheet(panels(predictor, source, chosen), source.classes)
     write(folder / "overlays" / "test_extremes.png", picture)
     return picture
+
+
+def table(totals: Mapping[str, float], images: int) -> Table:
+    """The scores of a split for the terminal; a dash where there is none."""
+    result = Table("score", "value", title=f"{images} test images")
+    for name, value in totals.items():
+        result.add_row(name, "-" if math.isnan(value) else f"{value:.4f}")
+    return result
 
 
 def summaries(rows: Rows, source: Source) -> list[dict[str, Any]]:

@@ -8,10 +8,11 @@ from typing import Any
 
 import lightning
 from lightning.pytorch.callbacks import Callback
+from rich.console import Console
 
 from famseg.callbacks.overlays import log_picture
 from famseg.files import write_table
-from famseg.results import write_results
+from famseg.results import table, write_results
 from famseg.task import SegmentationTask
 
 
@@ -81,6 +82,7 @@ class RunRecord(Callback):
         picture = write_results(
             self.folder, task.test_rows, task.test_totals, task.predictor(), source, overlays=self.overlays
         )
+        Console().print(table(task.test_totals, len(task.test_rows)))
         if picture is not None:
             log_picture(trainer, "test/extremes", picture)
 
