@@ -25,7 +25,18 @@ def read_image(path: Path) -> tuple[Pixels, str]:
     Raises:
         UserError: The file is missing, unreadable, truncated, smaller than 32 px or holds no finite values.
     """
-    pixels = _decode(path)
+    return as_grey(path, _decode(path))
+
+
+def as_grey(path: Path, pixels: NDArray[np.generic]) -> tuple[Pixels, str]:
+    """Decoded pixels (H, W) or (H, W, channels: blue, green, red, alpha) of any type as one 8-bit channel.
+
+    Returns:
+        uint8 (H, W), and in words what was converted.
+
+    Raises:
+        UserError: The image is smaller than 32 px or holds no finite values; `path` is named.
+    """
     notes = []
     if pixels.ndim == 3:
         pixels = _one_channel(pixels)

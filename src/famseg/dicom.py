@@ -1,0 +1,129 @@
+"""One frame and its pixel size from a DICOM file, and nothing that tells whose it is."""
+
+import logging
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from famseg.data.images import as_grey
+from famseg.errors import UserError
+from famseg.scans import Scan, check_size
+
+try:
+    import pydicom
+    from pydicom import config
+    from pydicom.pixels.processing import apply_color_lut
+except ImportError as error:
+    raise UserError("DICOM files need pydicom. Install it: pip install 'famseg[dicom]'") from error
+
+# All that is ever read of a file: no name, no date, no identifier.
+_TAGS = [
+    "BitsAllocated",
+    "BitsStored",
+    "BluePaletteColorLookupTableData",
+    "BluePaletteColorLookupTableDescriptor",
+    "BurnedInAnnotation",
+    "Columns",
+    "ExtendedOffsetTable",
+    "ExtendedOffsetTableLengths",
+    "GreenPaletteColorLookupTableData",
+    "GreenPaletteColorLookupTableDescriptor",
+    "HighBit",
+    "NumberOfFrames",
+    "PhotometricInterpretation",
+    "PixelData",
+    "PixelRepresentation",
+    "PixelSpacing",
+    "PlanarConfiguration",
+    "RedPaletteColorLookupTableData",
+    "RedPaletteColorLookupTableDescriptor",
+    "Rows",
+    "SamplesPerPixel",
+    "SequenceOfUltrasoundRegions",
+]
+_TISSUE_2D, _CENTIMETRES = (1, 1), (3, 3)  # DICOM PS3.3, C.8.5.5
+_SQUARE = 0.01  # pixels count as square up to this relative difference of their sides
+
+config.settings.reading_validation_mode = config.IGNORE  # its warnings quote the values of tags
+logging.getLogger("pydicom").setLevel(logging.CRITICAL)
+
+
+def read_dicom(path: Path) -> Scan:
+    """Read the only frame of a DICOM file.
+
+    The pixel size is that of the ultrasound regions' calibration, or else PixelSpacing.
+
+    Raises:
+        UserError: the file is damaged, holds no picture, several frames or too many pixels, or its compression is not
+            supported.
+    """
+    header = _read(path, pixels=False)
+    if not header.get("Rows") or not header.get("Columns"):
+        raise UserError(f"{path}: holds no picture. Give DICOM files of ultrasound images.")
+    check_size(path, int(header.Columns), int(header.Rows))
+    if (frames := int(header.get("NumberOfFrames") or 1)) > 1:
+        raise UserError(f"{path}: holds {frames} frames. Export the one to be measured as a file of its own.")
+    image, converted = as_grey(path, _pixels(path))
+    spacing, unclear = pixel_size(header)
+    notes = [converted, unclear]
+    if header.get("BurnedInAnnotation") == "YES":
+        notes.append("the picture may show a name: the file says that text is burnt into it")
+    return Scan(path, image, spacing, tuple(note for note in notes if note))
+
+
+def pixel_size(header: Any) -> tuple[float, str]:
+    """Millimetres per pixel of a DICOM header (NaN when unclear), and why it is unclear."""
+    sizes = [
+        (abs(float(region.PhysicalDeltaX)) * 10, abs(float(region.PhysicalDeltaY)) * 10)
+        for region in header.get("SequenceOfUltrasoundRegions") or []
+        if _is_calibrated_tissue(region)
+    ]
+    if not sizes and header.get("PixelSpacing"):
+        sizes = [(float(header.PixelSpacing[1]), float(header.PixelSpacing[0]))]
+    if not sizes:
+        return math.nan, "the file holds no pixel size"
+    x, y = sizes[0]
+    if not (0 < x < math.inf and 0 < y < math.inf):
+        return math.nan, "the file's pixel size is no positive number"
+    if any(not math.isclose(a, b, rel_tol=_SQUARE) for size in sizes for a, b in zip(size, (x, y), strict=True)):
+        return math.nan, "the file's regions differ in scale: crop the one to be measured"
+    if not math.isclose(x, y, rel_tol=_SQUARE):
+        return math.nan, f"pixels are not square ({x:.3g} x {y:.3g} mm): resample the picture"
+    return (x + y) / 2, ""
+
+
+def _is_calibrated_tissue(region: Any) -> bool:
+    kind = region.get("RegionSpatialFormat"), region.get("RegionDataType")
+    units = region.get("PhysicalUnitsXDirection"), region.get("PhysicalUnitsYDirection")
+    return kind == _TISSUE_2D and units == _CENTIMETRES and "PhysicalDeltaX" in region and "PhysicalDeltaY" in region
+
+
+def _read(path: Path, pixels: bool) -> Any:
+    try:
+        return pydicom.dcmread(path, specific_tags=list(_TAGS), stop_before_pixels=not pixels)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}). Check the path and its permissions.") from None
+    except Exception as error:  # pydicom raises many types for damaged files; their texts may quote tags
+        raise UserError(f"{path}: is no readable DICOM file ({type(error).__name__}). Export it again.") from None
+
+
+def _pixels(path: Path) -> np.ndarray[Any, np.dtype[np.generic]]:
+    """Grey (h, w), or blue, green, red (h, w, 3) as OpenCV orders them."""
+    dataset = _read(path, pixels=True)
+    if "PixelData" not in dataset:
+        raise UserError(f"{path}: holds no pixel data. Give DICOM files of ultrasound images.")
+    try:
+        values = dataset.pixel_array
+        if dataset.PhotometricInterpretation == "PALETTE COLOR":
+            values = apply_color_lut(values, dataset)
+    except Exception as error:  # as above
+        syntax = getattr(dataset.file_meta.get("TransferSyntaxUID"), "name", "unknown")
+        raise UserError(
+            f"{path}: its pixels cannot be decoded ({type(error).__name__}; {syntax}). "
+            "Export it again, uncompressed, or as PNG."
+        ) from None
+    if dataset.PhotometricInterpretation == "MONOCHROME1":
+        values = values.max() - values  # bright means dark there
+    return np.asarray(values[..., ::-1] if values.ndim == 3 else values)

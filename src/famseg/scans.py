@@ -1,0 +1,175 @@
+"""Pictures to predict on: which files are meant, and what each holds."""
+
+import glob
+import math
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from PIL import Image
+
+from famseg.data.images import read_image
+from famseg.data.source import Pixels
+from famseg.data.tables import read_rows
+from famseg.errors import UserError
+
+SUFFIXES = {".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp"}
+DICOM_SUFFIXES = {".dcm", ".dicom"}
+MAX_PIXELS = 6000 * 6000
+"""Larger pictures are refused before they are decoded: a few bytes can claim to be gigabytes of pixels."""
+
+# What it warns of, large or damaged pictures, is refused here or by the decoder, by name.
+warnings.filterwarnings("ignore", module=r"PIL\.")
+
+
+@dataclass(frozen=True)
+class Scan:
+    """One picture to predict on.
+
+    Attributes:
+        file: where it came from.
+        image: uint8 (h, w).
+        spacing: mm per pixel; NaN when unknown.
+        notes: what was converted or is to be known.
+    """
+
+    file: Path
+    image: Pixels
+    spacing: float
+    notes: tuple[str, ...]
+
+
+def find_files(paths: Sequence[str], but_not_in: Path | None = None) -> list[Path]:
+    """The files that are meant by files, folders (with all below them) and globs, each once.
+
+    A named file that is missing is kept, so that reading it can say so beside the others.
+
+    Args:
+        paths: as on a command line.
+        but_not_in: a folder whose files are left out: earlier results.
+
+    Raises:
+        UserError: a folder or a glob holds no picture.
+    """
+    found: dict[Path, None] = {}
+    for name in paths:
+        path = Path(name)
+        if path.is_dir():
+            new = [file for file in sorted(path.rglob("*")) if _is_picture(file)]
+            new = [file for file in new if but_not_in is None or not _is_below(file, but_not_in)]
+        elif not path.exists() and glob.has_magic(name):
+            new = [Path(match) for match in sorted(glob.glob(name, recursive=True)) if Path(match).is_file()]
+        else:
+            new = [path]
+        if not new:
+            raise UserError(f"{name}: holds no picture. Give PNG, JPEG, TIFF or DICOM files, or a folder of them.")
+        found |= dict.fromkeys(new)
+    return list(found)
+
+
+def read_scan(path: Path, spacing: Callable[[Path], float]) -> Scan:
+    """Read a picture.
+
+    Args:
+        path: PNG, JPEG, TIFF, BMP or DICOM.
+        spacing: mm per pixel of a file that does not know it itself; NaN when unknown.
+
+    Raises:
+        UserError: it is missing, damaged, of another format, too large or too small, or holds several pictures.
+    """
+    if is_dicom(path):
+        from famseg.dicom import read_dicom  # pydicom is an extra
+
+        scan = read_dicom(path)
+    else:
+        _check_header(path)
+        image, converted = read_image(path)
+        scan = Scan(path, image, math.nan, (converted,) if converted else ())
+    return replace(scan, spacing=spacing(path)) if math.isnan(scan.spacing) else scan
+
+
+def spacings(option: str | None) -> Callable[[Path], float]:
+    """What `--spacing` says: a number of mm per pixel for all, or a CSV file with one per file name.
+
+    The table's columns are `file,mm_per_pixel`, or HC18's `filename,pixel size(mm)`.
+
+    Raises:
+        UserError: no positive number, or a table that cannot be read.
+    """
+    if option is None:
+        return lambda path: math.nan
+    try:
+        number = float(option)
+    except ValueError:
+        table = _spacing_table(Path(option))
+        return lambda path: table.get(path.name, math.nan)
+    value = _positive(number, f"--spacing {option}")
+    return lambda path: value
+
+
+def is_dicom(path: Path) -> bool:
+    """Whether a file is DICOM by its name, or by the mark behind its preamble."""
+    if path.suffix.lower() in DICOM_SUFFIXES:
+        return True
+    if path.suffix.lower() in SUFFIXES:
+        return False
+    try:
+        with path.open("rb") as file:
+            return file.read(132)[128:] == b"DICM"
+    except OSError:
+        return False
+
+
+def _is_picture(path: Path) -> bool:
+    if path.name.startswith(".") or not path.is_file():
+        return False
+    return path.suffix.lower() in SUFFIXES or is_dicom(path)
+
+
+def _is_below(path: Path, folder: Path) -> bool:
+    return folder.resolve() in path.resolve().parents
+
+
+def check_size(path: Path, width: int, height: int) -> None:
+    """Refuse a picture whose header claims too many pixels.
+
+    Raises:
+        UserError: more than MAX_PIXELS.
+    """
+    if width * height > MAX_PIXELS:
+        limit = MAX_PIXELS // 10**6
+        raise UserError(f"{path}: {width}x{height} px is too large, the limit is {limit} million. Crop or shrink it.")
+
+
+def _check_header(path: Path) -> None:
+    try:
+        with Image.open(path, formats=("PNG", "JPEG", "TIFF", "BMP")) as picture:
+            (width, height), pages = picture.size, getattr(picture, "n_frames", 1)
+    except Image.DecompressionBombError:
+        raise UserError(f"{path}: is far too large to be an ultrasound image. Crop or shrink it.") from None
+    except Exception:  # Pillow raises many types for damaged headers; the decoder says what is wrong
+        return
+    check_size(path, width, height)
+    if pages > 1:
+        raise UserError(f"{path}: holds {pages} pictures. Export the one to be measured as a file of its own.")
+
+
+def _spacing_table(path: Path) -> dict[str, float]:
+    mend = "Give millimetres per pixel, or a table with the columns file,mm_per_pixel."
+    rows = read_rows(path, (), mend)
+    present = set(rows[0]) if rows else set()
+    for name, size in (("file", "mm_per_pixel"), ("filename", "pixel size(mm)")):
+        if {name, size} <= present:
+            return {row[name]: _positive(row[size], f"{path}, row {row[name]}") for row in rows if row[size].strip()}
+    raise UserError(f"{path}: is no table of pixel sizes. {mend}")
+
+
+def _positive(value: str | float, where: str) -> float:
+    try:
+        number = float(value)
+    except ValueError:
+        number = math.nan
+    if not 0 < number < math.inf:
+        raise UserError(f"{where}: pixel size {value!r} is no positive number. Give millimetres per pixel.")
+    return number

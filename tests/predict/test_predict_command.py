@@ -1,0 +1,73 @@
+"""`famseg predict` as a user types it, with a real checkpoint."""
+
+import csv
+import subprocess
+import sys
+
+import pytest
+
+from famseg.cli import main
+
+
+@pytest.fixture
+def folder(write_image, picture, tmp_path):
+    for name in ("a.png", "deep/b.jpg"):
+        write_image(f"scans/{name}", picture)
+    return tmp_path / "scans"
+
+
+def command(folder, checkpoint, *more):
+    out = folder.parent / "out"
+    return main(["predict", str(folder), "--checkpoint", str(checkpoint), "--out", str(out), "--device", "cpu", *more])
+
+
+def test_a_folder_of_images(folder, checkpoint, capsys):
+    assert command(folder, checkpoint, "--spacing", "0.2", "--weeks", "20+3", "--tta", "flip", "--batch", "1") == 0
+    with (folder.parent / "out" / "biometry.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["mask"] for row in rows] == ["masks/a.png", "masks/b.png"]
+    assert {row["spacing_mm"] for row in rows} == {"0.2"}
+    printed = capsys.readouterr()
+    assert "2 of 2 images" in printed.out
+    assert "not a medical device" in printed.out
+    assert printed.err == ""
+
+
+def test_one_bad_file_is_named_and_the_exit_code_says_so(folder, checkpoint, capsys):
+    (folder / "bad.png").write_bytes(b"")
+    assert command(folder, checkpoint) == 1
+    printed = capsys.readouterr()
+    assert "2 of 3 images" in printed.out
+    assert printed.err.count("\n") == 1
+    assert "bad.png" in printed.err
+
+
+def test_several_checkpoints_and_a_submission(folder, checkpoint, tmp_path):
+    more = ["--checkpoint", str(checkpoint), "--spacing", "0.2", "--hc18-submission", str(tmp_path / "sub.csv")]
+    assert command(folder, checkpoint, *more) in (0, 1)  # an untrained network may find no head
+    assert (tmp_path / "sub.csv").exists()
+
+
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [
+        (["--spacing", "0"], "--spacing 0"),
+        (["--weeks", "60"], "age '60'"),
+        (["--checkpoint", "missing.ckpt"], "missing.ckpt"),
+        (["--device", "abacus"], "device abacus"),
+    ],
+)
+def test_mistakes_are_said_in_one_line(folder, checkpoint, capsys, more, words):
+    assert command(folder, checkpoint, *more) == 2
+    error = capsys.readouterr().err
+    assert words in error
+    assert error.count("\n") == 1
+
+
+def test_a_whole_process_imports_neither_lightning_nor_hydra(folder, checkpoint):
+    code = "import sys; from famseg.cli import main; main(sys.argv[1:]); print(sorted(sys.modules))"
+    arguments = ["predict", str(folder / "a.png"), "--checkpoint", str(checkpoint), "--out", str(folder / "out")]
+    done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    for heavy in ("lightning", "hydra", "albumentations", "matplotlib", "wandb", "pydicom", "gradio", "pandas"):
+        assert f"'{heavy}'" not in done.stdout
