@@ -26,8 +26,9 @@ def logits(mask, classes):
     return 20 * torch.stack(maps)[None]
 
 
-def batch(mask, spacing=0.5, truth=None):
-    return {"name": ["a"], "size": [mask.shape], "spacing": [spacing], "original_mask": [mask], "truth": [truth or {}]}
+def batch(mask, spacing=0.5, truth=None, known=None):
+    image = {"name": "a", "size": mask.shape, "spacing": spacing, "original_mask": mask, "truth": truth or {}}
+    return {key: [value] for key, value in image.items()} | {"known_names": [known]}
 
 
 def test_perfect_prediction():
@@ -60,6 +61,18 @@ def test_femur_predicted_in_a_head_image_is_an_error():
     totals = scorer.totals(scorer.score(logits(prediction, THREE), batch(ids())))
     assert totals["iou_bg"] < 1.0
     assert "iou_fl" not in totals
+
+
+@pytest.mark.parametrize("data", [HEAD, THREE])
+def test_class_that_an_image_does_not_know_counts_as_background(data):
+    prediction = ids()
+    prediction[:4] = 1
+    scorer = ImageScorer(THREE, data, Letterbox(SIZE))
+    rows = scorer.score(logits(prediction, THREE), batch(ids(), known={"BG", "FB"}))
+    totals = scorer.totals(rows)
+    assert totals["miou"] == totals["iou_bg"] == totals["iou_fb"] == 1.0
+    assert math.isnan(totals.get("iou_fl", math.nan))
+    assert totals.get("false_alarm_fl", 0.0) == 0.0
 
 
 def test_class_that_the_model_lacks_is_nan():

@@ -1,7 +1,7 @@
 """Scores of predictions in the original resolution, image by image and over a split."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -22,7 +22,7 @@ class ImageScorer:
     """Compares logits with masks of the original size; classes of model and data are matched by name.
 
     A class that the model knows and the data does not (a femur in a head image) counts as an error where it is
-    predicted; a class that the model lacks is NaN.
+    predicted, unless the image does not know it: then it counts as background. A class that the model lacks is NaN.
 
     Args:
         model_classes: names in the order of the model's outputs -> ids.
@@ -37,6 +37,7 @@ class ImageScorer:
         self.letterbox = letterbox
         self.names = list(data_classes)
         everything = self.names + [name for name in model_classes if name not in data_classes]
+        self._everything = everything
         self.known = [name in model_classes for name in self.names]
         self.confusion = np.zeros((len(everything), len(everything)), np.int64)
         self._from_output = np.array([everything.index(name) for name in model_classes])
@@ -49,15 +50,21 @@ class ImageScorer:
 
         Args:
             logits: (B, classes, H, W) at the network's resolution.
-            batch: `name`, `size` (h, w), `spacing` (mm per px), `original_mask` (h, w), `truth`, a list of B each.
+            batch: `name`, `size` (h, w), `spacing` (mm per px), `original_mask` (h, w), `truth`, `known_names`
+                (`Sample.known`), a list of B each.
         """
         rows = []
         for i, name in enumerate(batch["name"]):
             restored = self.letterbox.restore(logits[i : i + 1].float(), batch["size"][i])[0]
-            prediction = self._from_output[restored.argmax(0).cpu().numpy()]
+            labelled = self._labelled(batch["known_names"][i])
+            prediction = labelled[self._from_output[restored.argmax(0).cpu().numpy()]]
             truth = self._from_id[batch["original_mask"][i]]
             rows.append({"file": name, **self._score(prediction, truth, batch["spacing"][i], batch["truth"][i])})
         return rows
+
+    def _labelled(self, known: Collection[str] | None) -> NDArray[np.int64]:
+        """Index -> itself, or the background's where the image does not know the class."""
+        return np.array([i if known is None or name in known else 0 for i, name in enumerate(self._everything)])
 
     def totals(self, rows: Sequence[Row], confusion: NDArray[np.int64] | None = None) -> dict[str, float]:
         """Scores of the split.

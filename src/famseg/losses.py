@@ -17,21 +17,48 @@ class CrossEntropyDice(nn.Module):
         super().__init__()
         self.ce_weight, self.dice_weight, self.smooth = ce_weight, dice_weight, smooth
 
-    def forward(self, logits: Tensor, mask: Tensor) -> Tensor:
+    def forward(self, logits: Tensor, mask: Tensor, known: Tensor | None = None) -> Tensor:
         """Scalar loss, float32.
 
         Args:
             logits: (B, classes, H, W), any float type.
             mask: (B, H, W) int64, output indices.
+            known: (B, classes) bool, which classes each mask marks wherever they are; None: all. The others are merged
+                with the background (docs/data.md), and a class that no image of the batch knows has no Dice.
         """
-        log_probabilities = logits.float().log_softmax(1)  # (B, C, H, W)
+        logits = logits.float() if known is None else merge_unknown(logits.float(), known)
+        labelled = None if known is None else known.any(0)  # (C,)
+        log_probabilities = logits.log_softmax(1)  # (B, C, H, W)
         # gather instead of nll_loss: the latter has no deterministic kernel for maps on GPUs
         cross_entropy = -log_probabilities.gather(1, mask[:, None]).mean()
-        return self.ce_weight * cross_entropy + self.dice_weight * self._dice(log_probabilities.exp(), mask)
+        return self.ce_weight * cross_entropy + self.dice_weight * self._dice(log_probabilities.exp(), mask, labelled)
 
-    def _dice(self, probabilities: Tensor, mask: Tensor) -> Tensor:
+    def _dice(self, probabilities: Tensor, mask: Tensor, labelled: Tensor | None) -> Tensor:
         classes = torch.arange(probabilities.shape[1], device=mask.device)[None, :, None, None]
         target = (mask[:, None] == classes).to(probabilities.dtype)  # (B, C, H, W)
         overlap = (probabilities * target).sum((0, 2, 3))
         total = (probabilities + target).sum((0, 2, 3))
-        return 1 - ((2 * overlap + self.smooth) / (total + self.smooth)).mean()
+        ratio = (2 * overlap + self.smooth) / (total + self.smooth)  # (C,)
+        return 1 - (ratio.mean() if labelled is None else (ratio * labelled).sum() / labelled.sum())
+
+
+def merge_unknown(logits: Tensor, known: Tensor) -> Tensor:
+    """Logits whose first class stands for the background or any class that the image does not know.
+
+    Its probability is the sum of theirs, and theirs become 0: how a pixel is shared out among them costs nothing.
+
+    Args:
+        logits: (B, classes, H, W), the background first.
+        known: (B, classes) bool; the first column is true.
+    """
+    apart = known[:, :, None, None]  # (B, C, 1, 1)
+    merged = ~apart
+    merged[:, 0] = True
+    background = logits.masked_fill(~merged, -torch.inf).logsumexp(1, keepdim=True)  # (B, 1, H, W)
+    return torch.cat([background, logits.masked_fill(~apart, -torch.inf)[:, 1:]], 1)
+
+
+def without_unknown(prediction: Tensor, known: Tensor) -> Tensor:
+    """Predicted output indices (B, H, W) with every class that the image does not know, (B, classes), turned into 0."""
+    images = torch.arange(len(known), device=known.device)[:, None, None]
+    return prediction * known[images, prediction]

@@ -14,6 +14,7 @@ from torchmetrics.classification import MulticlassConfusionMatrix
 from famseg.checkpoint import METADATA_KEY
 from famseg.evaluation import ImageScorer
 from famseg.inference import Predictor
+from famseg.losses import without_unknown
 from famseg.metrics.confusion import class_scores
 from famseg.phases import OptimizerOption, Phase, Switch, plan
 from famseg.schedules import Decay
@@ -26,7 +27,7 @@ class SegmentationTask(lightning.LightningModule):
 
     Args:
         model: the network.
-        loss: (logits, mask (B, H, W) of output indices) -> scalar.
+        loss: (logits, mask (B, H, W) of output indices, known (B, classes)) -> scalar.
         classes: class names in the order of the outputs -> ids in the original masks.
         optimizer: optimizer of the first phase.
         scheduler: decay of the learning rate.
@@ -71,8 +72,8 @@ class SegmentationTask(lightning.LightningModule):
     # training ---------------------------------------------------------------------------------------------------
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
-        """Loss of a batch with `image` (B, C, H, W) and `mask` (B, H, W)."""
-        loss: Tensor = self.loss(self(batch["image"]), batch["mask"])
+        """Loss of a batch with `image` (B, C, H, W), `mask` (B, H, W) and `known` (B, classes)."""
+        loss: Tensor = self.loss(self(batch["image"]), batch["mask"], batch["known"])
         self.train_loss.update(loss.detach(), weight=len(batch["image"]))
         self.log("train/loss_step", loss.detach(), prog_bar=True, logger=False)
         return loss
@@ -98,8 +99,8 @@ class SegmentationTask(lightning.LightningModule):
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
         """Loss and confusion matrix at the network's resolution."""
         logits = self(batch["image"])
-        self.val_loss.update(self.loss(logits, batch["mask"]), weight=len(logits))
-        self.confusion.update(logits.argmax(1), batch["mask"])
+        self.val_loss.update(self.loss(logits, batch["mask"], batch["known"]), weight=len(logits))
+        self.confusion.update(without_unknown(logits.argmax(1), batch["known"]), batch["mask"])
 
     def on_validation_epoch_end(self) -> None:
         """Log `val/loss`, `val/miou`, `val/iou_<class>` and `val/dice_<class>` of the whole split."""

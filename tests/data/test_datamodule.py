@@ -22,7 +22,7 @@ def data(toy):
 def test_batches_of_each_split(data):
     data.setup("fit")
     train, val = next(iter(data.train_dataloader())), next(iter(data.val_dataloader()))
-    assert set(train) == set(val) == {"image", "mask", "index"}
+    assert set(train) == set(val) == {"image", "mask", "known", "index"}
     assert (train["image"].shape, train["mask"].shape) == ((4, 1, 32, 48), (4, 32, 48))
     assert {data.source.names[index] for index in train["index"]} <= set(data.splits["train"])
     test = [name for batch in data.test_dataloader() for name in batch["name"]]

@@ -1,4 +1,5 @@
 import pickle
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -33,15 +34,15 @@ def test_known_mean_and_std_are_not_measured_again(prepare):
 
 
 def test_kept_pairs_are_those_decoded_again_and_decoded_once(toy, prepare):
-    fresh = prepare.pair(3)
+    fresh = prepare.get(3)
     prepare.decode(range(6), "test", keep=True)
     prepare.source = None
-    for kept, again in zip(prepare.pair(3), fresh, strict=True):
+    for kept, again in zip(prepare.get(3), fresh, strict=True):
         np.testing.assert_array_equal(kept, again)
 
 
 def test_tensors_are_normalised(prepare):
-    item = prepare.tensors(4, np.full((32, 48), 255, np.uint8), np.ones((32, 48), np.uint8))
+    item = prepare.tensors(4, np.full((32, 48), 255, np.uint8), np.ones((32, 48), np.uint8), np.ones(2, bool))
     assert (item["image"].shape, item["image"].dtype) == ((1, 32, 48), torch.float32)
     assert item["image"].unique().item() == pytest.approx(2.0)
     assert (item["mask"].dtype, item["index"]) == (torch.int64, 4)
@@ -50,8 +51,8 @@ def test_tensors_are_normalised(prepare):
 def test_masks_are_positions_among_the_models_classes(toy):
     three = Preparation(toy(6), Letterbox((32, 48)), {"BG": 0, "FL": 1, "FB": 2}, 0.5, 0.25)
     two = Preparation(toy(6), Letterbox((32, 48)), {"BG": 0, "FB": 2}, 0.5, 0.25)
-    assert np.unique(three.pair(0)[1]).tolist() == [0, 2]
-    assert np.unique(two.pair(0)[1]).tolist() == [0, 1]
+    assert np.unique(three.get(0).mask).tolist() == [0, 2]
+    assert np.unique(two.get(0).mask).tolist() == [0, 1]
 
 
 def test_a_class_that_the_model_does_not_know_is_refused(toy):
@@ -59,31 +60,40 @@ def test_a_class_that_the_model_does_not_know_is_refused(toy):
         Preparation(toy(6), Letterbox((32, 48)), {"BG": 0, "FL": 1})
 
 
+def test_what_an_image_knows_travels_with_it(toy):
+    source = toy(2)
+    wide = Preparation(source, Letterbox((32, 48)), {"BG": 0, "FL": 1, "FB": 2}, 0.5, 0.25)
+    assert wide.get(0).known.tolist() == [True] * 3  # the toy says nothing: all is known
+    head = replace(source[0], known=frozenset({"FB"}))
+    assert wide.known(head).tolist() == [True, False, True]
+
+
 def test_an_id_of_no_class_is_named(toy):
     source = toy(6)
     source.classes = {"BG": 0, "FB": 3}
     with pytest.raises(UserError, match=r"002\.png: label ids \[2\] belong to no class"):
-        Preparation(source, Letterbox((32, 48)), source.classes).pair(2)
+        Preparation(source, Letterbox((32, 48)), source.classes).get(2)
 
 
 def test_augmentation_follows_from_seed_epoch_and_index(prepare):
     def image(seed, epoch, index):
-        return TrainItems(prepare, jitter, seed)[epoch, index]["image"]
+        return TrainItems(prepare, jitter, seed)[epoch, index, 0]["image"]
 
     assert torch.equal(image(0, 1, 2), image(0, 1, 2))
     for other in [(1, 1, 2), (0, 2, 2), (0, 1, 3)]:
         assert not torch.equal(image(0, 1, 2), image(*other))
+    assert not torch.equal(image(0, 1, 2), TrainItems(prepare, jitter, 0)[1, 2, 1]["image"])  # a second copy
 
 
 def test_items_travel_to_workers_that_are_not_forked(prepare):
     items = TrainItems(prepare, Augmentation(), 0)
     there = pickle.loads(pickle.dumps(items))
-    assert torch.equal(there[1, 2]["image"], items[1, 2]["image"])
+    assert torch.equal(there[1, 2, 0]["image"], items[1, 2, 0]["image"])
     pickle.dumps(items)  # also after its first use
 
 
 def test_without_augmentation_training_items_are_validation_items(prepare):
-    train, val = TrainItems(prepare, None, 0)[5, 2], ValItems(prepare)[2]
+    train, val = TrainItems(prepare, None, 0)[5, 2, 0], ValItems(prepare)[2]
     assert torch.equal(train["image"], val["image"])
     assert torch.equal(train["mask"], val["mask"])
 

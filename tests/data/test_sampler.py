@@ -21,13 +21,13 @@ def keys(batch_size=4, seed=0, **progress):
 
 def test_an_epoch_has_full_batches_of_different_samples():
     assert len(keys()) == 24 == len(TrainSampler(INDICES, 4, 0))
-    assert len({index for _, index in keys()}) == 24
-    assert {epoch for epoch, _ in keys(epoch=3)} == {3}
+    assert len({index for _, index, _ in keys()}) == 24
+    assert {epoch for epoch, _, _ in keys(epoch=3)} == {3}
 
 
 def test_order_follows_from_seed_and_epoch():
     assert keys(epoch=1) == keys(epoch=1)
-    orders = [[index for _, index in keys(seed=seed, epoch=epoch)] for seed in (0, 1) for epoch in (0, 1)]
+    orders = [[index for _, index, _ in keys(seed=seed, epoch=epoch)] for seed in (0, 1) for epoch in (0, 1)]
     assert len({tuple(order) for order in orders}) == 4
 
 
@@ -52,6 +52,22 @@ def test_two_processes_resume_alike():
     for rank in (0, 1):
         whole = keys(batch_size=3, rank=rank, world_size=2)
         assert keys(batch_size=3, rank=rank, world_size=2, done=2) == whole[6:]
+
+
+def test_weights_say_how_often_an_epoch_shows_a_sample():
+    weights = [2.0, 0.5, 1.0, 0.25] * 6 + [1.0, 1.0]
+    epochs = [list(TrainSampler(INDICES, 4, 0, trainer(epoch), weights)) for epoch in range(40)]
+    assert {len(epoch) for epoch in epochs} == {24} == {len(TrainSampler(INDICES, 4, 0, weights=weights))}
+    shown = [sum(index == 104 + i for epoch in epochs for _, index, _ in epoch) / 40 for i in range(4)]
+    assert shown == pytest.approx([2 * 24 / 24.5, 0.5, 1, 0.25], abs=0.2)
+    assert {copy for epoch in epochs for _, index, copy in epoch if index == 100} == {0, 1}
+
+
+def test_a_weighted_epoch_is_resumed_alike():
+    weights = [1.5] * 26
+    whole = list(TrainSampler(INDICES, 4, 0, trainer(2), weights))
+    assert list(TrainSampler(INDICES, 4, 0, trainer(2, done=3), weights)) == whole[12:]
+    assert len(whole) == 36
 
 
 def test_without_a_trainer_the_epoch_is_set_by_hand():

@@ -22,9 +22,10 @@ from famseg.errors import UserError
 class SegmentationDataModule(LightningDataModule):
     """Batches for training, validation and test from any source.
 
-    Training and validation: `image` float32 (B, 1, H, W), normalised; `mask` int64 (B, H, W) of output indices; `index`
-    int64 (B,) of the samples in the source. Test batches add lists: `name`, `spacing` (mm per px of the original),
-    `size` (height and width of the original), `original_mask` (uint8 (h, w), ids of the source), `truth` (mm by name).
+    Training and validation: `image` float32 (B, 1, H, W), normalised; `mask` int64 (B, H, W) of output indices; `known`
+    bool (B, classes), the classes that a mask marks wherever they are; `index` int64 (B,) of the samples in the source.
+    Test batches add lists: `name`, `spacing` (mm per px of the original), `size` (height and width of the original),
+    `original_mask` (uint8 (h, w), ids of the source), `truth` (mm by name), `known_names` (`Sample.known`).
 
     Args:
         source: The data set.
@@ -43,6 +44,7 @@ class SegmentationDataModule(LightningDataModule):
         std: Likewise.
         classes: A model's classes, in the order of its outputs; None: the source's. A model may know more than the
             source labels, not less.
+        weights: How often an epoch shows each sample of the source (2: twice, 0.5: every other epoch); None: once.
 
     Attributes:
         splits: Names of train, val and test.
@@ -72,6 +74,7 @@ class SegmentationDataModule(LightningDataModule):
         mean: float | None = None,
         std: float | None = None,
         classes: Mapping[str, int] | None = None,
+        weights: Sequence[float] | None = None,
     ) -> None:
         super().__init__()
         _check_options(size, batch_size, cache)
@@ -83,6 +86,7 @@ class SegmentationDataModule(LightningDataModule):
         self.seed = seed
         self.cache = cache
         self.classes = dict(classes or source.classes)
+        self._weights = weights
         self._groups = dict(zip(source.names, source.groups, strict=True))
         self._index = {name: index for index, name in enumerate(source.names)}
         self.splits: Splits = (
@@ -149,10 +153,7 @@ class SegmentationDataModule(LightningDataModule):
 
     def train_dataloader(self) -> DataLoader[Any]:
         """Shuffled, augmented, resumed where the run stopped; every batch is full."""
-        items = TrainItems(self._prepare, self.augment, self.seed)
-        return self._loader(
-            items, TrainSampler(self.indices("train"), self.batch_size, self.seed, self.trainer), LateLoader
-        )
+        return self._loader(TrainItems(self._prepare, self.augment, self.seed), self._train_sampler(), LateLoader)
 
     def val_dataloader(self) -> DataLoader[Any]:
         """In order, unchanged."""
@@ -166,6 +167,11 @@ class SegmentationDataModule(LightningDataModule):
         """The test split."""
         return self.test_dataloader()
 
+    def _train_sampler(self) -> TrainSampler:
+        indices = self.indices("train")
+        weights = None if self._weights is None else [self._weights[index] for index in indices]
+        return TrainSampler(indices, self.batch_size, self.seed, self.trainer, weights)
+
     def _require_training_images(self) -> None:
         if not self.splits["train"]:
             raise UserError(
@@ -176,7 +182,7 @@ class SegmentationDataModule(LightningDataModule):
     def _require_a_batch(self) -> None:
         self._require_training_images()
         images, devices = len(self.splits["train"]), self.trainer.world_size if self.trainer else 1
-        if images < self.batch_size * devices:
+        if not len(self._train_sampler()):
             raise UserError(
                 f"data.batch_size={self.batch_size} on {devices} device(s) is larger than the training split of "
                 f"{images} images. Give a smaller data.batch_size."

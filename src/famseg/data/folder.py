@@ -36,6 +36,8 @@ class Folder:
         root: Folder with `images/` and `labels/`.
         ids: Class name -> id in the labels, in the order of the model's outputs, background first; None: the paper's.
         colours: Class name -> (red, green, blue) in the labels; None: the paper's, for the classes it has.
+        absent: Classes that no image shows, though `ids` does not list them. What is neither in `ids` nor here may be
+            in any image: a model that knows it is not told that it is background.
 
     Raises:
         UserError: A folder is missing or empty, `spacing.csv` cannot be read, ids or colours contradict each other.
@@ -46,9 +48,11 @@ class Folder:
         root: str | Path,
         ids: Mapping[str, int] | None = None,
         colours: Mapping[str, Sequence[int]] | None = None,
+        absent: Sequence[str] = (),
     ) -> None:
         self.root = Path(root)
         self.classes = dict(ids or PAPER_IDS)
+        self.known = frozenset({*self.classes, *absent})
         self._colours = _checked_colours(self.classes, colours)
         self._images = _list_images(self.root)
         self._table = _read_table(self.root / TABLE)
@@ -67,7 +71,7 @@ class Folder:
             self._said.add(converted)
             log.warning("%s: %s; others likewise.", path, converted)
         mask = self._read_label(path, image.shape)
-        return Sample(path.name, self.groups[index], image, mask, self._spacing(path.name))
+        return Sample(path.name, self.groups[index], image, mask, self._spacing(path.name), known=self.known)
 
     def problems(self, decode: bool = True) -> Iterator[Problem]:
         """Missing labels, rows that fit nothing; with `decode` also unreadable files, unknown ids, conversions."""
@@ -155,10 +159,11 @@ def datamodule(
     root: str | Path,
     ids: Mapping[str, int] | None = None,
     colours: Mapping[str, Sequence[int]] | None = None,
+    absent: Sequence[str] = (),
     **options: Any,
 ) -> SegmentationDataModule:
     """Batches of a `Folder`; `options` are those of `SegmentationDataModule`."""
-    return SegmentationDataModule(Folder(root, ids, colours), **options)
+    return SegmentationDataModule(Folder(root, ids, colours, absent), **options)
 
 
 def _checked_colours(

@@ -48,6 +48,7 @@ class HC18:
     """
 
     classes: Mapping[str, int] = {"BG": 0, "FB": 2}
+    known = frozenset({"BG", "FL", "FB"})  # no femur lies in the plane of a head
 
     def __init__(self, root: str | Path) -> None:
         self.root = Path(root)
@@ -70,6 +71,7 @@ class HC18:
             mask=mask.astype(np.uint8) * np.uint8(self.classes["FB"]),
             spacing=row.spacing,
             truth={"hc_mm": row.hc_mm} if row.hc_mm > 0 else {},
+            known=self.known,
         )
 
     def problems(self, decode: bool = True) -> Iterator[Problem]:

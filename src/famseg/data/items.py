@@ -1,7 +1,7 @@
 """From a sample to an item of a batch: letterboxed, in output indices, normalised."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -16,10 +16,25 @@ from famseg.errors import UserError
 
 Item = dict[str, Any]
 Pair = tuple[Pixels, Pixels]
+Known = NDArray[np.bool_]
 Histogram = NDArray[np.int64]
 
-_STACKED = ("image", "mask", "index")
+_STACKED = ("image", "mask", "known", "index")
 _NO_CLASS = 255
+
+
+class Prepared(NamedTuple):
+    """A sample at the network's input size.
+
+    Attributes:
+        image: uint8 (H, W).
+        mask: uint8 (H, W) of output indices.
+        known: bool (classes,), which classes the mask marks wherever they are (`Sample.known`).
+    """
+
+    image: Pixels
+    mask: Pixels
+    known: Known
 
 
 class Augment(Protocol):
@@ -55,8 +70,9 @@ class Preparation:
         self.source = source
         self.letterbox = letterbox
         self.mean, self.std = mean, std
+        self._names = list(classes)
         self._outputs = _output_table(source.classes, classes)
-        self._kept: dict[int, Pair] = {}
+        self._kept: dict[int, Prepared] = {}
 
     def decode(self, indices: Sequence[int], what: str, keep: bool) -> None:
         """Decode images in parallel, `keep` them letterboxed, and measure mean and std on them when not yet known.
@@ -65,24 +81,24 @@ class Preparation:
         """
         todo = [index for index in indices if index not in self._kept]
         counts = np.zeros(256, np.int64)
-        for index, (pair, histogram) in zip(todo, parallel(self._read, todo, what), strict=True):
+        for index, (prepared, histogram) in zip(todo, parallel(self._read, todo, what), strict=True):
             counts += histogram
             if keep:
-                self._kept[index] = pair
+                self._kept[index] = prepared
         if self.mean is None or self.std is None:
             self.mean, self.std = _mean_and_std(counts)
 
-    def pair(self, index: int) -> Pair:
-        """Letterboxed image and mask of output indices, uint8 (H, W) each, from memory when they are kept there."""
+    def get(self, index: int) -> Prepared:
+        """A sample at the network's input size, from memory when it is kept there."""
         return self._kept[index] if index in self._kept else self._read(index)[0]
 
-    def tensors(self, index: int, image: Pixels, mask: Pixels | None) -> Item:
-        """`image` float32 (1, H, W), normalised; `mask` int64 (H, W), if there is one; `index`."""
+    def tensors(self, index: int, image: Pixels, mask: Pixels | None, known: Known) -> Item:
+        """`image` float32 (1, H, W), normalised; `mask` int64 (H, W), if there is one; `known` (classes,); `index`."""
         if self.mean is None or self.std is None:
             raise RuntimeError("mean and std are not measured yet: call `setup` or `decode` first")
         values = (torch.from_numpy(image)[None].float() / 255 - self.mean) / self.std  # (1, H, W)
         labels = {} if mask is None else {"mask": torch.from_numpy(mask).long()}
-        return {"image": values, "index": index} | labels
+        return {"image": values, "known": torch.from_numpy(known), "index": index} | labels
 
     def outputs(self, sample: Sample) -> Pixels:
         """The sample's mask as output indices, uint8 (h, w).
@@ -92,33 +108,38 @@ class Preparation:
         """
         if sample.mask is None:
             raise UserError(f"{sample.name}: has no label. Add one, or remove the image.")
-        outputs: Pixels = self._outputs[sample.mask]
+        outputs: Pixels = self._outputs[sample.mask]  # (h, w)
         if outputs.max() == _NO_CLASS:
             unknown = sorted(set(np.unique(sample.mask).tolist()) - set(self.source.classes.values()))
             raise UserError(f"{sample.name}: label ids {unknown} belong to no class of {dict(self.source.classes)}.")
         return outputs
 
-    def _read(self, index: int) -> tuple[Pair, Histogram]:
-        """Letterboxed pair, and how many pixels of the image have each grey level."""
+    def known(self, sample: Sample) -> Known:
+        """Which of the model's classes the sample's mask marks wherever they are; the background always counts."""
+        names = enumerate(self._names)
+        return np.array([i == 0 or sample.known is None or name in sample.known for i, name in names])
+
+    def _read(self, index: int) -> tuple[Prepared, Histogram]:
+        """A sample at the network's input size, and how many pixels of the image have each grey level."""
         sample = self.source[index]
         image, mask = self.letterbox.apply(sample.image), self.letterbox.apply_mask(self.outputs(sample))
         inside = image[self.letterbox.area((sample.image.shape[0], sample.image.shape[1]))]
-        return (image, mask), np.bincount(inside.ravel(), minlength=256)
+        return Prepared(image, mask, self.known(sample)), np.bincount(inside.ravel(), minlength=256)
 
 
 class TrainItems(Dataset[Item]):
-    """Augmented pairs by (epoch, index); the draw follows from (seed, epoch, index) alone."""
+    """Augmented pairs by (epoch, index, copy); the draw follows from these and the seed alone."""
 
     def __init__(self, prepare: Preparation, augment: Augment | None, seed: int) -> None:
         self._prepare, self._augment, self._seed = prepare, augment, seed
 
     def __getitem__(self, key: Key) -> Item:
-        epoch, index = key
-        image, mask = self._prepare.pair(index)
+        epoch, index, copy = key
+        image, mask, known = self._prepare.get(index)
         if self._augment is not None:
-            draw = np.random.SeedSequence([self._seed, epoch, index]).generate_state(1)[0]
+            draw = np.random.SeedSequence([self._seed, epoch, index, copy]).generate_state(1)[0]
             image, mask = self._augment(image, mask, int(draw))
-        return self._prepare.tensors(index, image, mask)
+        return self._prepare.tensors(index, image, mask, known)
 
 
 class ValItems(Dataset[Item]):
@@ -128,7 +149,7 @@ class ValItems(Dataset[Item]):
         self._prepare = prepare
 
     def __getitem__(self, index: int) -> Item:
-        return self._prepare.tensors(index, *self._prepare.pair(index))
+        return self._prepare.tensors(index, *self._prepare.get(index))
 
 
 class EvaluationItems(Dataset[Item]):
@@ -140,17 +161,18 @@ class EvaluationItems(Dataset[Item]):
     def __getitem__(self, index: int) -> Item:
         sample, box = self._prepare.source[index], self._prepare.letterbox
         mask = None if sample.mask is None else box.apply_mask(self._prepare.outputs(sample))
-        return self._prepare.tensors(index, box.apply(sample.image), mask) | {
+        return self._prepare.tensors(index, box.apply(sample.image), mask, self._prepare.known(sample)) | {
             "name": sample.name,
             "spacing": sample.spacing,
             "size": (sample.image.shape[0], sample.image.shape[1]),
             "original_mask": sample.mask,
             "truth": dict(sample.truth),
+            "known_names": sample.known,
         }
 
 
 def collate(items: Sequence[Item]) -> Item:
-    """Stack image, mask and index; keep lists of everything else, which may differ in size."""
+    """Stack image, mask, known and index; keep lists of everything else, which may differ in size."""
     return {
         key: default_collate([item[key] for item in items]) if key in _STACKED else [item[key] for item in items]
         for key in items[0]

@@ -23,6 +23,8 @@ class Sample:
         mask: uint8 (H, W) of class ids (`Source.classes`), None when nobody labelled the image.
         spacing: Millimetres per pixel of `image`, nan when unknown.
         truth: Millimetre values known from elsewhere than the mask: `hc_mm`, `bpd_mm`, `ofd_mm`, `fl_mm`.
+        known: Classes that the mask marks wherever they are: those that are labelled, and those known to be absent. Any
+            other class may hide in what the mask calls background. None: every class is known.
     """
 
     name: str
@@ -31,6 +33,7 @@ class Sample:
     mask: Pixels | None
     spacing: float
     truth: Mapping[str, float] = field(default_factory=dict)
+    known: frozenset[str] | None = None
 
 
 @dataclass(frozen=True)
