@@ -6,6 +6,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig
 
 from famseg import checkpoint, run
+from famseg.resume import resume_point
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="train")
@@ -19,7 +20,7 @@ def main(config: DictConfig) -> float:
         task.metadata = run.describe(config.model)
         checkpoint.initialise(task.model, config.init_from)
         trainer = instantiate(config.trainer, _convert_="all")
-        trainer.fit(task, datamodule=data, ckpt_path=run.resume_point(config), weights_only=True)
+        trainer.fit(task, datamodule=data, ckpt_path=resume_point(config.output, config.resume), weights_only=True)
         best = trainer.checkpoint_callback.best_model_path
         trainer.test(task, datamodule=data, ckpt_path=best, weights_only=True, verbose=False)
         return float(trainer.checkpoint_callback.best_model_score)

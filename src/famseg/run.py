@@ -1,4 +1,4 @@
-"""A run's folder: its resolved configuration, environment and status, and where it goes on from."""
+"""A run's folder: its resolved configuration, environment and status."""
 
 import json
 import logging
@@ -20,6 +20,7 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
 import famseg
+from famseg.callbacks.preemption import Preempted
 from famseg.errors import UserError
 from famseg.files import write_atomically
 from famseg.loggers import finish_wandb
@@ -42,9 +43,10 @@ PACKAGES = (
 
 @contextmanager
 def recorded(config: DictConfig) -> Iterator[Path]:
-    """Record a run in `config.output`: `config.yaml`, `environment.json` and a `status.json` that tells how it ended.
+    """Record a run in `config.output`: `config.yaml`, `environment.json`, `status.json`.
 
-    Mistakes of the user are passed on as one message without a stack trace; the trace is in `status.json`.
+    The state of `status.json` is running, done, failed or resumable. Mistakes of the user are passed on as one
+    message without a stack trace; the trace is in `status.json`.
 
     Yields:
         The run's folder.
@@ -56,6 +58,10 @@ def recorded(config: DictConfig) -> Iterator[Path]:
             _open(folder, config)
             _write_status(folder, "running", started)
             yield folder
+    except (Preempted, KeyboardInterrupt):
+        finish_wandb(exit_code=1)
+        _write_status(folder, "resumable", started)
+        raise
     except BaseException as error:
         finish_wandb(exit_code=1)
         _write_status(folder, "failed", started, traceback.format_exc(), quiet=True)
@@ -65,21 +71,6 @@ def recorded(config: DictConfig) -> Iterator[Path]:
     finish_wandb(exit_code=0)
     _write_status(folder, "done", started)
     log.info("Done: %s", folder)
-
-
-def resume_point(config: DictConfig) -> str | None:
-    """The checkpoint that a run goes on from: `last.ckpt` of its folder with `resume=true`, else none.
-
-    Raises:
-        UserError: `resume=true`, and the folder has no checkpoint.
-    """
-    if not config.resume:
-        return None
-    last = Path(config.output) / "checkpoints" / "last.ckpt"
-    if not last.exists():
-        raise UserError(f"resume=true, but {last} does not exist. Give the run's folder: hydra.run.dir=FOLDER.")
-    log.info("Going on from %s", last)
-    return str(last)
 
 
 def describe(model: DictConfig) -> dict[str, Any]:

@@ -139,12 +139,18 @@ class SegmentationTask(lightning.LightningModule):
         """Add the plain metadata of model and data, and the progress of the phases."""
         data = self.trainer.datamodule.metadata()  # type: ignore[attr-defined]
         checkpoint[METADATA_KEY] = self.metadata | {"data": data}
-        checkpoint[PROGRESS_KEY] = {"phase": self.phase, "losses": list(self.losses)}
+        mean = self.train_loss  # of the epoch so far, for a checkpoint within it
+        state = {"mean_value": mean.mean_value.cpu(), "weight": mean.weight.cpu()}
+        checkpoint[PROGRESS_KEY] = {"phase": self.phase, "losses": list(self.losses), "train_loss": state}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Set the phase; Lightning calls this before it builds the optimizer whose state it then restores."""
-        progress = checkpoint.get(PROGRESS_KEY, {"phase": 0, "losses": []})
+        progress = checkpoint[PROGRESS_KEY]
         self.phase, self.losses = progress["phase"], list(progress["losses"])
+        self.train_loss.reset()
+        state = progress["train_loss"]
+        if state["weight"] > 0:
+            self.train_loss.update(state["mean_value"] / state["weight"], state["weight"])
 
 
 def _gathered(

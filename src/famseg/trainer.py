@@ -13,6 +13,7 @@ from hydra.types import RunMode
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint, RichProgressBar
 from lightning.pytorch.loggers import Logger
 
+from famseg.checkpoint_io import LAST, DurableCheckpointIO
 from famseg.errors import UserError
 
 
@@ -56,7 +57,7 @@ def build(
         enable_version_counter=False,
     )
     # not save_last: that is a copy of the best whenever there is a new one
-    last = ModelCheckpoint(folder, filename="last", save_on_train_epoch_end=True, enable_version_counter=False)
+    last = ModelCheckpoint(folder, filename=Path(LAST).stem, save_on_train_epoch_end=True, enable_version_counter=False)
     for chatty in ("lightning.pytorch.utilities.rank_zero", "lightning.pytorch.accelerators.cuda"):
         logging.getLogger(chatty).setLevel(logging.WARNING)  # tips and device lists; environment.json has the devices
     warnings.filterwarnings("ignore", message=".*treespec, LeafSpec.*")  # Lightning's own use of torch
@@ -67,6 +68,7 @@ def build(
             default_root_dir=output,
             callbacks=[*callbacks, best, last, *bar],
             logger=[logger] if logger else False,
+            plugins=[DurableCheckpointIO()],
             precision=precision,  # type: ignore[arg-type]
             enable_progress_bar=progress,
             enable_model_summary=False,

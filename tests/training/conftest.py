@@ -4,7 +4,7 @@ import torch
 from torch import nn
 
 from famseg import schedules
-from famseg.callbacks import OptimizerPhases, RunRecord, StepSeed, ValidationOverlays
+from famseg.callbacks import NanGuard, OptimizerPhases, Preemption, RunRecord, StepSeed, ValidationOverlays
 from famseg.data.phantom import datamodule
 from famseg.losses import CrossEntropyDice
 from famseg.phases import OptimizerOption, Switch
@@ -43,28 +43,29 @@ def fit(tmp_path):
         decay=schedules.adadelta,
         stop_after=None,
         callbacks=(),
+        **trainer_options,
     ):
         lightning.seed_everything(0, workers=True, verbose=False)
         data = datamodule(n=30, size=(32, 32), batch_size=4, seed=0)
         if switch == "default":
             switch = Switch(SGD, at=0.5)
         task = SegmentationTask(Net(), CrossEntropyDice(), data.classes, ADAMW, decay, switch)
-        output = tmp_path / folder
+        output = str(tmp_path / folder)
         own = [
             OptimizerPhases(),
             StepSeed(0),
-            RunRecord(str(output), overlays=3),
-            ValidationOverlays(str(output), 2, 2),
+            RunRecord(output, 3),
+            ValidationOverlays(output, 2, 2),
+            Preemption(output),
         ]
-        trainer = build(
-            output=str(output), callbacks=[*own, *callbacks], progress=False, max_epochs=epochs, accelerator="cpu"
-        )
-        if stop_after:
-            trainer.callbacks.insert(0, StopAfter(stop_after))
+        stop = [StopAfter(stop_after)] if stop_after else []
+        every = [*stop, *own, *callbacks]
+        options = {"max_epochs": epochs, "accelerator": "cpu", "progress": False} | trainer_options
+        trainer = build(output=output, callbacks=every, **options)
         trainer.fit(task, datamodule=data, ckpt_path=ckpt_path, weights_only=True)
         return trainer, task
 
-    run.sgd, run.Stopped = SGD, Stopped
+    run.sgd, run.Stopped, run.NanGuard = SGD, Stopped, NanGuard
     return run
 
 

@@ -4,9 +4,11 @@ import csv
 
 import pytest
 import torch
+from lightning.pytorch.callbacks import EMAWeightAveraging, StochasticWeightAveraging
 
 from famseg import schedules
 from famseg.checkpoint import METADATA_KEY
+from famseg.errors import UserError
 from famseg.phases import Switch
 
 
@@ -53,7 +55,8 @@ def test_a_naive_swap_is_noticed(fit, tmp_path):
 def test_checkpoint_is_plain_and_describes_itself(fit, tmp_path):
     _, task = fit(epochs=2)
     content = torch.load(tmp_path / "run" / "checkpoints" / "last.ckpt", weights_only=True)
-    assert content["famseg_progress"] == {"phase": task.phase, "losses": task.losses}
+    progress = content["famseg_progress"]
+    assert (progress["phase"], progress["losses"]) == (task.phase, task.losses)
     data = content[METADATA_KEY]["data"]
     assert data["classes"] == {"BG": 0, "FL": 1, "FB": 2}
     assert data["size"] == [32, 32]
@@ -78,3 +81,32 @@ def test_vectors_do_not_decay(fit):
         p.ndim > 1: group["weight_decay"] for group in trainer.optimizers[0].param_groups for p in group["params"]
     }
     assert decays == {True: 0.01, False: 0.0}
+
+
+def test_weight_averaging_that_sets_rates_is_refused_with_a_switch(fit):
+    with pytest.raises(UserError, match="switch=none"):
+        fit(epochs=1, callbacks=[StochasticWeightAveraging(swa_lrs=1e-3)])
+
+
+def test_moving_average_goes_across_the_switch_and_resumes(fit, tmp_path):
+    def average():
+        return [EMAWeightAveraging(decay=0.9)]
+
+    _, whole = fit("whole", callbacks=average())
+    with pytest.raises(fit.Stopped):
+        fit("cut", stop_after=3, callbacks=average())
+    last = str(tmp_path / "cut" / "checkpoints" / "last.ckpt")
+    _, resumed = fit("cut", ckpt_path=last, callbacks=average())
+    assert same_weights(whole, resumed)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"accumulate_grad_batches": 2}, {"gradient_clip_val": 0.5}, {"precision": "bf16-mixed"}, {"deterministic": True}],
+)
+def test_options_compose_with_the_switch_and_a_resume(fit, tmp_path, options):
+    _, whole = fit("whole", **options)
+    with pytest.raises(fit.Stopped):
+        fit("cut", stop_after=2, **options)
+    _, resumed = fit("cut", ckpt_path=str(tmp_path / "cut" / "checkpoints" / "last.ckpt"), **options)
+    assert same_weights(whole, resumed)

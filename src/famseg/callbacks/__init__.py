@@ -1,8 +1,10 @@
 """Lightning callbacks: optimizer phases, seeds, and what a run leaves in its folder."""
 
+from famseg.callbacks.nan_guard import NanGuard
 from famseg.callbacks.overlays import ValidationOverlays
 from famseg.callbacks.phases import OptimizerPhases
+from famseg.callbacks.preemption import Preemption
 from famseg.callbacks.record import RunRecord
 from famseg.callbacks.seeding import StepSeed
 
-__all__ = ["OptimizerPhases", "RunRecord", "StepSeed", "ValidationOverlays"]
+__all__ = ["NanGuard", "OptimizerPhases", "Preemption", "RunRecord", "StepSeed", "ValidationOverlays"]

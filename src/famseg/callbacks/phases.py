@@ -3,7 +3,7 @@
 import logging
 
 import lightning
-from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.callbacks import Callback, StochasticWeightAveraging
 from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy
 
 from famseg.errors import UserError
@@ -28,6 +28,8 @@ class OptimizerPhases(Callback):
         if isinstance(trainer.strategy, FSDPStrategy | DeepSpeedStrategy):
             name = type(trainer.strategy).__name__
             raise UserError(f"trainer.strategy={name} owns the optimizer and cannot switch it: use ddp or switch=none.")
+        if any(isinstance(callback, StochasticWeightAveraging) for callback in trainer.callbacks):  # type: ignore[attr-defined]
+            raise UserError("StochasticWeightAveraging sets the rates itself: leave it out, or use switch=none.")
         for phase in task.plan_phases()[1:]:
             if phase.start >= (trainer.max_epochs or 0):
                 log.info(

@@ -1,6 +1,7 @@
 """What a run writes into its folder while it trains and tests."""
 
 import csv
+import logging
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,6 +15,10 @@ from famseg.callbacks.overlays import log_picture
 from famseg.files import write_table
 from famseg.results import table, write_results
 from famseg.task import SegmentationTask
+
+log = logging.getLogger(__name__)
+
+LOADER_SHARE = 0.25  # of the training time; above it a run is told that it waits for images
 
 
 class RunRecord(Callback):
@@ -31,6 +36,7 @@ class RunRecord(Callback):
         self.overlays = overlays
         self.metrics = EpochTable(self.folder / "metrics.csv")
         self.timing = EpochTable(self.folder / "timing.csv")
+        self._hinted = False
 
     def on_fit_start(self, trainer: lightning.Trainer, task: lightning.LightningModule) -> None:
         """Write the split; cut the tables back to the epoch that a resumed run starts with."""
@@ -39,6 +45,10 @@ class RunRecord(Callback):
             trainer.datamodule.write_split(self.folder / "split.csv")  # type: ignore[attr-defined]
             for table in (self.metrics, self.timing):
                 table.cut(len(task.losses) if isinstance(task, SegmentationTask) else 0)
+
+    def on_train_start(self, trainer: lightning.Trainer, task: lightning.LightningModule) -> None:
+        """Start the clocks; a run that resumes within an epoch has no start of an epoch."""
+        self.on_train_epoch_start(trainer, task)
 
     def on_train_epoch_start(self, trainer: lightning.Trainer, task: lightning.LightningModule) -> None:
         """Start the clocks."""
@@ -73,6 +83,20 @@ class RunRecord(Callback):
         seconds = getattr(self, "_train_seconds", time.perf_counter() - self._start)
         speed = {"train_seconds": seconds, "data_seconds": self._data_seconds, "images_per_s": self._images / seconds}
         self.timing.append({"epoch": epoch, **{k: round(v, 3) for k, v in speed.items()}})
+        self._hint(trainer, self._data_seconds / seconds)
+
+    def _hint(self, trainer: lightning.Trainer, share: float) -> None:
+        """Say once that the loader is the bottleneck; the first epoch also starts the workers and does not count."""
+        if share < LOADER_SHARE or self._hinted or len(self.timing.rows) < 2:
+            return
+        self._hinted = True
+        workers = trainer.datamodule.num_workers  # type: ignore[attr-defined]
+        log.warning(
+            "%.0f %% of the training time is waiting for images: data.num_workers=%d is too few, or data.cache=none "
+            "too slow (timing.csv has the times).",
+            100 * share,
+            workers,
+        )
 
     def on_test_end(self, trainer: lightning.Trainer, task: SegmentationTask) -> None:  # type: ignore[override]
         """Write the table of images, the scores of the split, and overlays of the best, median and worst images."""

@@ -1,0 +1,67 @@
+"""Leaves in good order when the machine is taken away."""
+
+import logging
+import signal
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import lightning
+from lightning.pytorch.callbacks import Callback
+
+from famseg.checkpoint_io import LAST
+
+log = logging.getLogger(__name__)
+
+EXIT_RESUMABLE = 75  # EX_TEMPFAIL of sysexits.h: try again later
+
+
+class Preempted(SystemExit):
+    """The run was asked to stop and has saved where it is."""
+
+    def __init__(self) -> None:
+        super().__init__(EXIT_RESUMABLE)
+
+
+class Preemption(Callback):
+    """On SIGTERM or SIGUSR1 (Slurm's `--signal`): finishes the step, saves, leaves with the status "resumable".
+
+    Args:
+        folder: the run's folder.
+    """
+
+    def __init__(self, folder: str) -> None:
+        self.last = Path(folder) / "checkpoints" / LAST
+        self.asked = False
+        self._before: dict[signal.Signals, Any] = {}
+
+    def on_train_start(self, trainer: lightning.Trainer, task: lightning.LightningModule) -> None:
+        """Take the signals over from Lightning, which has set its own by now and would leave without saving."""
+        for number in (signal.SIGTERM, signal.SIGUSR1):
+            self._before[number] = signal.signal(number, self._ask)
+
+    def on_train_batch_end(self, trainer: lightning.Trainer, *args: Any) -> None:
+        """Save and leave, except after the last batch: the epoch's validation then still belongs to it."""
+        if not trainer.is_last_batch and self._asked_anywhere(trainer):
+            trainer.save_checkpoint(self.last)
+            self._leave(trainer)
+
+    def on_train_epoch_start(self, trainer: lightning.Trainer, task: lightning.LightningModule) -> None:
+        """Leave between two epochs: the last checkpoint is that of the epoch before."""
+        if self._asked_anywhere(trainer) and self.last.exists():
+            self._leave(trainer)
+
+    def teardown(self, trainer: lightning.Trainer, task: lightning.LightningModule, stage: str) -> None:
+        """Give the signals back."""
+        while self._before:
+            signal.signal(*self._before.popitem())
+
+    def _ask(self, number: int, frame: FrameType | None) -> None:
+        self.asked = True
+
+    def _asked_anywhere(self, trainer: lightning.Trainer) -> bool:
+        return trainer.strategy.reduce_boolean_decision(self.asked, all=False)
+
+    def _leave(self, trainer: lightning.Trainer) -> None:
+        log.warning("Asked to stop in epoch %d: saved %s; resume=true goes on.", trainer.current_epoch, self.last)
+        raise Preempted

@@ -1,0 +1,132 @@
+"""Signals, damaged files, full disks, and losses that are no numbers."""
+
+import errno
+import json
+import os
+import signal
+
+import lightning
+import pytest
+import torch
+
+from famseg import resume
+from famseg.callbacks import NanGuard
+from famseg.callbacks.preemption import EXIT_RESUMABLE, Preempted
+from famseg.checkpoint_io import DurableCheckpointIO, damage
+from famseg.errors import UserError
+
+
+class SignalAt(lightning.pytorch.callbacks.Callback):
+    def __init__(self, step, number=signal.SIGTERM):
+        self.step, self.number = step, number
+
+    def on_train_batch_start(self, trainer, task, batch, batch_idx):
+        if trainer.global_step == self.step:
+            os.kill(os.getpid(), self.number)
+
+
+@pytest.mark.parametrize("step", [1, 4, 5, 12])  # an epoch has five steps: first, last, first of the next, after switch
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+def test_a_signal_saves_and_the_resumed_run_is_the_same(fit, tmp_path, step, number):
+    _, whole = fit("whole")
+    with pytest.raises(Preempted) as left:
+        fit("cut", callbacks=[SignalAt(step, number)])
+    assert left.value.code == EXIT_RESUMABLE
+    _, resumed = fit("cut", ckpt_path=resume.resume_point(str(tmp_path / "cut"), True))
+    states = zip(whole.state_dict().values(), resumed.state_dict().values(), strict=True)
+    assert all(torch.equal(a, b) for a, b in states)
+    assert (tmp_path / "whole" / "metrics.csv").read_bytes() == (tmp_path / "cut" / "metrics.csv").read_bytes()
+
+
+def test_signals_are_given_back(fit):
+    before = signal.getsignal(signal.SIGUSR1)
+    fit(epochs=1)
+    assert signal.getsignal(signal.SIGUSR1) == before
+
+
+def test_a_damaged_checkpoint_is_noticed_and_the_one_before_is_used(fit, tmp_path, caplog):
+    _, task = fit(epochs=3)
+    last = tmp_path / "run" / "checkpoints" / "last.ckpt"
+    content = bytearray(last.read_bytes())
+    record = content.find(task.model.layers[0].weight.detach().numpy().tobytes())
+    content[record + 5] ^= 0xFF  # torch.load would not notice
+    last.write_bytes(content)
+    assert "checksum" in damage(last)
+    point = resume.resume_point(str(tmp_path / "run"), True)
+    assert point.endswith("before_last.ckpt")
+    assert "last.ckpt is damaged" in caplog.text
+    assert len(torch.load(point, weights_only=True)["famseg_progress"]["losses"]) == 2
+
+
+def test_only_damaged_checkpoints_end_the_resume(fit, tmp_path):
+    fit(epochs=2)
+    for path in (tmp_path / "run" / "checkpoints").iterdir():
+        path.write_bytes(path.read_bytes()[:1000])
+    with pytest.raises(UserError, match="every checkpoint is damaged"):
+        resume.resume_point(str(tmp_path / "run"), True)
+
+
+def test_nothing_to_resume_starts_anew(tmp_path):
+    assert resume.resume_point(str(tmp_path), True) is None
+    assert resume.resume_point(str(tmp_path), False) is None
+
+
+def test_a_full_disk_leaves_the_checkpoint_before(tmp_path, monkeypatch):
+    io, path = DurableCheckpointIO(), tmp_path / "last.ckpt"
+    io.save_checkpoint({"x": torch.zeros(3)}, path)
+
+    def full(*args):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(UserError, match=r"No space left.*resume=true"):
+        io.save_checkpoint({"x": torch.ones(3)}, path)
+    assert damage(path) is None
+    assert torch.load(path)["x"].sum() == 0
+    assert [p.name for p in tmp_path.iterdir()] == ["last.ckpt"]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "found"),
+    [
+        (["model=famseg_n", "resume=true"], True),
+        (["resume=true", "trainer.progress=false", "model=famseg_n"], True),
+        (["model=famseg_t", "resume=true"], False),
+        (["resume=true"], False),
+    ],
+)
+def test_the_same_command_finds_its_folder(tmp_path, overrides, found):
+    record = tmp_path / "2026-01-01_00-00-00" / ".hydra" / "overrides.yaml"
+    record.parent.mkdir(parents=True)
+    record.write_text("- model=famseg_n\n- resume=false\n")
+    assert (resume.run_folder(str(tmp_path), True, overrides) == str(record.parents[1])) == found
+    assert resume.run_folder(str(tmp_path), False, overrides) != str(record.parents[1])
+
+
+class Poison(lightning.pytorch.callbacks.Callback):
+    """Makes the images of one step infinite."""
+
+    def on_train_batch_start(self, trainer, task, batch, batch_idx):
+        if trainer.global_step == 3:
+            batch["image"].fill_(torch.inf)
+
+
+def test_nan_stops_and_keeps_the_evidence(fit, tmp_path):
+    guard = NanGuard(str(tmp_path / "run"))
+    with pytest.raises(UserError, match=r"step 3 is not finite.*on_nan=skip"):
+        fit(callbacks=[guard, Poison()])
+    report = json.loads((tmp_path / "run" / "nan.json").read_text())
+    assert (report["epoch"], report["step"], len(report["files"])) == (0, 3, 4)
+    assert "model.layers.0.weight" in report["largest_gradients"]
+
+
+def test_nan_is_skipped_and_counted(fit, tmp_path):
+    guard = NanGuard(str(tmp_path / "run"), on_nan="skip")
+    _, task = fit(callbacks=[guard, Poison()])
+    assert guard.skipped == 1
+    assert all(torch.isfinite(value).all() for value in task.model.state_dict().values())
+
+
+def test_unknown_reaction_is_refused(tmp_path):
+    with pytest.raises(UserError, match="on_nan=ignore"):
+        NanGuard(str(tmp_path), on_nan="ignore")
