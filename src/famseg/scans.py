@@ -104,7 +104,7 @@ def spacings(option: str | None) -> Callable[[Path], float]:
     except ValueError:
         table = _spacing_table(Path(option))
         return lambda path: table.get(path.name, math.nan)
-    value = _positive(number, f"--spacing {option}")
+    value = positive(number, f"--spacing {option}")
     return lambda path: value
 
 
@@ -161,11 +161,16 @@ def _spacing_table(path: Path) -> dict[str, float]:
     present = set(rows[0]) if rows else set()
     for name, size in (("file", "mm_per_pixel"), ("filename", "pixel size(mm)")):
         if {name, size} <= present:
-            return {row[name]: _positive(row[size], f"{path}, row {row[name]}") for row in rows if row[size].strip()}
+            return {row[name]: positive(row[size], f"{path}, row {row[name]}") for row in rows if row[size].strip()}
     raise UserError(f"{path}: is no table of pixel sizes. {mend}")
 
 
-def _positive(value: str | float, where: str) -> float:
+def positive(value: str | float, where: str) -> float:
+    """A pixel size in mm; `where` it was given goes into the error.
+
+    Raises:
+        UserError: it is no positive number.
+    """
     try:
         number = float(value)
     except ValueError:
