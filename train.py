@@ -1,7 +1,6 @@
 """Train a network, test its best checkpoint, return the best validation score. Options: conf/train.yaml, --help."""
 
 import hydra
-import lightning
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
@@ -13,14 +12,14 @@ from famseg.resume import resume_point
 def main(config: DictConfig) -> float:
     """One run, from a composed configuration to a tested checkpoint."""
     with run.recorded(config):
-        lightning.seed_everything(config.seed, workers=True, verbose=False)
         data = instantiate(config.data)
         config.model.num_classes = len(data.classes)
         task = instantiate(config.task, classes=data.classes)
         task.metadata = run.describe(config.model)
         checkpoint.initialise(task.model, config.init_from)
         trainer = instantiate(config.trainer, _convert_="all")
-        trainer.fit(task, datamodule=data, ckpt_path=resume_point(config.output, config.resume), weights_only=True)
+        last = resume_point(config.output, config.resume, task.metadata["model"])
+        trainer.fit(task, datamodule=data, ckpt_path=last, weights_only=True)
         best = trainer.checkpoint_callback.best_model_path
         trainer.test(task, datamodule=data, ckpt_path=best, weights_only=True, verbose=False)
         return float(trainer.checkpoint_callback.best_model_score)

@@ -20,7 +20,7 @@ class CrossEntropyDice(nn.Module):
         self.ce_weight, self.dice_weight, self.smooth = ce_weight, dice_weight, smooth
 
     def forward(self, logits: Tensor, mask: Tensor, known: Tensor | None = None) -> Tensor:
-        """Scalar loss, float32.
+        """Scalar loss, float32 (float64 for float64 logits).
 
         Args:
             logits: (B, classes, H, W), any float type.
@@ -28,7 +28,8 @@ class CrossEntropyDice(nn.Module):
             known: (B, classes) bool, which classes each mask marks wherever they are; None: all. The others are merged
                 with the background (docs/data.md), and a class that no image of the batch knows has no Dice.
         """
-        logits = logits.float() if known is None else merge_unknown(logits.float(), known)
+        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+        logits = logits if known is None else merge_unknown(logits, known)
         labelled = None if known is None else known.any(0)  # (C,)
         log_probabilities = logits.log_softmax(1)  # (B, C, H, W)
         # gather instead of nll_loss: the latter has no deterministic kernel for maps on GPUs
@@ -40,8 +41,13 @@ class CrossEntropyDice(nn.Module):
         target = (mask[:, None] == classes).to(probabilities.dtype)  # (B, C, H, W)
         overlap = (probabilities * target).sum((0, 2, 3))
         total = (probabilities + target).sum((0, 2, 3))
+        known = torch.ones_like(total) if labelled is None else labelled.to(total.dtype)  # (C,)
+        if self.training and torch.distributed.is_initialized():
+            # The Dice of the whole batch, as on one device. Not in validation: devices may have unequally many batches.
+            overlap, total, known = all_reduce(torch.stack([overlap, total, known])).unbind()
+            known = known.clamp(max=1)
         ratio = (2 * overlap + self.smooth) / (total + self.smooth)  # (C,)
-        return 1 - (ratio.mean() if labelled is None else (ratio * labelled).sum() / labelled.sum())
+        return 1 - (ratio * known).sum() / known.sum()
 
 
 def merge_unknown(logits: Tensor, known: Tensor) -> Tensor:

@@ -1,12 +1,14 @@
 """Where a run goes on: the folder that the same command made before, and its newest undamaged checkpoint."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 from omegaconf import OmegaConf
 
+from famseg.checkpoint import METADATA_KEY, load
 from famseg.checkpoint_io import BEFORE_LAST, LAST, damage
 from famseg.errors import UserError
 
@@ -37,21 +39,23 @@ def identity(overrides: Sequence[str]) -> list[str]:
     return sorted(override for override in overrides if not override.lstrip("+~").startswith(IGNORED))
 
 
-def resume_point(output: str, resume: bool) -> str | None:
+def resume_point(output: str, resume: bool, model: Mapping[str, Any] | None = None) -> str | None:
     """The checkpoint that a run goes on from: the last one of its folder that is not damaged; None to start anew.
 
     Args:
         output: the run's folder.
         resume: the option `resume`.
+        model: the configuration of the network that will go on, as in a checkpoint's metadata; None: not compared.
 
     Raises:
-        UserError: there are checkpoints, and all are damaged.
+        UserError: all checkpoints are damaged, or they are of another network.
     """
     folder = Path(output) / "checkpoints"
     present = [folder / name for name in (LAST, BEFORE_LAST) if (folder / name).exists()] if resume else []
     for path in present:
         reason = damage(path)
         if reason is None:
+            _require_same(path, model)
             log.info("Going on from %s", path)
             return str(path)
         log.warning("%s is damaged (%s); the checkpoint before it is used.", path, reason)
@@ -60,6 +64,17 @@ def resume_point(output: str, resume: bool) -> str | None:
     if resume:
         log.info("Nothing to resume in %s: the run starts.", output)
     return None
+
+
+def _require_same(path: Path, model: Mapping[str, Any] | None) -> None:
+    there = load(path)[METADATA_KEY]["model"]
+    if model is None or there == model:
+        return
+    differ = sorted(key for key in {*there, *model} if there.get(key) != model.get(key))
+    raise UserError(
+        f"{path}: of another network; {', '.join(differ)} differ from this command's. Resume with the options of its "
+        "run (config.yaml beside it), or start anew: resume=false."
+    )
 
 
 # `${run_folder:...}` in conf/train.yaml; cached, since the folder of a process must not change with the clock

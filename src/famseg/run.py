@@ -15,6 +15,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import lightning
 from hydra.errors import CompactHydraException, InstantiationException
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
@@ -43,7 +44,7 @@ PACKAGES = (
 
 @contextmanager
 def recorded(config: DictConfig) -> Iterator[Path]:
-    """Record a run in `config.output`: `config.yaml`, `environment.json`, `status.json`.
+    """Seed a run and record it in `config.output`: `config.yaml`, `environment.json`, `status.json`.
 
     The state of `status.json` is running, done, failed or resumable. Mistakes of the user are passed on as one
     message without a stack trace; the trace is in `status.json`.
@@ -57,6 +58,7 @@ def recorded(config: DictConfig) -> Iterator[Path]:
         with _in_words():
             _open(folder, config)
             _write_status(folder, "running", started)
+            lightning.seed_everything(config.seed, workers=True, verbose=False)
             yield folder
     except (Preempted, KeyboardInterrupt):
         finish_wandb(exit_code=1)
@@ -145,6 +147,13 @@ def _in_words() -> Iterator[None]:
         yield
     except UserError as error:
         raise CompactHydraException(str(error)) from error
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        raise CompactHydraException(
+            "A loader process died, most likely for want of memory. Go on with resume=true and fewer of them: "
+            f"data.num_workers=0 ({error})."
+        ) from error
     except InstantiationException as error:
         if isinstance(error.__cause__, UserError):
             raise CompactHydraException(str(error.__cause__)) from error

@@ -50,6 +50,7 @@ def fit(tmp_path):
         if switch == "default":
             switch = Switch(SGD, at=0.5)
         task = SegmentationTask(Net(), CrossEntropyDice(), data.classes, ADAMW, decay, switch)
+        task.metadata = {"model": {"_target_": "none"}}
         output = str(tmp_path / folder)
         own = [
             OptimizerPhases(),

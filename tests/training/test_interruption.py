@@ -32,7 +32,7 @@ def test_a_signal_saves_and_the_resumed_run_is_the_same(fit, tmp_path, step, num
     with pytest.raises(Preempted) as left:
         fit("cut", callbacks=[SignalAt(step, number)])
     assert left.value.code == EXIT_RESUMABLE
-    _, resumed = fit("cut", ckpt_path=resume.resume_point(str(tmp_path / "cut"), True))
+    _, resumed = fit("cut", ckpt_path=str(tmp_path / "cut" / "checkpoints" / "last.ckpt"))
     states = zip(whole.state_dict().values(), resumed.state_dict().values(), strict=True)
     assert all(torch.equal(a, b) for a, b in states)
     assert (tmp_path / "whole" / "metrics.csv").read_bytes() == (tmp_path / "cut" / "metrics.csv").read_bytes()
@@ -64,6 +64,17 @@ def test_only_damaged_checkpoints_end_the_resume(fit, tmp_path):
         path.write_bytes(path.read_bytes()[:1000])
     with pytest.raises(UserError, match="every checkpoint is damaged"):
         resume.resume_point(str(tmp_path / "run"), True)
+
+
+def test_a_checkpoint_of_another_network_is_refused(fit, tmp_path):
+    fit(epochs=1)
+    path = tmp_path / "run" / "checkpoints" / "last.ckpt"
+    content = torch.load(path, weights_only=True)
+    content["famseg"]["model"] = {"_target_": "famseg.models.FAMSeg", "directions": 2, "rank": 16}
+    torch.save(content, path)
+    other = {"_target_": "famseg.models.FAMSeg", "directions": 4, "rank": 16}
+    with pytest.raises(UserError, match=r"of another network; directions differ"):
+        resume.resume_point(str(tmp_path / "run"), True, other)
 
 
 def test_nothing_to_resume_starts_anew(tmp_path):

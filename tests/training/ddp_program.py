@@ -1,0 +1,53 @@
+"""A short run in float64 across a switch on one or two processes, with the loss of every step. For test_ddp.py."""
+
+import json
+import sys
+from pathlib import Path
+
+import lightning
+import torch
+from torch import nn
+
+from famseg import schedules
+from famseg.callbacks import OptimizerPhases, StepSeed
+from famseg.data.phantom import datamodule
+from famseg.losses import CrossEntropyDice
+from famseg.phases import OptimizerOption, Switch
+from famseg.task import SegmentationTask
+from famseg.trainer import build
+
+
+class Losses(lightning.pytorch.callbacks.Callback):
+    """The loss of the whole batch at every step."""
+
+    def __init__(self):
+        self.values = []
+
+    def on_train_batch_end(self, trainer, task, outputs, batch, batch_idx):
+        self.values.append(float(trainer.strategy.reduce(outputs["loss"], reduce_op="mean")))
+
+
+def network():
+    layers = [nn.Conv2d(1, 6, 5, padding=2), nn.BatchNorm2d(6), nn.ReLU(), nn.Conv2d(6, 3, 3, padding=1)]
+    layers[1].eval().train = lambda mode: layers[1]  # frozen: its statistics would be those of each device's part
+    return nn.Sequential(*layers)
+
+
+def main(devices, folder):
+    lightning.seed_everything(0, verbose=False)
+    data = datamodule(n=40, size=(32, 32), batch_size=4 // devices, seed=0)
+    adamw = OptimizerOption("adamw", lambda groups: torch.optim.AdamW(groups, weight_decay=0.01))
+    sgd = OptimizerOption("sgd", lambda groups: torch.optim.SGD(groups, lr=1e-3, momentum=0.9))
+    switch = Switch(sgd, at=0.5)
+    task = SegmentationTask(network(), CrossEntropyDice(), data.classes, adamw, schedules.adadelta, switch)
+    losses = Losses()
+    strategy = {"strategy": "ddp"} if devices > 1 else {}
+    options = {"max_epochs": 4, "accelerator": "cpu", "devices": devices, "precision": "64-true", "progress": False}
+    trainer = build(output=str(folder), callbacks=[OptimizerPhases(), StepSeed(0), losses], **options, **strategy)
+    trainer.fit(task, datamodule=data)
+    if trainer.is_global_zero:
+        (folder / "losses.json").write_text(json.dumps({"losses": losses.values, "epochs": task.losses}))
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), Path(sys.argv[2]))

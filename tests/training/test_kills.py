@@ -1,0 +1,86 @@
+"""The real train.py, killed with -9 at random moments in every phase, ends as if nothing had happened."""
+
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+
+KILLS = 20
+EPOCHS = 60
+RUN = [
+    "model=famseg_n",
+    "model.depths=[1,1,1,1]",
+    "data.size=[32,32]",
+    "data.n=20",
+    "data.batch_size=4",
+    "trainer=cpu",
+    f"trainer.max_epochs={EPOCHS}",
+    "trainer.progress=false",
+    "switch.at=0.5",
+    "logger=none",
+    "callbacks.overlays.every=1000",
+    "resume=true",
+]
+
+
+def start(repository, runs):
+    return subprocess.Popen(
+        [sys.executable, "train.py", *RUN, f"runs={runs}"],
+        cwd=repository,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def epochs(runs):
+    tables = list(runs.glob("default/*/metrics.csv"))
+    return len(tables[0].read_text().splitlines()) - 1 if tables else 0
+
+
+def wait(process, condition, seconds=120):
+    end = time.monotonic() + seconds
+    while process.poll() is None and not condition():
+        assert time.monotonic() < end
+        time.sleep(0.0005)
+    return process.poll() is None
+
+
+def kill(process, runs, draw, in_write):
+    """Kill once the run has got on, at a random moment or while it writes a checkpoint; False if it was over."""
+    before = epochs(runs)
+    alive = wait(process, lambda: epochs(runs) > before)
+    if in_write:
+        alive = alive and wait(process, lambda: list(runs.glob("default/*/checkpoints/.*.partial")))
+    elif alive:
+        time.sleep(draw.uniform(0, 0.6))
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    return alive and process.returncode == -signal.SIGKILL
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1500)
+def test_killed_twenty_times_ends_the_same(repository, tmp_path):
+    draw = random.Random(0)
+    cut, whole = tmp_path / "cut", tmp_path / "whole"
+    kills, phases = 0, set()
+    while kills < KILLS and epochs(cut) < EPOCHS - 3:
+        kills += kill(start(repository, cut), cut, draw, in_write=kills % 4 == 3)
+        phases.add(epochs(cut) > EPOCHS / 2)
+    for runs in (cut, whole):
+        process = start(repository, runs)
+        _, errors = process.communicate(timeout=600)
+        assert process.returncode == 0, errors[-3000:]
+    assert kills == KILLS
+    assert phases == {False, True}
+    (a,), (b,) = cut.glob("default/*"), whole.glob("default/*")
+    for table in ("metrics.csv", "test.csv", "test_scores.csv", "split.csv"):
+        assert (a / table).read_bytes() == (b / table).read_bytes(), table
+    weights = [torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"] for run in (a, b)]
+    assert weights[0].keys() == weights[1].keys()
+    assert all(torch.equal(value, weights[1][name]) for name, value in weights[0].items())
