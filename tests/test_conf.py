@@ -24,7 +24,7 @@ def test_the_groups_are_all_of_them():
 
 @pytest.mark.parametrize(("group", "option"), OPTIONS)
 def test_option_composes_and_is_instantiated(group, option, tmp_path):
-    needs = ["data.root=none"] if option in ("hc18", "folder") else []
+    needs = ["data.root=none"] if option in ("hc18", "folder", "femur", "fetal_public") else []
     config = composed("train", [f"{group}={option}", *FIXED, *needs, f"output={tmp_path}"])
     resolved = OmegaConf.to_container(config, resolve=True)
     assert group in resolved

@@ -1,6 +1,7 @@
 import hashlib
 import http.server
 import io
+import json
 import os
 import threading
 import zipfile
@@ -8,7 +9,7 @@ from functools import partial
 
 import pytest
 
-from famseg.data.download import download_hc18, fetch, unpack
+from famseg.data.download import download_femur, download_hc18, fetch, unpack
 from famseg.errors import UserError
 
 CONTENT = bytes(range(256)) * 4000  # 1 MB
@@ -26,7 +27,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
     def do_GET(self):
         name, server = self.path.lstrip("/").split("?")[0], self.server
-        start = int(self.headers["Range"].removeprefix("bytes=").rstrip("-")) if server.ranges else 0
+        start = int(self.headers.get("Range", "bytes=0-").removeprefix("bytes=").rstrip("-")) if server.ranges else 0
         server.log.append((name, start))
         if server.status != 200 or name not in server.files:
             return self.send_error(404 if server.status == 200 else server.status)
@@ -143,6 +144,34 @@ def test_hc18_arrives_in_its_official_layout(server, tmp_path):
     root = download_hc18(tmp_path / "deep/hc18", base_url=server.url, files=files, pause=0)
     assert (root / "training_set/000_HC_Annotation.png").exists()
     assert (root / "training_set_pixel_size_and_HC.csv").read_bytes() == b"filename\n"
+
+
+def femur_record(server, **changes):
+    table = b"image_name\n"
+    entry = {"name": "FP.csv", "download_url": f"{server.url}/files/1", "computed_md5": md5(table)[4:]} | changes
+    server.files = {"record": json.dumps({"files": [entry]}).encode(), "files/1": table}
+    server.files["images.zip"] = archive(["Images/a.png"])
+
+
+def test_femora_are_what_their_record_lists_and_the_images(server, tmp_path):
+    femur_record(server)
+    files = {"images.zip": md5(server.files["images.zip"])}
+    options = {"record": f"{server.url}/record", "base_url": server.url, "files": files, "pause": 0}
+    root = download_femur(tmp_path, **options)
+    assert (root / "FP.csv").read_bytes() == b"image_name\n"
+    assert (root / "Images/a.png").exists()
+    femur_record(server, name="../../evil.csv")
+    download_femur(tmp_path / "in" / "deep", **options)
+    assert (tmp_path / "in" / "deep" / "evil.csv").exists()
+    assert not (tmp_path / "evil.csv").exists()
+
+
+def test_a_record_that_lists_nothing_is_named(server, tmp_path):
+    server.files = {"record": b"<html>"}
+    with pytest.raises(UserError, match="does not list its files as expected"):
+        download_femur(tmp_path, record=f"{server.url}/record")
+    with pytest.raises(UserError, match="the connection failed"):
+        download_femur(tmp_path, record="http://127.0.0.1:1/record")
 
 
 @pytest.mark.parametrize("name", ["../evil.png", "/tmp/evil.png", "training_set/../../evil.png"])

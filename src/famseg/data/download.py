@@ -1,6 +1,7 @@
-"""Fetch HC18 from its Zenodo record: checked, resumed when the connection breaks, unpacked."""
+"""Fetch public sets from their records: checked, resumed when the connection breaks, unpacked."""
 
 import http.client
+import json
 import os
 import time
 import urllib.error
@@ -22,6 +23,9 @@ HC18_FILES = {
     "test_set.zip": "md5:8402af5d137ef40a2888c1011ef3fe7e",
     "test_set_pixel_size.csv": "md5:8476dc198cc6542f26c57e87faeee033",
 }
+FETAL_PLANES_URL = "https://zenodo.org/records/3904280/files"
+FETAL_PLANES_FILES = {"FETAL_PLANES_ZENODO.zip": "md5:2a5fcc2cefb789bcc0f6c1f73e0ea43f"}
+FEMUR_RECORD = "https://api.figshare.com/v2/articles/30819911"  # doi 10.5522/04/30819911; lists files with checksums
 CHUNK = 1 << 18  # bytes
 TIMEOUT = 60.0  # s without a byte
 
@@ -53,11 +57,60 @@ def download_hc18(
         UserError: The server does not have a file or cannot be reached, the connection keeps breaking, a checksum is
             wrong, an archive is not safe to unpack, or the folder cannot be written.
     """
-    folder = Path(destination)
+    wanted = {name: (f"{base_url}/{name}?download=1", checksum) for name, checksum in files.items()}
+    return _download(Path(destination), wanted, attempts, pause)
+
+
+def download_femur(
+    destination: str | Path,
+    *,
+    record: str = FEMUR_RECORD,
+    base_url: str = FETAL_PLANES_URL,
+    files: dict[str, str] = FETAL_PLANES_FILES,
+    attempts: int = 5,
+    pause: float = 2.0,
+) -> Path:
+    """Fetch end points of femora and the Fetal Planes images (CC BY 4.0, 2 GB), as `download_hc18` does.
+
+    Args:
+        destination: Folder, made if necessary; `data.root` of a training.
+        record: Address of the end points' record, whose JSON lists `files` with `name`, `download_url` and
+            `computed_md5`.
+        base_url: Where the images lie.
+        files: Name -> checksum of the images' files.
+        attempts: Connections tried before giving up.
+        pause: Seconds before the second attempt, doubled after each.
+
+    Returns:
+        The folder.
+
+    Raises:
+        UserError: As `download_hc18`; the record does not list its files as expected.
+    """
+    wanted = _record_files(record)
+    wanted |= {name: (f"{base_url}/{name}?download=1", checksum) for name, checksum in files.items()}
+    return _download(Path(destination), wanted, attempts, pause)
+
+
+def _record_files(record: str) -> dict[str, tuple[str, str]]:
+    """Name -> address and checksum of a record's files."""
+    request = urllib.request.Request(record, headers={"User-Agent": "famseg"})
+    try:
+        with urllib.request.urlopen(request, timeout=TIMEOUT) as response:
+            files = json.load(response)["files"]
+        return {Path(file["name"]).name: (file["download_url"], f"md5:{file['computed_md5']}") for file in files}
+    except (OSError, http.client.HTTPException) as error:
+        raise UserError(f"{record}: the connection failed ({getattr(error, 'reason', error)}). Try again.") from None
+    except (ValueError, KeyError, TypeError):
+        raise UserError(f"{record}: does not list its files as expected. Fetch them by hand (docs/data.md).") from None
+
+
+def _download(folder: Path, files: dict[str, tuple[str, str]], attempts: int, pause: float) -> Path:
+    """Fetch name -> (address, checksum) into a folder and unpack the archives."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        for name, checksum in files.items():
-            fetch(f"{base_url}/{name}?download=1", folder / name, checksum, attempts=attempts, pause=pause)
+        for name, (url, checksum) in files.items():
+            fetch(url, folder / name, checksum, attempts=attempts, pause=pause)
             if name.endswith(".zip"):
                 unpack(folder / name, folder)
     except OSError as error:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from famseg.data.datamodule import SegmentationDataModule
-from famseg.data.images import read_image, read_label
+from famseg.data.images import SUFFIXES, read_image, read_label
 from famseg.data.progress import parallel
 from famseg.data.source import Pixels, Problem, Sample
 from famseg.data.tables import read_rows
@@ -15,7 +15,6 @@ from famseg.errors import UserError
 
 log = logging.getLogger(__name__)
 
-SUFFIXES = {".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp"}
 TABLE = "spacing.csv"
 COLUMNS = ("file", "mm_per_pixel", "subject")
 PAPER_IDS = {"BG": 0, "FL": 1, "FB": 2}  # the order of the paper's tables

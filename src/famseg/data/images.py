@@ -1,15 +1,18 @@
 """Files to pixels: one 8-bit channel for images, class ids for labels."""
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from famseg.data.source import Pixels
 from famseg.errors import UserError
 
+SUFFIXES = {".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp"}
 MIN_SIDE = 32  # the network halves five times
 
 # A bad file gets our message with its name; OpenCV's own lines beside it name none.
@@ -75,6 +78,15 @@ def read_label(path: Path, classes: Mapping[str, int], colours: Mapping[str, tup
         known = ", ".join(f"{number} {name}" for name, number in classes.items())
         raise UserError(f"{path}: label ids {some} belong to no class. Known ids: {known}.")
     return pixels.astype(np.uint8)
+
+
+def picture_size(path: Path) -> tuple[float, float]:
+    """Width and height that a header claims; endless when it claims none, so that decoding says what is wrong."""
+    try:
+        with Image.open(path) as picture:
+            return picture.size
+    except Exception:  # Pillow raises many types for damaged headers
+        return math.inf, math.inf
 
 
 def _decode(path: Path) -> NDArray[np.generic]:

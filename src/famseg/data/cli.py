@@ -1,0 +1,82 @@
+"""The commands `famseg data ...`. Each imports what it needs when it runs."""
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from famseg.errors import UserError
+
+if TYPE_CHECKING:
+    from famseg.data.datamodule import SegmentationDataModule
+
+
+def add_data_commands(data: argparse.ArgumentParser) -> None:
+    """Add check, download, split, stats, import and export to the command `data`."""
+    commands = data.add_subparsers(required=True, metavar="COMMAND")
+    _add_check(commands)
+    _add_download(commands)
+
+
+def _add_check(commands: Any) -> None:
+    check = commands.add_parser(
+        "check",
+        help="find bad inputs before training",
+        description="Read every file of a data set and list what training would stumble over, with the mend.",
+        epilog="example: famseg data check data=hc18 data.root=DIR",
+    )
+    _add_overrides(check)
+    check.set_defaults(command=_check)
+
+
+def _add_download(commands: Any) -> None:
+    download = commands.add_parser("download", help="fetch a public data set, checked and resumable")
+    sets = download.add_subparsers(required=True, metavar="SET")
+    for name, what in {
+        "hc18": "999 fetal heads with outlines and millimetres (Zenodo 1327317, CC BY 4.0)",
+        "femur": "fetal femora with both end points (doi 10.5522/04/30819911; images: Zenodo 3904280, CC BY 4.0, 2 GB)",
+    }.items():
+        command = sets.add_parser(
+            name,
+            help=what,
+            description=f"Fetch {what} into DIR. What is there is not fetched again; a broken transfer goes on.",
+        )
+        command.add_argument("destination", type=Path, metavar="DIR")
+        command.set_defaults(command=_download, set=name)
+
+
+def _add_overrides(command: argparse.ArgumentParser) -> None:
+    command.add_argument("overrides", nargs="+", metavar="data=NAME data.KEY=VALUE", help="as for train.py")
+
+
+def _datamodule(overrides: list[str]) -> "SegmentationDataModule":
+    """The data set that overrides such as `data=hc18 data.root=DIR` describe."""
+    from hydra.errors import InstantiationException
+    from hydra.utils import instantiate
+
+    from famseg.configuration import composed
+
+    config = composed("data_check", overrides)
+    try:
+        data: SegmentationDataModule = instantiate(config.data)
+    except InstantiationException as error:
+        if isinstance(error.__cause__, UserError):
+            raise error.__cause__ from None
+        raise
+    return data
+
+
+def _check(options: argparse.Namespace) -> int:
+    from famseg.data.check import check_report
+
+    text, code = check_report(_datamodule(options.overrides))
+    print(text)
+    return code
+
+
+def _download(options: argparse.Namespace) -> int:
+    from famseg.data.download import download_femur, download_hc18
+
+    {"hc18": download_hc18, "femur": download_femur}[options.set](options.destination)
+    root = options.destination
+    print(f"The set is in {root}. Next: famseg data check data={options.set} data.root={root}")
+    return 0
