@@ -6,6 +6,8 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("WANDB_MODE", "offline")
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
 
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -15,6 +17,26 @@ torch.set_num_threads(1)
 @pytest.fixture
 def repository():
     """The root of the checkout."""
-    from pathlib import Path
-
     return Path(__file__).parents[1]
+
+
+@pytest.fixture
+def fault(record_property):
+    """State which fault a test injects and how it must end; `--fault-table FILE` writes what passed as a table."""
+
+    def state(what, outcome):
+        record_property("fault", f"| {what} | {outcome} |")
+
+    return state
+
+
+def pytest_addoption(parser):
+    parser.addoption("--fault-table", metavar="FILE", help="write the table of docs/interruptions.md")
+
+
+def pytest_terminal_summary(terminalreporter, config):
+    path = config.getoption("--fault-table")
+    if path:
+        passed = terminalreporter.stats.get("passed", [])
+        rows = dict.fromkeys(value for report in passed for key, value in report.user_properties if key == "fault")
+        Path(path).write_text("\n".join(["| fault | outcome |", "|---|---|", *rows]) + "\n")

@@ -2,9 +2,12 @@
 
 import csv
 import json
+import os
 import runpy
+import signal
 import subprocess
 import sys
+import time
 from importlib.metadata import version
 from pathlib import Path
 
@@ -96,7 +99,8 @@ def test_mistakes_end_in_one_message(name, arguments, words, repository, tmp_pat
     assert json.loads((tmp_path / "status.json").read_text())["state"] == "failed"
 
 
-def test_a_folder_without_rights_is_named(repository, tmp_path):
+def test_a_folder_without_rights_is_named(repository, tmp_path, fault):
+    fault("a folder that cannot be written", "one sentence that names it, before anything starts")
     (tmp_path / "file").touch()
     done = run(repository, "train.py", f"runs={tmp_path}/file", check=False)
     assert done.returncode == 1
@@ -110,6 +114,43 @@ def test_a_mistake_prints_no_trace(repository, tmp_path):
     assert done.returncode == 1
     assert "famseg data download hc18" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.slow
+def test_a_dead_loader_process_is_named(repository, tmp_path, fault):
+    fault("a loader process killed", "one sentence; resume=true goes on")
+    command = [sys.executable, "train.py", *SMALL, "trainer.max_epochs=500", "data.num_workers=1", f"runs={tmp_path}"]
+    process = subprocess.Popen([*command, "logger=none"], cwd=repository, stderr=subprocess.PIPE, text=True)
+    table = tmp_path / "default"
+    while not list(table.glob("*/metrics.csv")):
+        assert process.poll() is None
+        time.sleep(0.1)
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    for child in children:
+        os.kill(int(child), signal.SIGKILL)
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 1
+    assert "A loader process died" in errors
+    assert "Traceback" not in errors
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small disk needs root")
+def test_a_full_disk_ends_in_one_sentence_and_resumes(repository, tmp_path, fault):
+    fault("a real disk of 24 MiB that runs full", "one sentence; with space again, resume=true goes on")
+    mount = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=24m", "tmpfs", tmp_path], capture_output=True)
+    if mount.returncode:
+        pytest.skip("mounting is not allowed here")
+    try:
+        arguments = [*SMALL, "logger=none", f"runs={tmp_path}", "resume=true"]
+        full = run(repository, "train.py", *arguments, "trainer.keep_best=3", "trainer.max_epochs=4", check=False)
+        assert full.returncode == 1
+        assert "could not be written" in full.stderr
+        assert "Traceback" not in full.stderr
+        subprocess.run(["mount", "-o", "remount,size=400m", tmp_path], check=True)
+        run(repository, "train.py", *arguments, "trainer.keep_best=3", "trainer.max_epochs=4")
+    finally:
+        subprocess.run(["umount", "-l", tmp_path], check=True)
 
 
 @pytest.mark.slow

@@ -122,8 +122,11 @@ class OutputFolder(Callback):
     """Refuses a folder that cannot be written in one sentence, before Hydra stumbles over it with a stack trace."""
 
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
-        """Make the folder of a single run."""
-        _make(Path(config.hydra.run.dir))
+        """Make the folder of a single run, if it is not another run's."""
+        folder = Path(config.hydra.run.dir)
+        if (folder / "status.json").exists() and not config.get("resume"):
+            raise SystemExit(f"{folder}: holds a run already. Go on with it: resume=true, or leave out hydra.run.dir.")
+        _make(folder)
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Make the folder of a sweep."""

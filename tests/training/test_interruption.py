@@ -27,7 +27,11 @@ class SignalAt(lightning.pytorch.callbacks.Callback):
 
 @pytest.mark.parametrize("step", [1, 4, 5, 12])  # an epoch has five steps: first, last, first of the next, after switch
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
-def test_a_signal_saves_and_the_resumed_run_is_the_same(fit, tmp_path, step, number):
+def test_a_signal_saves_and_the_resumed_run_is_the_same(fit, tmp_path, step, number, fault):
+    fault(
+        "SIGTERM or SIGUSR1, in and between epochs",
+        "saves, exit code 75, status resumable; resumed: same weights and metrics.csv",
+    )
     _, whole = fit("whole")
     with pytest.raises(Preempted) as left:
         fit("cut", callbacks=[SignalAt(step, number)])
@@ -44,7 +48,8 @@ def test_signals_are_given_back(fit):
     assert signal.getsignal(signal.SIGUSR1) == before
 
 
-def test_a_damaged_checkpoint_is_noticed_and_the_one_before_is_used(fit, tmp_path, caplog):
+def test_a_damaged_checkpoint_is_noticed_and_the_one_before_is_used(fit, tmp_path, caplog, fault):
+    fault("a flipped byte in last.ckpt", "warning; before_last.ckpt is used")
     _, task = fit(epochs=3)
     last = tmp_path / "run" / "checkpoints" / "last.ckpt"
     content = bytearray(last.read_bytes())
@@ -58,7 +63,8 @@ def test_a_damaged_checkpoint_is_noticed_and_the_one_before_is_used(fit, tmp_pat
     assert len(torch.load(point, weights_only=True)["famseg_progress"]["losses"]) == 2
 
 
-def test_only_damaged_checkpoints_end_the_resume(fit, tmp_path):
+def test_only_damaged_checkpoints_end_the_resume(fit, tmp_path, fault):
+    fault("all checkpoints truncated", "one sentence; nothing is overwritten")
     fit(epochs=2)
     for path in (tmp_path / "run" / "checkpoints").iterdir():
         path.write_bytes(path.read_bytes()[:1000])
@@ -66,7 +72,8 @@ def test_only_damaged_checkpoints_end_the_resume(fit, tmp_path):
         resume.resume_point(str(tmp_path / "run"), True)
 
 
-def test_a_checkpoint_of_another_network_is_refused(fit, tmp_path):
+def test_a_checkpoint_of_another_network_is_refused(fit, tmp_path, fault):
+    fault("a checkpoint of another network", "refused; the keys that differ are named")
     fit(epochs=1)
     path = tmp_path / "run" / "checkpoints" / "last.ckpt"
     content = torch.load(path, weights_only=True)
@@ -82,7 +89,8 @@ def test_nothing_to_resume_starts_anew(tmp_path):
     assert resume.resume_point(str(tmp_path), False) is None
 
 
-def test_a_full_disk_leaves_the_checkpoint_before(tmp_path, monkeypatch):
+def test_a_full_disk_leaves_the_checkpoint_before(tmp_path, monkeypatch, fault):
+    fault("disk full during a checkpoint", "one sentence; the checkpoint before is intact, no partial file is left")
     io, path = DurableCheckpointIO(), tmp_path / "last.ckpt"
     io.save_checkpoint({"x": torch.zeros(3)}, path)
 
@@ -122,7 +130,8 @@ class Poison(lightning.pytorch.callbacks.Callback):
             batch["image"].fill_(torch.inf)
 
 
-def test_nan_stops_and_keeps_the_evidence(fit, tmp_path):
+def test_nan_stops_and_keeps_the_evidence(fit, tmp_path, fault):
+    fault("Inf in a batch, on_nan=stop", "stops before the weights change; nan.json has files, step, gradients")
     guard = NanGuard(str(tmp_path / "run"))
     with pytest.raises(UserError, match=r"step 3 is not finite.*on_nan=skip"):
         fit(callbacks=[guard, Poison()])
@@ -131,7 +140,8 @@ def test_nan_stops_and_keeps_the_evidence(fit, tmp_path):
     assert "model.layers.0.weight" in report["largest_gradients"]
 
 
-def test_nan_is_skipped_and_counted(fit, tmp_path):
+def test_nan_is_skipped_and_counted(fit, tmp_path, fault):
+    fault("Inf in a batch, on_nan=skip", "step dropped and counted; weights and batch statistics stay finite")
     guard = NanGuard(str(tmp_path / "run"), on_nan="skip")
     _, task = fit(callbacks=[guard, Poison()])
     assert guard.skipped == 1

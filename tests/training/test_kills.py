@@ -65,7 +65,10 @@ def kill(process, runs, draw, in_write):
 
 @pytest.mark.slow
 @pytest.mark.timeout(1500)
-def test_killed_twenty_times_ends_the_same(repository, tmp_path):
+def test_killed_twenty_times_ends_the_same(repository, tmp_path, fault):
+    fault(
+        "kill -9, twenty times, five of them during a checkpoint", "same weights, metrics.csv and test.csv, bit for bit"
+    )
     draw = random.Random(0)
     cut, whole = tmp_path / "cut", tmp_path / "whole"
     kills, phases = 0, set()
