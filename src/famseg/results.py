@@ -8,6 +8,7 @@ from typing import Any
 
 from rich.table import Table
 
+from famseg.agreement import write_agreement
 from famseg.data.source import Source
 from famseg.files import write_table
 from famseg.inference import Predictor
@@ -23,7 +24,8 @@ def write_results(
     """Write `test.csv`, `test_scores.csv`, `test_summary.csv` and `overlays/test_extremes.png`.
 
     `test.csv` has a row per image, `test_scores.csv` the scores of the split, `test_summary.csv` mean, median and the
-    95 % bootstrap interval of every column of `test.csv`, drawn by group.
+    95 % bootstrap interval of every column of `test.csv`, drawn by group, `agreement_hc.png` and `agreement_fl.png` the
+    measured against the true lengths.
 
     Args:
         folder: where they go.
@@ -39,6 +41,7 @@ def write_results(
     write_table(folder / "test.csv", rows)
     write_table(folder / "test_scores.csv", [totals])
     write_table(folder / "test_summary.csv", summaries(rows, source))
+    write_agreement(folder, rows)
     chosen = extremes(rows, overlays)
     if not chosen:
         return None
