@@ -136,6 +136,11 @@ def weeks_and_days(weeks: float) -> str:
     return f"{days // 7}w{days % 7}d"
 
 
+def in_words(centile: float) -> str:
+    """A centile as it is said: 100 is none, and neither is 0."""
+    return "-" if math.isnan(centile) else "<1" if centile < 1 else ">99" if centile > 99 else f"{centile:.0f}"
+
+
 def _ages(head: Head | None, femur: Femur | None) -> tuple[GestationalAge, GestationalAge]:
     hc = head.hc_mm if head and not _NOT_DATED[HEAD] & set(head.flags) else math.nan
     fl = femur.fl_mm if femur and not _NOT_DATED[FEMUR] & set(femur.flags) else math.nan

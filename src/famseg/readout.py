@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from famseg.biometry import Femur, Flag, GestationalAge, Head
-from famseg.findings import MEANINGS, NAMES, NOTICE, Findings, Length, weeks_and_days
+from famseg.findings import MEANINGS, NAMES, NOTICE, Findings, Length, in_words, weeks_and_days
 from famseg.overlays import Picture, colours
 
 LONG_SIDE = 960  # px; smaller images are enlarged to it, so that lines and letters look alike on all
@@ -144,7 +144,7 @@ def _panel(findings: Findings, width: int) -> Picture:
         words.append(Words(length.name, 24 * unit, y, "lm", CALIPER, 19 * unit))
         words.append(Words(_millimetres(findings, length), 190 * unit, y, "rm", TEXT, 19 * unit))
         if not math.isnan(length.centile):
-            words.append(Words(f"centile {length.centile:.0f}", 215 * unit, y, "lm", DIM, 16 * unit))
+            words.append(Words(f"centile {in_words(length.centile)}", 215 * unit, y, "lm", DIM, 16 * unit))
     for row, (text, colour) in enumerate(_statements(findings)):
         words.append(Words(text, 350 * unit, (row + 1) * line, "lm", colour, 17 * unit))
     rows = max(len(findings.lengths), len(_statements(findings))) + 1

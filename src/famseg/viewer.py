@@ -7,7 +7,7 @@ from html import escape
 from pathlib import Path
 
 from famseg.errors import UserError
-from famseg.findings import MEANINGS, NAMES, Findings, examine, parse_weeks, weeks_and_days
+from famseg.findings import MEANINGS, NAMES, Findings, examine, in_words, parse_weeks, weeks_and_days
 from famseg.inference import Predictor, segment
 from famseg.overlays import Picture
 from famseg.readout import draw_readout
@@ -81,7 +81,8 @@ def _name(class_name: str) -> str:
 def _lengths(findings: Findings) -> str:
     lines = ["| | mm | centile |", "|---|---:|---:|"]
     for length in findings.lengths:
-        lines.append(f"| {length.name} | {_number(length.mm, 1)} | {_number(length.centile, 0)} |")
+        mm = "-" if math.isnan(length.mm) else f"{length.mm:.1f}"
+        lines.append(f"| {length.name} | {mm} | {in_words(length.centile)} |")
     return "\n".join(lines)
 
 
@@ -94,7 +95,3 @@ def _ages(findings: Findings) -> str:
             f"{age.method}: " + (said if math.isnan(age.weeks) else f"**{weeks_and_days(age.weeks)}**{interval}")
         )
     return "**Gestational age**\n\n" + "\n".join(f"- {line}" for line in lines)
-
-
-def _number(value: float, digits: int) -> str:
-    return "-" if math.isnan(value) else f"{value:.{digits}f}"

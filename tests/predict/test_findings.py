@@ -5,7 +5,7 @@ import pytest
 
 from famseg.biometry import Ellipse, Flag
 from famseg.errors import UserError
-from famseg.findings import MEANINGS, examine, parse_weeks, weeks_and_days
+from famseg.findings import MEANINGS, examine, in_words, parse_weeks, weeks_and_days
 from famseg.inference import Segmentation
 
 CLASSES = {"BG": 0, "FL": 1, "FB": 2}
@@ -63,6 +63,11 @@ def test_ages_that_are_understood(text, weeks):
 def test_ages_that_are_refused(text):
     with pytest.raises(UserError, match="age "):
         parse_weeks(text)
+
+
+def test_centiles_end_below_100():
+    words = [in_words(centile) for centile in (math.nan, 0.0, 0.99, 1.0, 50.4, 99.0, 99.9, 100.0)]
+    assert words == ["-", "<1", "<1", "1", "50", "99", ">99", ">99"]
 
 
 def test_every_flag_has_words():
