@@ -1,3 +1,6 @@
+import math
+
+import numpy as np
 import pytest
 
 from famseg.data.splits import read_split, split_by_group, write_split
@@ -40,6 +43,45 @@ def test_fold_all_tests_everything():
 def test_smallest_set_still_has_three_parts():
     splits = split_by_group(["a", "b", "c"], ["a", "b", "c"], folds=3)
     assert [len(names) for names in splits.values()] == [1, 1, 1]
+
+
+def traits(seed=0):
+    """Pixel sizes and object sizes: alike within a group, one in six unknown."""
+    rng = np.random.default_rng(seed)
+    spacing, size = rng.lognormal(-2, 0.5, 20), rng.uniform(0.05, 0.6, 20)
+    return [(math.nan if i % 6 == 5 else spacing[i // 3], size[i // 3] + 0.001 * i) for i in range(60)]
+
+
+def test_stratified_folds_test_everything_once_and_split_no_group():
+    tested = []
+    for fold in range(5):
+        splits = split_by_group(NAMES, GROUPS, fold=fold, traits=traits())
+        assert sorted(name for names in splits.values() for name in names) == NAMES
+        parts = [{GROUP_OF[name] for name in names} for names in splits.values()]
+        assert sum(map(len, parts)) == len(set(GROUPS))
+        assert [len(names) for names in splits.values()] in ([42, 6, 12], [45, 3, 12])
+        tested += splits["test"]
+    assert sorted(tested) == NAMES
+
+
+def test_stratified_folds_are_more_alike_than_those_of_chance():
+    def spread(evenly):
+        """Of the folds' mean object sizes, over many sets."""
+        found = []
+        for seed in range(10):
+            sizes = [pair[1] for pair in traits(seed)]
+            options = {"seed": seed, "traits": traits(seed) if evenly else None}
+            folds = [split_by_group(NAMES, GROUPS, fold=fold, **options)["test"] for fold in range(5)]
+            found.append(np.std([np.mean([sizes[int(name)] for name in fold]) for fold in folds]))
+        return np.mean(found)
+
+    assert spread(evenly=True) < 0.6 * spread(evenly=False)
+
+
+def test_stratified_validation_is_never_empty():
+    for fold in range(3):
+        splits = split_by_group(list("abcd"), list("abcd"), folds=3, fold=fold, traits=[(1.0, i) for i in range(4)])
+        assert all(splits.values())
 
 
 @pytest.mark.parametrize(

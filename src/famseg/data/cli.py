@@ -15,6 +15,8 @@ def add_data_commands(data: argparse.ArgumentParser) -> None:
     commands = data.add_subparsers(required=True, metavar="COMMAND")
     _add_check(commands)
     _add_download(commands)
+    _add_split(commands)
+    _add_stats(commands)
 
 
 def _add_check(commands: Any) -> None:
@@ -44,6 +46,30 @@ def _add_download(commands: Any) -> None:
         command.set_defaults(command=_download, set=name)
 
 
+def _add_split(commands: Any) -> None:
+    split = commands.add_parser(
+        "split",
+        help="write a split to a file that can be published",
+        description="Write file,group,split for every image; data.split_file=FILE trains with it.",
+        epilog="example: famseg data split data=hc18 data.root=DIR data.fold=2 data.stratify=true --out fold2.csv",
+    )
+    _add_overrides(split)
+    split.add_argument("--out", required=True, type=Path, metavar="FILE", help="CSV to write")
+    split.set_defaults(command=_split)
+
+
+def _add_stats(commands: Any) -> None:
+    stats = commands.add_parser(
+        "stats",
+        help="what a set consists of, with pictures, and copies across splits",
+        description="Table and page of sizes, pixel sizes and intensities per split; equal and nearly equal images.",
+        epilog="example: famseg data stats data=hc18 data.root=DIR --out stats",
+    )
+    _add_overrides(stats)
+    stats.add_argument("--out", required=True, type=Path, metavar="DIR", help="folder of the page and tables")
+    stats.set_defaults(command=_stats)
+
+
 def _add_overrides(command: argparse.ArgumentParser) -> None:
     command.add_argument("overrides", nargs="+", metavar="data=NAME data.KEY=VALUE", help="as for train.py")
 
@@ -71,6 +97,24 @@ def _check(options: argparse.Namespace) -> int:
     text, code = check_report(_datamodule(options.overrides))
     print(text)
     return code
+
+
+def _split(options: argparse.Namespace) -> int:
+    data = _datamodule(options.overrides)
+    data.write_split(options.out)
+    print(", ".join(f"{split} {len(names)}" for split, names in data.splits.items()) + f" images: {options.out}")
+    return 0
+
+
+def _stats(options: argparse.Namespace) -> int:
+    from famseg.data.stats import stats, text_table, write_stats
+
+    data = _datamodule(options.overrides)
+    found = stats(data)
+    page = write_stats(options.out, found, data)
+    print(text_table(found.rows), *(pair for pair in found.leaks), sep="\n")
+    print(f"{len(found.leaks)} copies straddle splits, {len(found.pairs)} in all. Page: {page}")
+    return 1 if found.leaks else 0
 
 
 def _download(options: argparse.Namespace) -> int:

@@ -15,6 +15,7 @@ from famseg.data.items import Augment, EvaluationItems, Item, Preparation, Train
 from famseg.data.sampler import EvaluationSampler, LateLoader, TrainSampler
 from famseg.data.source import Source
 from famseg.data.splits import Splits, read_split, split_by_group, write_split
+from famseg.data.survey import Seen, survey
 from famseg.data.transforms import Letterbox
 from famseg.errors import UserError
 
@@ -37,6 +38,7 @@ class SegmentationDataModule(LightningDataModule):
         folds: Number of folds.
         val_fraction: Part of what is not tested that is used for validation.
         split_seed: Seed of the split, independent of `seed`.
+        stratify: Spread pixel sizes and object sizes evenly over folds, training and validation; decodes every image.
         split_file: Split to read instead, as `write_split` writes it.
         seed: Of order and augmentation.
         cache: "ram" decodes and resizes once; "none" each time.
@@ -68,6 +70,7 @@ class SegmentationDataModule(LightningDataModule):
         folds: int = 5,
         val_fraction: float = 0.125,
         split_seed: int = 0,
+        stratify: bool = False,
         split_file: str | Path | None = None,
         seed: int = 0,
         cache: str = "ram",
@@ -93,7 +96,13 @@ class SegmentationDataModule(LightningDataModule):
             read_split(Path(split_file), self._groups)
             if split_file
             else split_by_group(
-                source.names, source.groups, fold=fold, folds=folds, val_fraction=val_fraction, seed=split_seed
+                source.names,
+                source.groups,
+                fold=fold,
+                folds=folds,
+                val_fraction=val_fraction,
+                seed=split_seed,
+                traits=[_traits(image) for image in survey(source)] if stratify and fold != "all" else None,
             )
         )
         self._prepare = Preparation(source, self.letterbox, self.classes, mean, std)
@@ -210,6 +219,12 @@ def _check_options(size: Sequence[int], batch_size: int, cache: str) -> None:
         raise UserError(f"data.batch_size={batch_size}: give at least 1.")
     if cache not in ("ram", "none"):
         raise UserError(f"data.cache={cache}: give ram or none.")
+
+
+def _traits(image: Seen) -> tuple[float, float]:
+    """Pixel size, and the part of the picture that objects fill."""
+    height, width = image.shape
+    return image.spacing, sum(image.areas.values()) / (height * width)
 
 
 def _workers_beside_a_gpu() -> int:

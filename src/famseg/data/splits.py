@@ -3,12 +3,13 @@
 import csv
 import hashlib
 import math
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from famseg.data.tables import read_rows
 from famseg.errors import UserError
+from famseg.files import write_atomically
 
 Splits = dict[str, list[str]]
 SPLITS = ("train", "val", "test")
@@ -22,6 +23,7 @@ def split_by_group(
     folds: int = 5,
     val_fraction: float = 0.125,
     seed: int = 0,
+    traits: Sequence[tuple[float, float]] | None = None,
 ) -> Splits:
     """Seeded k-fold split in which no group straddles two parts.
 
@@ -32,6 +34,8 @@ def split_by_group(
         folds: Number of folds.
         val_fraction: Part of what is not tested that is used for validation.
         seed: The groups are dealt to the folds in an order that follows from it.
+        traits: Two numbers per sample, such as pixel size and object size, which then are spread evenly over folds,
+            training and validation; nan where unknown. None: chance alone.
 
     Returns:
         Names of train, val and test, in the order of `names`.
@@ -53,7 +57,10 @@ def split_by_group(
             f"{len(names)} images of {len(unique)} examinations or subjects are too few for data.folds={folds}. "
             "Each fold needs one, training and validation one each. Give another data.folds, or data.fold=all."
         )
-    part = _deal(unique, groups, fold, folds, val_fraction, seed)
+    if traits is None:
+        part = _deal(unique, groups, fold, folds, val_fraction, seed)
+    else:
+        part = _deal_evenly(_in_order(groups, traits, folds), fold, folds, val_fraction, seed)
     return {split: [n for n, g in zip(names, groups, strict=True) if part[g] == split] for split in SPLITS}
 
 
@@ -71,6 +78,37 @@ def _deal(
     return part | {rest[-1]: "train"}
 
 
+def _deal_evenly(ordered: Sequence[str], fold: int, folds: int, val_fraction: float, seed: int) -> dict[str, str]:
+    """The part of each group: of neighbours, every fold gets one, and so does validation of what is left."""
+    blocks = [ordered[start : start + folds] for start in range(0, len(ordered), folds)]
+    test = {_shuffled(block, f"{seed}")[fold] for block in blocks if len(block) > fold}
+    rest = [group for group in ordered if group not in test]
+    start = int(hashlib.sha256(f"{seed}/{fold}".encode()).hexdigest(), 16) % 1000 / 1000
+    steps = [int(start + i * val_fraction) for i in range(len(rest) + 1)]
+    val = {group for group, before, after in zip(rest, steps, steps[1:], strict=False) if after > before} or {rest[0]}
+    val -= {rest[-1]} if len(val) == len(rest) else set()
+    return dict.fromkeys(rest, "train") | dict.fromkeys(val, "val") | dict.fromkeys(test, "test")
+
+
+def _in_order(groups: Sequence[str], traits: Sequence[tuple[float, float]], folds: int) -> list[str]:
+    """Groups such that neighbours are alike: by classes of the first trait, then by the second."""
+    values: dict[str, list[tuple[float, float]]] = defaultdict(list)
+    for group, pair in zip(groups, traits, strict=True):
+        values[group].append(pair)
+    first, second = ({group: _mean([pair[i] for pair in pairs]) for group, pairs in values.items()} for i in (0, 1))
+    classes = min(3, max(1, len(values) // (3 * folds)))  # enough groups in each to be dealt evenly by the second
+    by_first = sorted(values, key=lambda group: (first[group], group))
+    of_class = {group: classes * place // len(by_first) for place, group in enumerate(by_first)}
+    # Up in one class and down in the next, so that neighbours across a border are alike too.
+    return sorted(values, key=lambda group: (of_class[group], second[group] * (-1) ** of_class[group], group))
+
+
+def _mean(values: Sequence[float]) -> float:
+    """Of the known values; endless when none is known, which sorts those last."""
+    known = [value for value in values if not math.isnan(value)]
+    return math.fsum(known) / len(known) if known else math.inf
+
+
 def _shuffled(groups: Sequence[str], salt: str) -> list[str]:
     """In an order of hashes: the same with every version of every library, which NumPy does not promise."""
     return sorted(groups, key=lambda group: hashlib.sha256(f"{salt}/{group}".encode()).digest())
@@ -78,7 +116,7 @@ def _shuffled(groups: Sequence[str], salt: str) -> list[str]:
 
 def write_split(path: Path, splits: Splits, groups: Mapping[str, str]) -> None:
     """Write `file,group,split` for every sample, so that the split can be read again or published."""
-    with path.open("w", newline="", encoding="utf-8") as file:
+    with write_atomically(path) as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(["file", "group", "split"])
         writer.writerows([name, groups[name], split] for split in SPLITS for name in splits[split])
