@@ -9,12 +9,11 @@ from pathlib import Path
 
 from PIL import Image
 
-from famseg.data.images import read_image
+from famseg.data.images import SUFFIXES, read_image
 from famseg.data.source import Pixels
 from famseg.data.tables import read_rows
 from famseg.errors import UserError
 
-SUFFIXES = {".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp"}
 DICOM_SUFFIXES = {".dcm", ".dicom"}
 MAX_PIXELS = 6000 * 6000
 """Larger pictures are refused before they are decoded: a few bytes can claim to be gigabytes of pixels."""
