@@ -86,7 +86,8 @@ def test_eval_on_other_data(trained, repository, tmp_path):
         ("train", [*SMALL, "resume=true"], ["resume=true", "last.ckpt"]),
         ("eval", ["run=missing"], ["missing", "no such file or folder"]),
         ("eval", ["run=README.md"], ["README.md", "not a readable checkpoint"]),
-        ("eval", ["run=README.md", "device=tpu9"], ["device=tpu9", "cpu"]),
+        ("eval", ["run=README.md", "tta=rotate"], ["tta=rotate", "flip"]),
+        ("eval", ["run=README.md", "device=tpu9"], ["device tpu9", "cpu"]),
     ],
 )
 def test_mistakes_end_in_one_message(name, arguments, words, repository, tmp_path, monkeypatch):

@@ -1,9 +1,9 @@
 """Scores a checkpoint on a data set: the work of eval.py."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
@@ -13,7 +13,7 @@ from famseg.checkpoint import load_predictor, resolve
 from famseg.data.datamodule import SegmentationDataModule
 from famseg.errors import UserError
 from famseg.evaluation import ImageScorer
-from famseg.inference import Predictor
+from famseg.inference import Predictor, select_device
 from famseg.results import table, write_results
 
 
@@ -21,13 +21,15 @@ def evaluate(config: DictConfig, folder: Path) -> dict[str, float]:
     """Score every image of the test split in its original size and write the results.
 
     Args:
-        config: `run` (folder or checkpoint), `data`, `device`, `overlays`.
+        config: `run` (folder or checkpoint), `data`, `device`, `tta`, `overlays`.
         folder: where `test.csv`, `test_summary.csv` and the overlays go.
 
     Returns:
         The scores of the split.
     """
-    predictor = load_predictor(config.run, _device(config.device))
+    if config.tta not in ("none", "flip"):
+        raise UserError(f"tta={config.tta}: give none or flip.")
+    predictor = replace(load_predictor(config.run, select_device(config.device)), flip=config.tta == "flip")
     data = _data(config, predictor)
     data.setup("test")
     scorer = ImageScorer(predictor.classes, data.source.classes, data.letterbox)
@@ -53,14 +55,3 @@ def _data(config: DictConfig, predictor: Predictor) -> SegmentationDataModule:
     split = home / "split.csv"
     data = instantiate(trained_on, **needs, split_file=str(split) if split.exists() else None)
     return data
-
-
-def _device(name: str) -> torch.device:
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise UserError(f"device={name}: not available here. Use auto, cpu or cuda.") from error
-    return device

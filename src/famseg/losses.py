@@ -44,7 +44,8 @@ class CrossEntropyDice(nn.Module):
         known = torch.ones_like(total) if labelled is None else labelled.to(total.dtype)  # (C,)
         if self.training and torch.distributed.is_initialized():
             # The Dice of the whole batch, as on one device. Not in validation: devices may have unequally many batches.
-            overlap, total, known = all_reduce(torch.stack([overlap, total, known])).unbind()
+            sums = torch.stack([overlap, total, known])
+            overlap, total, known = all_reduce(sums).unbind()  # type: ignore[no-untyped-call]
             known = known.clamp(max=1)
         ratio = (2 * overlap + self.smooth) / (total + self.smooth)  # (C,)
         return 1 - (ratio * known).sum() / known.sum()

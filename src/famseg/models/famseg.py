@@ -3,6 +3,7 @@
 The drawing and every decision that the paper leaves open are in docs/network.md.
 """
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from famseg.errors import UserError
 from famseg.layers.basic import conv_norm, require_choice
@@ -66,6 +68,7 @@ class Encoder(nn.Module):
         drop_path: rate of the last StripBlock.
         mamba: arguments of the `Mamba2D` shortcuts; None for identity shortcuts.
         strips: arguments of the `StripBlock`s.
+        checkpointing: keep no map within a stage for backward, which computes the stages again.
     """
 
     def __init__(
@@ -78,8 +81,10 @@ class Encoder(nn.Module):
         drop_path: float,
         mamba: dict[str, Any] | None,
         strips: dict[str, Any],
+        checkpointing: bool = False,
     ) -> None:
         super().__init__()
+        self.checkpointing = checkpointing
         half = widths[0] // 2
         self.stem = nn.Sequential(
             conv_norm(in_channels, half, 3, stride=2), conv_norm(half, widths[0], 3, stride=2, activation=False)
@@ -92,6 +97,12 @@ class Encoder(nn.Module):
             bottles = [BottleBlock(width, shortcut) for shortcut in shortcuts]
             scans = [StripBlock(width, mlp_ratios[i], drop_path=next(rates), **strips) for _ in range(depths[i])]
             self.stages.append(nn.Sequential(*down, *bottles, *scans, nn.BatchNorm2d(width)))
+        if checkpointing:
+            for norm in self.stages.modules():
+                if isinstance(norm, nn.BatchNorm2d):
+                    # backward repeats the forward pass and its update of the running statistics: two equal steps of
+                    # this momentum are one of the original
+                    norm.momentum = 1 - math.sqrt(1 - (norm.momentum or 0.0))
 
     def forward(self, x: Tensor) -> list[Tensor]:
         """(B, in_channels, H, W), H and W multiples of 32 -> (B, widths[i], H / 2^(i+2), W / 2^(i+2)), i = 0 to 3."""
@@ -99,7 +110,7 @@ class Encoder(nn.Module):
         x = self.stem[1](self.stem[0](x).contiguous(memory_format=torch.channels_last))
         maps = []
         for stage in self.stages:
-            x = stage(x)
+            x = checkpoint(stage, x, use_reentrant=False) if self.checkpointing and self.training else stage(x)
             maps.append(x)
         return maps
 
@@ -183,6 +194,7 @@ class FAMSeg(nn.Module):
         fam_compressed: Cd of the five upsamplings.
         refine: a 3x3 convolution at full resolution before the head.
         drop_path: stochastic depth of the last StripBlock; grows linearly from 0.
+        checkpointing: less memory, more time: backward computes the encoder's stages again. Same gradients.
         kernels: which code runs the scan: "auto", "torch" or "mamba_ssm". Never changes the state dict.
         weights: MSCAN's ImageNet weights for the encoder: a file, or "imagenet"; see `famseg.models.mscan`.
 
@@ -215,6 +227,7 @@ class FAMSeg(nn.Module):
         fam_compressed: Sequence[int] = (64, 64, 32, 32, 16),
         refine: bool = True,
         drop_path: float = 0.1,
+        checkpointing: bool = False,
         kernels: str = "auto",
         weights: str | Path | None = None,
     ) -> None:
@@ -243,7 +256,15 @@ class FAMSeg(nn.Module):
         }
         strips: dict[str, Any] = {"kernels": strip_kernels, "scan": strip_scan}
         self.encoder = Encoder(
-            in_channels, widths, depths, mlp_ratios, bottle_blocks, drop_path, scan if mamba else None, strips
+            in_channels,
+            widths,
+            depths,
+            mlp_ratios,
+            bottle_blocks,
+            drop_path,
+            scan if mamba else None,
+            strips,
+            checkpointing,
         )
         context = None
         if fusion == "full":
