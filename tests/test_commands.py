@@ -83,7 +83,6 @@ def test_eval_on_other_data(trained, repository, tmp_path):
         ("train", [*SMALL, "data.fold=9"], ["data.fold=9", "0 to 4"]),
         ("train", [*SMALL, "model.kernels=fast"], ["kernels", "fast", "auto"]),
         ("train", [*SMALL, "trainer.accelerator=gpuu"], ["gpuu"]),
-        ("train", [*SMALL, "resume=true"], ["resume=true", "last.ckpt"]),
         ("eval", ["run=missing"], ["missing", "no such file or folder"]),
         ("eval", ["run=README.md"], ["README.md", "not a readable checkpoint"]),
         ("eval", ["run=README.md", "tta=rotate"], ["tta=rotate", "flip"]),
