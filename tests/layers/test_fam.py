@@ -2,6 +2,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from famseg.errors import UserError
 from famseg.layers import fam
 from famseg.layers.fam import FeatureAwareUpsample, InterpolateUpsample, reassemble
 
@@ -69,10 +70,22 @@ def test_the_module_follows_its_equation():
     torch.testing.assert_close(layer(x), F.conv2d(expected, layer.reduce.weight, layer.bias))
 
 
-def test_a_new_module_averages_the_neighbourhood():
-    layer = FeatureAwareUpsample(4, 4, kernel=3)
-    x = torch.randn(1, 4, 5, 5)
-    torch.testing.assert_close(layer.kernels(x), torch.full((1, 5, 5, 4, 9), 1 / 9), atol=0.01, rtol=0)
+@pytest.mark.parametrize("kernel", [3, 5])
+def test_a_new_module_is_nearly_bilinear(kernel):
+    torch.manual_seed(0)
+    layer = FeatureAwareUpsample(4, 4, kernel=kernel)
+    y, x = torch.meshgrid(torch.linspace(0, 1, 12), torch.linspace(0, 1, 12), indexing="ij")
+    smooth = torch.sin(3 * x + 2 * y).expand(1, 4, 12, 12)
+    ours = reassemble(smooth, layer.kernels(smooth))
+    expected = F.interpolate(smooth, scale_factor=2, mode="bilinear")
+    inside = (..., slice(6, -6), slice(6, -6))
+    torch.testing.assert_close(ours[inside], expected[inside], atol=0.03, rtol=0)
+
+
+@pytest.mark.parametrize("kernel", [1, 4])
+def test_impossible_kernels(kernel):
+    with pytest.raises(UserError, match=f"model.fam_kernels: K={kernel} is impossible"):
+        FeatureAwareUpsample(4, 4, kernel=kernel)
 
 
 @pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])

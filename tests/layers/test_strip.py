@@ -73,6 +73,12 @@ def test_unknown_scan():
         StripAttention(4, scan="diagonal")
 
 
+@pytest.mark.parametrize("kernels", [(7, 10), (11, 7), (7, 7)])
+def test_impossible_kernels(kernels):
+    with pytest.raises(UserError, match=r"model.strip_kernels=.* odd and ascending"):
+        StripAttention(4, kernels)
+
+
 def test_block_follows_its_equations():
     torch.manual_seed(0)
     block = StripBlock(4, 2).double().eval()

@@ -8,6 +8,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from famseg.errors import UserError
+
 SCALE = 2  # every FAM of the decoder doubles the map
 PHASES = SCALE * SCALE  # output positions of one input position
 WHOLE_MAP = 2**24  # elements of all neighbourhoods up to which a map is not cut into bands: launches cost more
@@ -28,16 +30,21 @@ class FeatureAwareUpsample(nn.Module):
         in_channels: C.
         out_channels: channels of the doubled map.
         compressed: Cd.
-        kernel: K, odd.
+        kernel: K, odd, 3 or more.
+
+    Raises:
+        UserError: an impossible K.
     """
 
     def __init__(self, in_channels: int, out_channels: int, compressed: int = 64, kernel: int = 5) -> None:
         super().__init__()
+        if kernel < 3 or kernel % 2 == 0:
+            raise UserError(f"model.fam_kernels: K={kernel} is impossible; it is odd, 3 or more.")
         self.kernel = kernel
         self.compress = nn.Conv2d(in_channels, compressed, 1)
         self.reorganize = nn.Conv2d(compressed, PHASES * kernel**2, 3, padding=1)
         nn.init.normal_(self.reorganize.weight, std=1e-3)
-        nn.init.zeros_(self.reorganize.bias)  # type: ignore[arg-type]  # it has a bias
+        self.reorganize.bias = nn.Parameter(_bilinear_logits(kernel))
         self.reduce = nn.Conv2d(in_channels, out_channels, 1, bias=False)
         self.bias = nn.Parameter(torch.zeros(out_channels))
 
@@ -60,6 +67,19 @@ def reassemble(features: Tensor, kernels: Tensor) -> Tensor:
     """
     y: Tensor = _Reassemble.apply(features, kernels)
     return y
+
+
+def _bilinear_logits(kernel: int, floor: float = 0.01) -> Tensor:
+    """Biases (4 K K,) with which FAM starts near bilinear interpolation, at the same pixel centres.
+
+    From uniform kernels, as in CARAFE, thin structures need longer to appear. The floor keeps every tap within reach.
+    """
+    centre = kernel // 2
+    taps = torch.zeros(SCALE, kernel)  # weights along one axis, of the first and the second output position
+    taps[0, centre - 1 : centre + 1] = torch.tensor([0.25, 0.75])
+    taps[1, centre : centre + 2] = torch.tensor([0.75, 0.25])
+    weights = taps[:, None, :, None] * taps[None, :, None, :]  # (2, 2, K, K)
+    return torch.log(weights + floor).flatten()
 
 
 class _Reassemble(torch.autograd.Function):

@@ -12,7 +12,6 @@ not. The skip term D x is left to the caller: it needs no scan.
 from collections.abc import Callable
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from famseg.layers import mamba_kernel
@@ -94,8 +93,8 @@ def ssd_chunked(x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, chunk: i
 def _split(t: Tensor, chunk: int) -> Tensor:
     """(O, batch, L, ...) -> (O, batch, c, chunk, ...), zeros in the tail."""
     chunks = (t.shape[2] + chunk - 1) // chunk
-    t = F.pad(t, (0, 0) * (t.ndim - 3) + (0, chunks * chunk - t.shape[2]))
-    return t.reshape(*t.shape[:2], chunks, chunk, *t.shape[3:])
+    tail = t.new_zeros(*t.shape[:2], chunks * chunk - t.shape[2], *t.shape[3:])
+    return torch.cat([t, tail], dim=2).view(*t.shape[:2], chunks, chunk, *t.shape[3:])
 
 
 def _within_chunks(x: Tensor, dt: Tensor, sums: Tensor, B: Tensor, C: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from famseg.errors import UserError
 from famseg.layers.basic import ScaledResidual, require_choice
 
 STRIP_SCANS = ("independent", "sequential")
@@ -30,12 +31,16 @@ class StripAttention(nn.Module):
         scan: "independent" or "sequential".
 
     Raises:
-        UserError: unknown `scan`.
+        UserError: unknown `scan`, or kernels that are not odd and ascending.
     """
 
     def __init__(self, channels: int, kernels: Sequence[int] = (7, 11, 21), scan: str = "independent") -> None:
         super().__init__()
         require_choice("strip_scan", scan, STRIP_SCANS)
+        if any(k % 2 == 0 for k in kernels) or list(kernels) != sorted(set(kernels)):
+            raise UserError(
+                f"model.strip_kernels={list(kernels)}: the lengths are odd and ascending, such as [7, 11, 21]."
+            )
         self.scan = scan
         self.local = _depthwise(channels, 5, 5)
         self.rows = nn.ModuleList(_depthwise(channels, 1, k) for k in kernels)
@@ -52,7 +57,7 @@ class StripAttention(nn.Module):
     def merged(self) -> tuple[Tensor, Tensor, Tensor]:
         """All independent scans as one of rows (C, 1, 1, k), one of columns (C, 1, k, 1) and one bias (C,)."""
         rows, columns = (cast(Iterable[nn.Conv2d], convs) for convs in (self.rows, self.columns))
-        bias = torch.stack([b for conv in (*rows, *columns) if (b := conv.bias) is not None]).sum(0)
+        bias = torch.stack([cast(Tensor, conv.bias) for conv in (*rows, *columns)]).sum(0)
         centre = torch.ones(1, 1, 1, 1, dtype=bias.dtype, device=bias.device)  # `a` itself
         row, column = centre, torch.zeros_like(centre)
         for r, c in zip(rows, columns, strict=True):
