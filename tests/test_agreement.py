@@ -46,5 +46,6 @@ def test_constant_values_are_drawn(tmp_path):
 
 
 def test_nothing_global_is_touched(tmp_path):
+    before = "matplotlib.pyplot" in sys.modules  # another test may have imported it
     write_agreement(tmp_path, rows([100, 200], [101, 203]))
-    assert "matplotlib.pyplot" not in sys.modules
+    assert ("matplotlib.pyplot" in sys.modules) == before

@@ -1,5 +1,6 @@
 """Where a run goes on: the folder that the same command made before, and its newest undamaged checkpoint."""
 
+import functools
 import logging
 from collections.abc import Mapping, Sequence
 from datetime import datetime
@@ -31,7 +32,13 @@ def run_folder(study: str, resume: bool, overrides: Sequence[str]) -> str:
             record = folder / ".hydra" / "overrides.yaml"
             if record.exists() and identity(OmegaConf.to_object(OmegaConf.load(record))) == identity(overrides):  # type: ignore[arg-type]
                 return str(folder)
-    return str(Path(study) / f"{datetime.now():%Y-%m-%d_%H-%M-%S}")
+    return str(Path(study) / _now())
+
+
+@functools.cache
+def _now() -> str:
+    """The time of the first call: Hydra asks several times, and the folder of a process must not change."""
+    return f"{datetime.now():%Y-%m-%d_%H-%M-%S}"
 
 
 def identity(overrides: Sequence[str]) -> list[str]:
@@ -77,5 +84,5 @@ def _require_same(path: Path, model: Mapping[str, Any] | None) -> None:
     )
 
 
-# `${run_folder:...}` in conf/train.yaml; cached, since the folder of a process must not change with the clock
-OmegaConf.register_new_resolver("run_folder", run_folder, replace=True, use_cache=True)
+# `${run_folder:...}` in conf/train.yaml
+OmegaConf.register_new_resolver("run_folder", run_folder, replace=True)

@@ -4,9 +4,9 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from toy_source import Toy
 
 from famseg.biometry import Ellipse
-from famseg.data.source import Sample
 
 SPACING = 0.25
 HEADS = {
@@ -55,28 +55,6 @@ def folder_root(tmp_path):
         lines.append(f"{number}.png,0.{number + 1},woman{number}")
     (root / "spacing.csv").write_text("\n".join(lines) + "\n")
     return root
-
-
-class Toy:
-    """A source in memory: two images per group, sizes that differ, mask ids 0 and 2."""
-
-    def __init__(self, count=24):
-        self.classes = {"BG": 0, "FB": 2}
-        self.names = [f"{index:03d}.png" for index in range(count)]
-        self.groups = [f"g{index // 2}" for index in range(count)]
-
-    def __len__(self):
-        return len(self.names)
-
-    def __getitem__(self, index):
-        height, width = 40 + index % 3, 60
-        image = np.random.default_rng(index).integers(0, 256, (height, width), dtype=np.uint8)
-        mask = np.zeros((height, width), np.uint8)
-        mask[10:30, 10:40] = 2
-        return Sample(self.names[index], self.groups[index], image, mask, 0.5, {"hc_mm": 50.0})
-
-    def problems(self, decode=True):
-        return iter(())
 
 
 @pytest.fixture
