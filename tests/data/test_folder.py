@@ -4,6 +4,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import cv2
 import pytest
 
 from famseg.data.folder import Folder, datamodule
@@ -126,3 +127,22 @@ def test_every_unusable_picture_is_found(folder_root):
 def test_contradicting_options_are_refused(folder_root, ids, colours, says):
     with pytest.raises(UserError, match=says):
         Folder(folder_root, ids, colours)
+
+
+def test_mixed_bit_depths_are_named(folder_root):
+    path = folder_root / "images" / "3.png"
+    assert cv2.imwrite(str(path), cv2.imread(str(path), cv2.IMREAD_GRAYSCALE).astype("uint16") * 100)
+    problems = [str(problem) for problem in Folder(folder_root).problems()]
+    assert any("mixed bit depths: 1 of 6 images are scaled to their brightest pixel" in text for text in problems)
+    assert not any("mixed" in str(problem) for problem in Folder(folder_root).problems(decode=False))
+
+
+def test_classes_of_a_table_and_what_is_not_listed_is_unknown(folder_root):
+    assert Folder(folder_root)[0].known == {"BG", "FL", "FB"}
+    (folder_root / "classes.csv").write_text("name,id\nBG,0\nLV,1\nCSP,2\n")
+    own = Folder(folder_root, absent=["FL"])
+    assert own.classes == {"BG": 0, "LV": 1, "CSP": 2}
+    assert own[0].known == {"BG", "LV", "CSP", "FL"}
+    (folder_root / "classes.csv").write_text("name,id\nBG,zero\n")
+    with pytest.raises(UserError, match=r"classes\.csv: an id is no whole number"):
+        Folder(folder_root)

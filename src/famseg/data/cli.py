@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from famseg.errors import UserError
 
 if TYPE_CHECKING:
+    from famseg.data.convert.plan import Plan
     from famseg.data.datamodule import SegmentationDataModule
 
 
@@ -17,6 +18,8 @@ def add_data_commands(data: argparse.ArgumentParser) -> None:
     _add_download(commands)
     _add_split(commands)
     _add_stats(commands)
+    _add_import(commands)
+    _add_export(commands)
 
 
 def _add_check(commands: Any) -> None:
@@ -70,6 +73,35 @@ def _add_stats(commands: Any) -> None:
     stats.set_defaults(command=_stats)
 
 
+def _add_import(commands: Any) -> None:
+    command = commands.add_parser(
+        "import",
+        help="DICOM, COCO, LabelMe, CVAT and nnU-Net to a folder to train on",
+        description="Convert into DIR/images, DIR/labels, spacing.csv and classes.csv: data=folder data.root=DIR.",
+        epilog="example: famseg data import coco instances.json --images scans --rename head=FB femur=FL --out own",
+    )
+    command.add_argument("format", choices=["dicom", "coco", "labelme", "cvat", "nnunet"])
+    command.add_argument("path", type=Path, metavar="PATH", help="the folder, or COCO's JSON file")
+    command.add_argument("--out", required=True, type=Path, metavar="DIR", help="new folder")
+    command.add_argument("--images", type=Path, metavar="DIR", help="where the images of coco or cvat lie")
+    command.add_argument("--table", type=Path, metavar="FILE", help="CSV of file,mm_per_pixel,subject")
+    command.add_argument("--rename", nargs="+", default=[], metavar="NAME=CLASS", help="such as head=FB femur=FL")
+    command.set_defaults(command=_import)
+
+
+def _add_export(commands: Any) -> None:
+    command = commands.add_parser(
+        "export",
+        help="write a set and its split for nnU-Net",
+        description="Write nnU-Net's raw layout: train and val as imagesTr, test as imagesTs, and splits_final.json.",
+        epilog="example: famseg data export data=hc18 data.root=DIR --format nnunet --out nnUNet_raw/Dataset018_HC18",
+    )
+    _add_overrides(command)
+    command.add_argument("--format", required=True, choices=["nnunet"])
+    command.add_argument("--out", required=True, type=Path, metavar="DIR", help="new folder, DatasetNNN_NAME")
+    command.set_defaults(command=_export)
+
+
 def _add_overrides(command: argparse.ArgumentParser) -> None:
     command.add_argument("overrides", nargs="+", metavar="data=NAME data.KEY=VALUE", help="as for train.py")
 
@@ -115,6 +147,56 @@ def _stats(options: argparse.Namespace) -> int:
     print(text_table(found.rows), *(pair for pair in found.leaks), sep="\n")
     print(f"{len(found.leaks)} copies straddle splits, {len(found.pairs)} in all. Page: {page}")
     return 1 if found.leaks else 0
+
+
+def _import(options: argparse.Namespace) -> int:
+    from famseg.data.convert.plan import with_table, write_folder
+
+    plan = _plan(options)
+    if options.table:
+        plan = with_table(plan, options.table)
+    problems = write_folder(plan, options.out)
+    for problem in problems:
+        print(f"{'error  ' if problem.fatal else 'warning'}  {problem}")
+    errors = sum(problem.fatal for problem in problems)
+    print(f"{errors} errors. Next: famseg data check data=folder data.root={options.out}")
+    return 1 if errors else 0
+
+
+def _plan(options: argparse.Namespace) -> "Plan":
+    """What there is to import."""
+    if options.images and options.format not in ("coco", "cvat"):
+        raise UserError(f"--images: {options.format} knows where its images are. Leave it out.")
+    if bad := [pair for pair in options.rename if "=" not in pair]:
+        raise UserError(f"--rename {bad[0]}: give NAME=CLASS, such as head=FB.")
+    rename = dict(pair.split("=", 1) for pair in options.rename)
+    if options.format == "dicom":
+        from famseg.data.convert.dicom_folder import read_dicom_folder
+
+        return read_dicom_folder(options.path)
+    if options.format == "coco":
+        from famseg.data.convert.coco import read_coco
+
+        return read_coco(options.path, options.images, rename)
+    if options.format == "labelme":
+        from famseg.data.convert.labelme import read_labelme
+
+        return read_labelme(options.path, rename)
+    if options.format == "cvat":
+        from famseg.data.convert.cvat import read_cvat
+
+        return read_cvat(options.path, options.images, rename)
+    from famseg.data.convert.nnunet import read_nnunet
+
+    return read_nnunet(options.path, rename)
+
+
+def _export(options: argparse.Namespace) -> int:
+    from famseg.data.convert.nnunet import export_nnunet
+
+    folder = export_nnunet(_datamodule(options.overrides), options.out)
+    print(f"{folder}. Copy its splits_final.json into nnU-Net's preprocessed folder of the set to train on this split.")
+    return 0
 
 
 def _download(options: argparse.Namespace) -> int:

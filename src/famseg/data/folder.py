@@ -16,6 +16,7 @@ from famseg.errors import UserError
 log = logging.getLogger(__name__)
 
 TABLE = "spacing.csv"
+CLASS_TABLE = "classes.csv"
 COLUMNS = ("file", "mm_per_pixel", "subject")
 PAPER_IDS = {"BG": 0, "FL": 1, "FB": 2}  # the order of the paper's tables
 PAPER_COLOURS = {"BG": (0, 0, 0), "FL": (255, 0, 0), "FB": (0, 255, 0)}  # its Fig. 4
@@ -27,13 +28,15 @@ class Folder:
         root/images/NAME.png|jpg|tif|bmp
         root/labels/NAME.png                  class ids, or one colour per class
         root/spacing.csv                      optional: file,mm_per_pixel,subject; unknown values stay empty
+        root/classes.csv                      optional: name,id, background first
 
     Images of 16 bits, floats or colours become one 8-bit channel, which is said in the log and by `famseg data check`.
     Without a subject each image counts as a subject of its own.
 
     Args:
         root: Folder with `images/` and `labels/`.
-        ids: Class name -> id in the labels, in the order of the model's outputs, background first; None: the paper's.
+        ids: Class name -> id in the labels, in the order of the model's outputs, background first; None: those of
+            `classes.csv`, or without it the paper's.
         colours: Class name -> (red, green, blue) in the labels; None: the paper's, for the classes it has.
         absent: Classes that no image shows, though `ids` does not list them. What is neither in `ids` nor here may be
             in any image: a model that knows it is not told that it is background.
@@ -50,7 +53,7 @@ class Folder:
         absent: Sequence[str] = (),
     ) -> None:
         self.root = Path(root)
-        self.classes = dict(ids or PAPER_IDS)
+        self.classes = dict(ids or _read_classes(self.root / CLASS_TABLE) or PAPER_IDS)
         self.known = frozenset({*self.classes, *absent})
         self._colours = _checked_colours(self.classes, colours)
         self._images = _list_images(self.root)
@@ -77,8 +80,14 @@ class Folder:
         yield from self._label_problems()
         yield from self._table_problems()
         if decode:
+            stretched = 0
             for found in parallel(self._decoding_problems, self._images, "Checking images"):
+                stretched += any("scaled to 8 bits" in problem.what for problem in found)
                 yield from found
+            if 0 < stretched < len(self):
+                what = f"mixed bit depths: {stretched} of {len(self)} images are scaled to their brightest pixel"
+                mend = "Export all images with one bit depth, so that equal tissue stays equally bright."
+                yield Problem(str(self.root / "images"), what, mend, fatal=False)
 
     def _label_problems(self) -> Iterator[Problem]:
         stems: dict[str, str] = {}
@@ -200,6 +209,17 @@ def _read_table(path: Path) -> dict[str, dict[str, str]]:
             raise UserError(f"{path}: {line['file']} is listed twice. Remove one of the rows.")
         rows[line["file"]] = line
     return rows
+
+
+def _read_classes(path: Path) -> dict[str, int]:
+    """Name -> id as classes.csv says; none without the file."""
+    if not path.exists():
+        return {}
+    rows = read_rows(path, ("name", "id"), "Write the columns name,id, background first.")
+    try:
+        return {row["name"]: int(row["id"]) for row in rows}
+    except ValueError as error:
+        raise UserError(f"{path}: an id is no whole number ({error}). Give 0 to 255.") from None
 
 
 def _some(names: Sequence[str]) -> str:
