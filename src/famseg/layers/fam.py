@@ -126,10 +126,11 @@ def _pad(features: Tensor, taps: int) -> Tensor:
 def _bands(kernels: Tensor, channels: int) -> list[slice]:
     """Rows to do at a time: all of a small map, else as many as keep the neighbourhoods no larger than the output.
 
-    Captured graphs do all at once, since their height may be symbolic.
+    Captured graphs do all at once: their height is not known yet.
     """
     height, taps = kernels.shape[1], kernels.shape[-1]
-    if torch.compiler.is_compiling() or kernels.numel() // PHASES * channels <= WHOLE_MAP:
+    captured = torch.compiler.is_compiling() or torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
+    if captured or kernels.numel() // PHASES * channels <= WHOLE_MAP:
         return [slice(0, height)]
     step = -(-height // -(-taps // PHASES))
     return [slice(top, min(top + step, height)) for top in range(0, height, step)]

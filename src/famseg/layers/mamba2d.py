@@ -69,8 +69,8 @@ class Mamba2D(nn.Module):
         z, mixed, dt = torch.split(self.in_proj(u), self.split, dim=1)
         mixed = F.silu(self.conv(mixed))
         y = self._skip(mixed) + self._scan(mixed, dt)  # (B, H, W, inner)
-        y = self.norm(y * F.silu(z.permute(0, 2, 3, 1)))
-        out: Tensor = self.out_proj(y.permute(0, 3, 1, 2))
+        y = (y * F.silu(z.permute(0, 2, 3, 1))).to(self.norm.weight.dtype)
+        out: Tensor = self.out_proj(self.norm(y).permute(0, 3, 1, 2))
         return out
 
     def _skip(self, mixed: Tensor) -> Tensor:
