@@ -8,6 +8,7 @@ square, on purpose. A tool that gives no number for a missed object drops it fro
 """
 
 import math
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -17,7 +18,7 @@ from numpy.typing import NDArray
 from scipy.spatial import KDTree
 
 from famseg.biometry import Ellipse
-from famseg.metrics.image import score_boundary
+from famseg.metrics.image import measure_image, score_boundary
 
 Float = NDArray[np.float64]
 Mask = NDArray[np.bool_]
@@ -178,6 +179,20 @@ def cell(value: float | str) -> str:
     return "--" if math.isnan(value) else f"{value:.3f}"
 
 
+def seconds_per_image(repeats: int = 20) -> float:
+    """Median process time of everything that a row of test.csv needs: a head and a femur, 540x800 px, one core."""
+    y, x = np.mgrid[:540, :800]
+    head, femur = ((x - 400) / 260) ** 2 + ((y - 270) / 190) ** 2 <= 1, (abs(x - 400) < 120) & (abs(y - 505) < 9)
+    truth = np.where(head, 2, 0) + femur
+    predicted = np.kron(np.roll(truth, 8, 1)[::4, ::4], np.ones((4, 4), int))
+    taken = []
+    for _ in range(repeats):
+        start = time.process_time()
+        measure_image(truth, predicted, {"BG": 0, "FL": 1, "FB": 2}, 0.2)
+        taken.append(time.process_time() - start)
+    return float(np.median(taken))
+
+
 def main() -> None:
     answers = {name: known_answer(*pair) for name, pair in pairs().items()}
     masks = {name: (a.mask, np.zeros_like(a.mask) if b is None else b.mask) for name, (a, b) in pairs().items()}
@@ -196,6 +211,7 @@ def main() -> None:
     print("| largest distance [mm] | known | torchmetrics |\n|---|---|---|")
     for name, pair in masks.items():
         print(f"| {name} | {answers[name][3]:.3f} | {cell(ask(torchmetrics, *pair)[0])} |")
+    print(f"\nAll scores and measurements of a 540x800 image: {1000 * seconds_per_image():.0f} ms on one core.")
 
 
 if __name__ == "__main__":
