@@ -1,0 +1,44 @@
+"""Every notebook runs from its first to its last cell. Cells are executed in this process: no kernel is needed."""
+
+import json
+from pathlib import Path
+
+import matplotlib
+import matplotlib.pyplot as plt
+import pytest
+
+NOTEBOOKS = sorted((Path(__file__).parents[1] / "notebooks").glob("*.ipynb"))
+
+
+def run(path):
+    """Execute the code cells in one namespace, which is returned."""
+    cells = [cell for cell in json.loads(path.read_text())["cells"] if cell["cell_type"] == "code"]
+    names = {"__name__": "__main__"}
+    for number, cell in enumerate(cells):
+        exec(compile("".join(cell["source"]), f"{path.name}, code cell {number}", "exec"), names)
+    return names
+
+
+@pytest.fixture
+def figures(monkeypatch):
+    """Where `plt.show` would open a window, the figures are kept."""
+    shown = []
+    matplotlib.use("Agg")
+    monkeypatch.setattr(plt, "show", lambda: shown.append(plt.gcf()))
+    yield shown
+    plt.close("all")
+
+
+def test_there_are_notebooks_and_no_stored_outputs():
+    assert [path.name for path in NOTEBOOKS][:1] == ["01_data.ipynb"]
+    for path in NOTEBOOKS:
+        cells = json.loads(path.read_text())["cells"]
+        assert not any(cell.get("outputs") for cell in cells), f"{path.name}: clear the outputs before committing"
+
+
+def test_data_notebook_shows_pictures_and_finds_the_planted_leak(figures):
+    names = run(NOTEBOOKS[0])
+    assert len(figures) == 2
+    assert names["found"].leaks == []
+    (leak,) = names["leaks"]
+    assert {leak.split, leak.other_split} == {"train", "test"}
