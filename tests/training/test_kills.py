@@ -10,7 +10,7 @@ import pytest
 import torch
 
 KILLS = 20
-EPOCHS = 60
+EPOCHS = 64
 RUN = [
     "model=famseg_n",
     "model.depths=[1,1,1,1]",
@@ -52,12 +52,12 @@ def wait(process, condition, seconds=120):
 
 def kill(process, runs, draw, in_write):
     """Kill once the run has got on, at a random moment or while it writes a checkpoint; False if it was over."""
-    before = epochs(runs)
-    alive = wait(process, lambda: epochs(runs) > before)
+    due = epochs(runs) + draw.randint(1, 3)
+    alive = wait(process, lambda: epochs(runs) >= due)
     if in_write:
         alive = alive and wait(process, lambda: list(runs.glob("default/*/checkpoints/.*.partial")))
     elif alive:
-        time.sleep(draw.uniform(0, 0.6))
+        time.sleep(draw.uniform(0, 0.3))
     process.send_signal(signal.SIGKILL)
     process.communicate()
     return alive and process.returncode == -signal.SIGKILL
