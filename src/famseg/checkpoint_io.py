@@ -29,15 +29,17 @@ class DurableCheckpointIO(TorchCheckpointIO):
         partial = target.with_name(f".{target.name}.partial")
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
-            with partial.open("wb") as file:
-                torch.save(checkpoint, file)
-                file.flush()
+            # By name: given an open file, torch's writer aborts the process when it is interrupted and the file closed.
+            torch.save(checkpoint, partial)
+            with partial.open("rb+") as file:
                 os.fsync(file.fileno())
             if target.name == LAST and target.exists():
                 target.replace(target.with_name(BEFORE_LAST))
             partial.replace(target)
         except (OSError, RuntimeError) as error:  # torch reports a full disk as a RuntimeError
             partial.unlink(missing_ok=True)
+            if "DataLoader worker" in str(error):  # its death interrupts whatever the process is doing
+                raise
             raise UserError(
                 f"{target}: could not be written ({error}). The checkpoint before it is intact: free some space or "
                 "mend the rights of the folder, then go on with resume=true."

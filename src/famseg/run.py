@@ -164,13 +164,10 @@ def _in_words() -> Iterator[None]:
 
 
 def _open(folder: Path, config: DictConfig) -> None:
-    try:
-        with write_atomically(folder / "config.yaml") as file:
-            file.write(OmegaConf.to_yaml(config, resolve=True))
-        with write_atomically(folder / "environment.json") as file:
-            json.dump(environment(), file, indent=2)
-    except OSError as error:
-        raise UserError(f"{folder}: cannot be written ({error.strerror}). Give another folder: runs=DIR.") from error
+    with write_atomically(folder / "config.yaml") as file:
+        file.write(OmegaConf.to_yaml(config, resolve=True))
+    with write_atomically(folder / "environment.json") as file:
+        json.dump(environment(), file, indent=2)
 
 
 def _write_status(folder: Path, state: str, started: float, trace: str | None = None, quiet: bool = False) -> None:
@@ -179,7 +176,7 @@ def _write_status(folder: Path, state: str, started: float, trace: str | None = 
     try:
         with write_atomically(folder / "status.json") as file:
             json.dump(status, file, indent=2)
-    except OSError:
+    except UserError:  # a full disk: the run's own error says so
         if not quiet:
             raise
 
