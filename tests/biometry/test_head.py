@@ -3,7 +3,7 @@ import math
 import numpy as np
 import pytest
 
-from famseg.biometry import Ellipse, Flag, head_circumference, measure_head
+from famseg.biometry import Ellipse, Flag, measure_head
 
 SKULL = Ellipse(310.3, 240.8, 200.4, 158.2, 0.6)
 MASK = SKULL.mask(480, 600)
@@ -16,7 +16,6 @@ def test_measurements_in_mm():
     assert head.bpd_mm == pytest.approx(0.2 * 2 * SKULL.b, abs=0.05)
     assert head.residual_mm < 0.1
     assert head.flags == ()
-    assert head_circumference(MASK, 0.2) == (head.hc_mm, ())
 
 
 def test_calipers_are_as_far_apart_as_the_numbers():

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -73,16 +72,3 @@ def measure_head(mask: ArrayLike, spacing: float) -> Head:
         flags.append(Flag.NO_PIXEL_SIZE)
     hc, bpd, ofd = ellipse.perimeter() * spacing, 2 * ellipse.b * spacing, 2 * ellipse.a * spacing
     return Head(hc, bpd, ofd, residual * spacing, ellipse, tuple(flags))
-
-
-class Circumference(NamedTuple):
-    """A head circumference in mm (NaN: none) and the reasons to doubt it."""
-
-    mm: float
-    flags: tuple[Flag, ...]
-
-
-def head_circumference(mask: ArrayLike, spacing: float) -> Circumference:
-    """The circumference alone of `measure_head`."""
-    head = measure_head(mask, spacing)
-    return Circumference(head.hc_mm, head.flags)
