@@ -58,11 +58,11 @@ def test_training_compiles_without_graph_breaks():
     assert all(p.grad.isfinite().all() for p in ours.parameters())
 
 
-@pytest.mark.slow
+@pytest.mark.gpu  # symbolic sizes take two CPU cores more than four minutes
 def test_training_compiles_with_symbolic_sizes():
-    compiled = torch.compile(lively(small()).train(), backend="aot_eager", fullgraph=True, dynamic=True)
+    compiled = torch.compile(lively(small()).cuda().train(), backend="aot_eager", fullgraph=True, dynamic=True)
     for size in ((64, 64), (95, 131)):
-        compiled(picture(2, 1, *size)).square().mean().backward()
+        compiled(picture(2, 1, *size).cuda()).square().mean().backward()
     assert all(p.grad.isfinite().all() for p in compiled.parameters())
 
 
@@ -81,6 +81,7 @@ def test_export(model):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)  # symbolic sizes take minutes on two cores
 def test_export_takes_any_size(model, program):
     assert_same_logits(program.module(check_guards=False), model)
 
@@ -90,6 +91,7 @@ def test_torchscript_trace_takes_any_size(model):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)
 def test_onnx_takes_any_size(model, program, tmp_path):
     onnxruntime = pytest.importorskip("onnxruntime")
     torch.onnx.export(program, dynamo=True, verbose=False).save(tmp_path / "famseg.onnx")
