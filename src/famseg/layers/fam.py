@@ -9,6 +9,8 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from famseg.errors import UserError
+from famseg.kernels import BACKENDS
+from famseg.layers.basic import require_choice
 
 SCALE = 2  # every FAM of the decoder doubles the map
 PHASES = SCALE * SCALE  # output positions of one input position
@@ -31,16 +33,20 @@ class FeatureAwareUpsample(nn.Module):
         out_channels: channels of the doubled map.
         compressed: Cd.
         kernel: K, odd, 3 or more.
+        backend: "auto", "torch" or "triton", see `famseg.kernels`.
 
     Raises:
         UserError: an impossible K.
     """
 
-    def __init__(self, in_channels: int, out_channels: int, compressed: int = 64, kernel: int = 5) -> None:
+    def __init__(
+        self, in_channels: int, out_channels: int, compressed: int = 64, kernel: int = 5, backend: str = "auto"
+    ) -> None:
         super().__init__()
+        require_choice("kernels", backend, BACKENDS)
         if kernel < 3 or kernel % 2 == 0:
             raise UserError(f"model.fam_kernels: K={kernel} is impossible; it is odd, 3 or more.")
-        self.kernel = kernel
+        self.kernel, self.backend = kernel, backend
         self.compress = nn.Conv2d(in_channels, compressed, 1)
         self.reorganize = nn.Conv2d(compressed, PHASES * kernel**2, 3, padding=1)
         nn.init.normal_(self.reorganize.weight, std=1e-3)
