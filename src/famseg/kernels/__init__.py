@@ -30,7 +30,7 @@ def use_triton(backend: str, x: Tensor) -> bool:
 
 
 def _is_exporting() -> bool:
-    return torch.compiler.is_exporting() or torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
+    return torch.compiler.is_exporting() or torch.jit.is_tracing()  # type: ignore[attr-defined]
 
 
 def _obstacle(device: torch.device, dtype: torch.dtype) -> str:

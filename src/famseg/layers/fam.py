@@ -9,11 +9,12 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from famseg.errors import UserError
-from famseg.kernels import BACKENDS
+from famseg.kernels import BACKENDS, use_triton
 from famseg.layers.basic import require_choice
 
 SCALE = 2  # every FAM of the decoder doubles the map
 PHASES = SCALE * SCALE  # output positions of one input position
+MAX_CHANNELS = 256  # that the Triton kernels hold in registers; wider maps take the plain form
 WHOLE_MAP = 2**24  # elements of all neighbourhoods up to which a map is not cut into bands: launches cost more
 
 
@@ -57,13 +58,21 @@ class FeatureAwareUpsample(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B, in_channels, H, W) -> (B, out_channels, 2 H, 2 W), in the input's dtype."""
         features: Tensor = self.reduce(x)
+        if features.shape[1] <= MAX_CHANNELS and use_triton(self.backend, features):
+            from famseg.kernels import fam  # Triton is imported where it runs
+
+            return fam.reassemble(features, self._logits(x), self.bias).to(x.dtype)
         y = reassemble(features, self.kernels(x).to(features.dtype))
         return (y + self.bias.to(y.dtype)[:, None, None]).to(x.dtype)
 
     def kernels(self, x: Tensor) -> Tensor:
         """The reassembly kernels w of each position, (B, H, W, 4, K * K): output phase 2 i + j, tap K u + v."""
-        logits: Tensor = self.reorganize(self.compress(x)).permute(0, 2, 3, 1)
+        logits = self._logits(x).permute(0, 2, 3, 1)
         return torch.unflatten(logits, -1, (PHASES, self.kernel**2)).softmax(-1)
+
+    def _logits(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.reorganize(self.compress(x))
+        return logits
 
 
 def reassemble(features: Tensor, kernels: Tensor) -> Tensor:
