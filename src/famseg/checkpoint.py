@@ -61,7 +61,7 @@ def build(metadata: Mapping[str, Any]) -> nn.Module:
     module, _, name = target.rpartition(".")
     if not module.startswith("famseg.models"):  # a checkpoint must not be able to call anything else
         raise UserError(f"the checkpoint names the model {target}; only models of famseg.models are built.")
-    arguments["weights"] = None  # they are in the checkpoint
+    arguments.pop("weights", None)  # they are in the checkpoint
     try:
         model: nn.Module = getattr(importlib.import_module(module), name)(**arguments)
     except (AttributeError, ImportError, TypeError) as error:

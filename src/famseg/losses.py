@@ -1,4 +1,4 @@
-"""Loss of a segmentation: cross-entropy + Dice. Ours: the paper does not name its loss."""
+"""Loss of a segmentation: cross-entropy + Dice, also of auxiliary heads. Ours: the paper does not name its loss."""
 
 import torch
 import torch.distributed
@@ -79,6 +79,25 @@ def loss_sums(logits: Tensor, mask: Tensor, known: Tensor | None = None) -> tupl
     target = (mask[:, None] == classes).to(probabilities.dtype)  # (B, C, H, W)
     overlap, probability, pixels = (t.sum((0, 2, 3)) for t in (probabilities * target, probabilities, target))
     return entropy, overlap, probability, pixels
+
+
+def supervised(
+    loss: nn.Module, outputs: Tensor | tuple[Tensor, ...], mask: Tensor, known: Tensor, auxiliary_weight: float
+) -> Tensor:
+    """Loss of all that a network gives in training: loss(logits) + auxiliary_weight * sum of loss(auxiliary logits).
+
+    Args:
+        loss: (logits, mask, known) -> scalar.
+        outputs: logits (B, classes, H, W), or a tuple of them and the logits of auxiliary heads, of the same shape.
+        mask: (B, H, W) int64, output indices.
+        known: (B, classes) bool, see `CrossEntropyDice`.
+        auxiliary_weight: of the loss of each auxiliary head.
+    """
+    logits, *auxiliary = (outputs,) if isinstance(outputs, Tensor) else outputs
+    total: Tensor = loss(logits, mask, known)
+    for head in auxiliary:
+        total = total + auxiliary_weight * loss(head, mask, known)
+    return total
 
 
 def merge_unknown(logits: Tensor, known: Tensor) -> Tensor:

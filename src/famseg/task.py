@@ -14,7 +14,7 @@ from torchmetrics.classification import MulticlassConfusionMatrix
 from famseg.checkpoint import METADATA_KEY
 from famseg.evaluation import ImageScorer
 from famseg.inference import Predictor
-from famseg.losses import without_unknown
+from famseg.losses import supervised, without_unknown
 from famseg.metrics.confusion import class_scores
 from famseg.phases import OptimizerOption, Phase, Switch, plan
 from famseg.schedules import Decay
@@ -33,6 +33,7 @@ class SegmentationTask(lightning.LightningModule):
         scheduler: decay of the learning rate.
         switch: what follows the first phase, if anything (paper, section 3.4).
         channels_last: memory format of the network's maps.
+        auxiliary_weight: of the loss of each auxiliary head, for networks that have some in training.
 
     Attributes:
         metadata: plain values that go into every checkpoint, for rebuilding the network.
@@ -47,6 +48,7 @@ class SegmentationTask(lightning.LightningModule):
         scheduler: Decay,
         switch: Switch | None = None,
         channels_last: bool = False,
+        auxiliary_weight: float = 1.0,
     ) -> None:
         super().__init__()
         self.model = model.to(memory_format=torch.channels_last) if channels_last else model
@@ -55,6 +57,7 @@ class SegmentationTask(lightning.LightningModule):
         self.optimizer, self.scheduler, self.switch = optimizer, scheduler, switch or None
         self.metadata: dict[str, Any] = {}
         self.channels_last = channels_last
+        self.auxiliary_weight = auxiliary_weight
         self.phase = 0
         self.losses: list[float] = []  # mean training loss of every finished epoch: the state of the decay
         self.train_loss, self.val_loss = MeanMetric(), MeanMetric()
@@ -62,12 +65,15 @@ class SegmentationTask(lightning.LightningModule):
         self.test_rows: list[dict[str, Any]] = []
         self.test_totals: dict[str, float] = {}
 
-    def forward(self, image: Tensor) -> Tensor:
-        """Logits (B, classes, H, W) of normalised images (B, C, H, W)."""
+    def forward(self, image: Tensor) -> Tensor | tuple[Tensor, ...]:
+        """Logits (B, classes, H, W) of normalised images (B, C, H, W).
+
+        In training, a network with auxiliary heads gives a tuple: its logits, then theirs.
+        """
         if self.channels_last:
             image = image.contiguous(memory_format=torch.channels_last)
-        logits: Tensor = self.model(image)
-        return logits
+        outputs: Tensor | tuple[Tensor, ...] = self.model(image)
+        return outputs
 
     # training ---------------------------------------------------------------------------------------------------
 
@@ -81,8 +87,7 @@ class SegmentationTask(lightning.LightningModule):
 
     def batch_loss(self, image: Tensor, mask: Tensor, known: Tensor) -> Tensor:
         """Loss of a batch; the CUDAGraphs callback puts its capture here."""
-        loss: Tensor = self.loss(self(image), mask, known)
-        return loss
+        return supervised(self.loss, self(image), mask, known, self.auxiliary_weight)
 
     def plan_phases(self) -> list[Phase]:
         """The optimizer phases of this run; the total batch counts devices and accumulation, Eq. (11)-(12)."""

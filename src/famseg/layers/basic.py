@@ -48,3 +48,11 @@ def require_choice(key: str, value: object, choices: Sequence[object]) -> None:
     """Raise UserError unless `value` is one of `choices`; `key` names the option in the message."""
     if value not in choices:
         raise UserError(f"model.{key}={value!r} is unknown; choose one of {', '.join(map(str, choices))}.")
+
+
+class ChannelNorm(nn.LayerNorm):
+    """Layer norm over the channels of each position."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, channels, H, W) -> the same."""
+        return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)

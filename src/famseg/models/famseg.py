@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
@@ -21,6 +20,7 @@ from famseg.layers.hamburger import Hamburger
 from famseg.layers.mamba2d import Mamba2D
 from famseg.layers.residual import BottleBlock, ConvolutionBlock
 from famseg.layers.strip import StripBlock
+from famseg.models.images import cropped, padded
 from famseg.models.mscan import load_mscan
 
 # model.kernels -> backend of the scan, backend of the other blocks with a kernel
@@ -30,7 +30,6 @@ BACKENDS = {
     "triton": ("triton", "triton"),
     "mamba_ssm": ("mamba_ssm", "torch"),
 }
-STRIDE = 32  # of the deepest map; images are padded to a multiple of it
 
 # The values that differ from FAMSeg's defaults, which are those of size T.
 SIZES: dict[str, dict[str, Any]] = {
@@ -295,20 +294,5 @@ class FAMSeg(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor:
         """(B, in_channels, H, W), H and W >= 32 -> logits (B, num_classes, H, W)."""
-        self._check(image)
-        height, width = image.shape[-2:]
-        # Written so that torch.export can follow the sizes through the strides, as it cannot with -side % STRIDE.
-        below, right = ((side + STRIDE - 1) // STRIDE * STRIDE - side for side in (height, width))
-        padded = F.pad(image, (0, right, 0, below), mode="replicate")
-        logits: Tensor = self.decoder(self.encoder(padded))
-        return logits[..., :height, :width]
-
-    def _check(self, image: Tensor) -> None:
-        if image.ndim != 4 or image.shape[1] != self.in_channels:
-            raise UserError(
-                f"The network takes images of shape (batch, {self.in_channels}, height, width), not "
-                f"{tuple(image.shape)}. Set model.in_channels or convert the images."
-            )
-        height, width = image.shape[-2:]
-        if height < STRIDE or width < STRIDE:
-            raise UserError(f"An image of {height} x {width} px is too small: it needs {STRIDE} x {STRIDE} at least.")
+        logits: Tensor = self.decoder(self.encoder(padded(image, self.in_channels)))
+        return cropped(logits, image)

@@ -1,7 +1,7 @@
-"""ImageNet weights of MSCAN, SegNeXt's encoder (arXiv 2209.08575), for the parts of FAMSeg's encoder that match it.
+"""ImageNet weights of MSCAN, SegNeXt's encoder (arXiv 2209.08575), for SegNeXt and for what of FAMSeg matches it.
 
-Those are the stem and the StripBlocks. SegNeXt's down-sampling convolutions and stage norms have no counterpart here,
-FAMSeg's ConvolutionBlocks, BottleBlocks and stage norms have none there.
+That is the stem and the StripBlocks. The down-sampling convolutions and stage norms of MSCAN have no counterpart in
+FAMSeg, whose ConvolutionBlocks, BottleBlocks and stage norms have none in MSCAN.
 """
 
 import logging
@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from famseg.errors import UserError
+from famseg.layers.basic import ChannelNorm
 from famseg.layers.strip import StripBlock
 
 logger = logging.getLogger(__name__)
@@ -29,6 +30,7 @@ IMAGENET = {
 
 # Our names -> SegNeXt's
 STEM = {"0.0": "0", "0.1": "1", "1.0": "3", "1.1": "4"}
+DOWN = {"0": "proj", "1": "norm"}
 BLOCK = {
     "norm1": "norm1",
     "proj_in": "attn.proj_1",
@@ -58,10 +60,11 @@ class Loaded:
 
 
 def load_mscan(encoder: nn.Module, weights: str | Path) -> Loaded:
-    """Fill what matches of a FAMSeg encoder, and log and return what was filled and what was not.
+    """Fill what matches of an encoder, and log and return what was filled and what was not.
 
     Args:
-        encoder: `famseg.models.famseg.Encoder`; a one-channel stem takes the sum of the colours' weights.
+        encoder: `famseg.models.segnext.MSCAN` or `famseg.models.famseg.Encoder`; a one-channel stem takes the sum of
+            the colours' weights.
         weights: a file of `torch.save` with SegNeXt's names, or "imagenet" to fetch the one for the encoder's size.
 
     Raises:
@@ -80,7 +83,7 @@ def load_mscan(encoder: nn.Module, weights: str | Path) -> Loaded:
                 f"the model needs {tuple(own[name].shape)}."
             )
     encoder.load_state_dict(filled, strict=False)
-    used = {*theirs.values(), "patch_embed1.proj.0.bias", "patch_embed1.proj.3.bias"}
+    used = {*theirs.values(), *filter(None, map(_bias_before, theirs.values()))}
     loaded = Loaded([*filled], [n for n in own if n not in filled], [n for n in state if n not in used])
     logger.info("%s: %s", weights, loaded)
     return loaded
@@ -101,6 +104,13 @@ def _names(encoder: nn.Module) -> dict[str, str]:
                 modules[f"{ours}.attention.columns.{k}"] = f"{theirs}.attn.spatial_gating_unit.conv{k}_2"
             for k in (1, 2):
                 exact[f"{ours}.residual{k}.scale"] = f"{theirs}.layer_scale_{k}"
+        for name, module in stage.named_children():
+            if isinstance(module, ChannelNorm):
+                modules[f"stages.{i}.{name}"] = f"norm{i + 1}"
+            elif type(module) is nn.Sequential:  # SegNeXt's down-sampling convolution; FAMSeg has another block
+                modules |= {
+                    f"stages.{i}.{name}.{mine}": f"patch_embed{i + 1}.{source}" for mine, source in DOWN.items()
+                }
     tensors = {name: name.rpartition(".") for name in encoder.state_dict()}
     return exact | {
         name: f"{modules[module]}.{tensor}" for name, (module, _, tensor) in tensors.items() if module in modules
@@ -108,15 +118,25 @@ def _names(encoder: nn.Module) -> dict[str, str]:
 
 
 def _fit(state: dict[str, Tensor], source: str, own: Tensor) -> Tensor:
-    """The file's tensor, brought to our stem's form."""
+    """The file's tensor, brought to our form."""
     value = state[source]
     if source == "patch_embed1.proj.0.weight" and own.shape[1] == 1:
         return value.sum(1, keepdim=True)  # what the three equal colours of a grey picture come to
-    if source.startswith("patch_embed1.proj") and source.endswith("running_mean"):
-        norm = int(source.split(".")[2])
-        bias = state.get(f"patch_embed1.proj.{norm - 1}.bias")
-        return value if bias is None else value - bias  # our stem's convolutions have none: the norm takes it away
-    return value
+    bias = state.get(_bias_before(source) or "")
+    return value if bias is None else value - bias  # our convolutions have none: the mean of their norm takes it away
+
+
+def _bias_before(source: str) -> str | None:
+    """SegNeXt's name of the bias of the convolution whose batch norm has the running mean `source`; else None."""
+    embedding, _, rest = source.partition(".")
+    if not embedding.startswith("patch_embed"):
+        return None
+    biases = {
+        "proj.1.running_mean": "proj.0.bias",
+        "proj.4.running_mean": "proj.3.bias",
+        "norm.running_mean": "proj.bias",
+    }
+    return f"{embedding}.{biases[rest]}" if rest in biases else None
 
 
 def _read(path: Path) -> dict[str, Tensor]:
