@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from famseg.losses import CrossEntropyDice, merge_unknown, without_unknown
+from famseg.losses import CrossEntropyDice, merge_unknown, supervised, without_unknown
 
 
 @pytest.fixture
@@ -40,6 +40,15 @@ def test_half_precision_logits_give_a_float32_loss(pair):
     loss = CrossEntropyDice()(logits.bfloat16(), mask)
     assert loss.dtype == torch.float32
     assert loss.item() == pytest.approx(CrossEntropyDice()(logits, mask).item(), rel=1e-2)
+
+
+def test_supervision_of_logits_alone_is_their_loss(pair):
+    logits, mask = pair
+    known = torch.ones(2, 3, dtype=torch.bool)
+    expected = CrossEntropyDice()(logits, mask)
+    assert supervised(CrossEntropyDice(), logits, mask, known, 1.0).item() == expected.item()
+    three = (logits, logits, logits)
+    assert supervised(CrossEntropyDice(), three, mask, known, 0.5).item() == pytest.approx(2 * expected.item())
 
 
 # classes that an image does not know ------------------------------------------------------------------------------

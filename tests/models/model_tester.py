@@ -16,16 +16,22 @@ def lively(model: nn.Module) -> nn.Module:
 
     Returns the model in evaluation, its batch norms adapted to `picture`.
     """
-    model.eval()
-    norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
     with torch.no_grad():
         for i, (name, p) in enumerate(model.named_parameters()):
             wave = torch.sin(0.7 * torch.arange(p.numel(), dtype=torch.float64) + i).view(p.shape)
             middle = {"A_log": 1.5, "dt_bias": -3.0}.get(name.split(".")[-1], float((p == 1).all()))
             p.copy_(1.4 * wave / p[0].numel() ** 0.5 if p.ndim > 1 else middle + 0.3 * wave)
-        for norm in norms:
-            norm.train().momentum = 1.0  # take the statistics of the next batch
-        weight = next(p for p in model.parameters() if p.ndim == 4)
+    return settled(model)
+
+
+def settled(model: nn.Module) -> nn.Module:
+    """The model as it is, in evaluation, its batch norms adapted to `picture`."""
+    model.eval()
+    norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
+    for norm in norms:
+        norm.train().momentum = 1.0  # take the statistics of the next batch
+    weight = next(p for p in model.parameters() if p.ndim == 4)
+    with torch.no_grad():
         model(picture(2, weight.shape[1], 96, 128).to(weight.dtype))
     for norm in norms:
         norm.eval().momentum = 0.1
@@ -39,14 +45,24 @@ def picture(batch: int, channels: int, height: int, width: int) -> Tensor:
     return torch.stack(planes).view(batch, channels, height, width)
 
 
+def total(outputs: Tensor | tuple[Tensor, ...]) -> Tensor:
+    """A scalar that every output of a network in training matters for: its logits, and those of auxiliary heads."""
+    heads = (outputs,) if isinstance(outputs, Tensor) else outputs
+    assert all(head.shape == heads[0].shape for head in heads)
+    return torch.stack([head.float().square().mean() for head in heads]).sum()
+
+
 class ModelTester:
     build: ClassVar[Callable[..., nn.Module]]
     sizes: ClassVar[list[tuple[int, int]]] = [(64, 96), (95, 131), (32, 32)]
     minimum: ClassVar[int] = 32
+    prepare: ClassVar[Callable[[nn.Module], nn.Module]] = staticmethod(lively)
+    half_error: ClassVar[float] = 0.1  # relative, of logits in bf16
 
     @pytest.fixture(scope="class")
     def model(self):
-        return lively(type(self).build())
+        torch.manual_seed(0)
+        return type(self).prepare(type(self).build())
 
     @pytest.mark.parametrize("size", sizes)
     def test_logits_are_as_large_as_the_image(self, model, size):
@@ -69,7 +85,7 @@ class ModelTester:
 
     def test_every_gradient_is_finite_and_there(self):
         model = type(self).build().train()
-        model(picture(2, 1, 64, 96)).square().mean().backward()
+        total(model(picture(2, 1, 64, 96))).backward()
         without = [name for name, p in model.named_parameters() if p.grad is None or not p.grad.isfinite().all()]
         assert without == []
 
@@ -79,13 +95,13 @@ class ModelTester:
             exact = model(images)
             with torch.autocast("cpu", dtype=torch.bfloat16):
                 half = model(images)
-        assert ((half.float() - exact).norm() / exact.norm()).item() < 0.1
+        assert ((half.float() - exact).norm() / exact.norm()).item() < self.half_error
 
     def test_bf16_autocast_trains(self):
         model = type(self).build().train()
         with torch.autocast("cpu", dtype=torch.bfloat16):
-            logits = model(picture(2, 1, 64, 64))
-        logits.float().square().mean().backward()
+            outputs = model(picture(2, 1, 64, 64))
+        total(outputs).backward()
         assert all(p.grad.isfinite().all() for p in model.parameters())
 
     def test_double(self, model):

@@ -1,4 +1,6 @@
-"""MSCAN is written out here with SegNeXt's names, small: its weights must give FAMSeg's blocks the same function."""
+"""MSCAN is written out here with SegNeXt's names, small: its weights must give our blocks, and SegNeXt's encoder, the
+same function.
+"""
 
 import logging
 
@@ -9,7 +11,7 @@ from model_tester import picture
 from torch import nn
 
 from famseg.errors import UserError
-from famseg.models import FAMSeg
+from famseg.models import FAMSeg, SegNeXt
 from famseg.models.mscan import load_mscan
 
 OPTIONS = {"widths": (8, 16, 24, 32), "depths": (2, 1, 1, 1), "mlp_ratios": (2, 2, 2, 2), "head_width": 8}
@@ -98,6 +100,37 @@ def test_one_channel_sees_a_grey_picture_as_three_did(published):
     with torch.no_grad():
         expected = theirs.patch_embed1.proj(grey.expand(-1, 3, -1, -1))
         torch.testing.assert_close(ours.stem(grey), expected, rtol=1e-4, atol=1e-4)
+
+
+def maps(mscan, image):
+    """The encoder's maps: what each stage's layer norm gives goes on to the next stage."""
+    x, levels = mscan.patch_embed1.proj(image), []
+    for i in (1, 2, 3, 4):
+        if i > 1:
+            embed = getattr(mscan, f"patch_embed{i}")
+            x = embed.norm(embed.proj(x))
+        for block in getattr(mscan, f"block{i}"):
+            x = block(x)
+        x = getattr(mscan, f"norm{i}")(x.movedim(1, -1)).movedim(-1, 1)
+        levels.append(x)
+    return levels
+
+
+@pytest.mark.parametrize("in_channels", [1, 3])
+def test_segnext_takes_over_all_of_mscan(published, caplog, in_channels):
+    theirs, path = published
+    theirs.norm2.weight.data.uniform_(0.5, 2)
+    torch.save(theirs.state_dict(), path)
+    options = {key: OPTIONS[key] for key in ("widths", "depths", "mlp_ratios")}
+    ours = SegNeXt(in_channels, **options).eval().encoder
+    loaded = load_mscan(ours, path)
+    assert loaded.missing == []
+    assert {name.split(".")[0] for name in loaded.unused} == {"head"}
+    image = picture(2, in_channels, 64, 64)
+    with torch.no_grad():
+        expected = maps(theirs, image.expand(-1, 3, -1, -1))
+        for a, b in zip(ours(image), expected, strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
 
 
 def test_reports_what_was_loaded_and_what_not(published, caplog):
