@@ -37,6 +37,8 @@ PACKAGES = (
     "albumentations",
     "numpy",
     "opencv-python-headless",
+    "segmentation-models-pytorch",
+    "timm",
     "wandb",
     "mamba-ssm",
 )

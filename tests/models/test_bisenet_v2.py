@@ -1,6 +1,7 @@
 import pytest
 import torch
 from model_tester import lively, picture
+from torch.utils.flop_counter import FlopCounterMode
 
 from famseg.errors import UserError
 from famseg.losses import CrossEntropyDice, supervised
@@ -37,6 +38,14 @@ def test_boosters_cost_nothing_in_evaluation():
         assert torch.equal(plain(picture(1, 1, 64, 96)), model(picture(1, 1, 64, 96)))
     assert sum(p.numel() for p in plain.parameters()) == pytest.approx(3.34e6, abs=5e3)
     assert sum(p.numel() for p in model.boosters.parameters()) == pytest.approx(0.28e6, abs=5e3)
+
+
+@pytest.mark.parametrize(("head_width", "billions"), [(1024, 24.6), (256, 17.2)])
+def test_multiply_adds_of_the_paper_s_input(head_width, billions):
+    """docs/models.md sets them beside the paper's 21.15 GFLOPs."""
+    with torch.device("meta"), FlopCounterMode(display=False) as counter:
+        BiSeNetV2(3, 19, head_width=head_width).eval()(torch.empty(1, 3, 512, 1024))
+    assert counter.get_total_flops() / 2e9 == pytest.approx(billions, abs=0.05)
 
 
 def test_one_image_cannot_train():

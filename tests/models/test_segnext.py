@@ -31,7 +31,7 @@ def test_impossible_values(options, message):
 
 def test_frozen_logits():
     """Class by class, three pixels of a row, of weights from a formula; the code that gave them matched the published
-    one on the same weights to 1e-8 in float64.
+    one on the same weights to 3e-8 in float64.
     """
     model = lively(SegNeXt().double())
     with torch.no_grad():

@@ -82,9 +82,10 @@ def _build(encoder: str, decoder: str, in_channels: int, num_classes: int, weigh
             f"model.weights={weights}: cannot load the weights of {encoder} ({type(error).__name__}: {error}). "
             f"Go online, or download {hub} of the Hugging Face hub elsewhere and give its file: model.weights=PATH."
         ) from error
-    for module in network.modules():
-        if type(module).__name__ == "LocallyGroupedAttn":  # of Twins
-            module.fused_attn = False  # five dimensions: no kernel fuses them, and ONNX has no form for a fused call
+    attention: Any
+    for attention in network.modules():
+        if type(attention).__name__ == "LocallyGroupedAttn":  # of Twins
+            attention.fused_attn = False  # five dimensions: no kernel fuses them, and ONNX has no form for a fused call
     return network
 
 

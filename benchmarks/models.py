@@ -1,0 +1,263 @@
+"""All networks of conf/model/ in one run: parameters, multiply-adds, images per second of training and inference.
+
+    python benchmarks/models.py --device cuda --json models_cuda.json --document docs/models.md
+    python benchmarks/models.py --device cpu --batch 4 --json models_cpu.json --document docs/models.md
+
+A training step is forward, cross-entropy + Dice (of auxiliary heads too), backward and AdamW: bf16 autocast on a GPU,
+float32 on a CPU. A number is the median over blocks of steps; the fastest and slowest block are in the JSON file. With
+--document, the table replaces what stands in that file between <!-- benchmarks/models.py DEVICE --> and <!-- end -->.
+"""
+
+import argparse
+import json
+import os
+import platform
+import re
+import statistics
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import OmegaConf
+from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils.flop_counter import FlopCounterMode
+
+from famseg.checkpoint import build
+from famseg.configuration import composed, folder
+from famseg.losses import CrossEntropyDice, supervised
+from famseg.run import revision
+from famseg.task import parameter_groups
+
+CLASSES = 3
+FAMILIES = (
+    "famseg",
+    "unet",
+    "upernet",
+    "twins",
+    "swin",
+    "segnext",
+    "mobilenet",
+    "convnext",
+    "bisenet",
+)  # as in Table 1
+ORDER = "ntsbl"  # of the sizes
+SAME = ("segnext",)  # another option's other name
+PACKAGES = ("torch", "segmentation-models-pytorch", "timm")
+
+
+@dataclass
+class Result:
+    """One row of the table; `failed` says why numbers are missing. Blocks are in images per second."""
+
+    model: str
+    parameters: int = 0
+    macs: int = 0
+    training: float = 0.0
+    inference: float = 0.0
+    peak_gib: float = 0.0
+    training_blocks: tuple[float, ...] = ()
+    inference_blocks: tuple[float, ...] = ()
+    failed: str = ""
+
+
+def network(option: str) -> nn.Module:
+    config = composed("train", [f"model={option}", f"model.num_classes={CLASSES}", "output=none"])
+    return build({"model": OmegaConf.to_container(config.model, resolve=True)})
+
+
+def count(option: str, size: tuple[int, int]) -> tuple[int, int]:
+    """Parameters, and multiply-adds of convolutions and matrix products for one image; auxiliary heads left out."""
+    model = network(option).eval()
+    parameters = sum(p.numel() for name, p in model.named_parameters() if not name.startswith("boosters"))
+    with FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad(), FlopCounterMode(display=False) as counter:
+        model(torch.empty(1, 1, *size))
+    return parameters, counter.get_total_flops() // 2
+
+
+def steps_of(option: str, options: argparse.Namespace) -> tuple[Callable[[], None], Callable[[], None]]:
+    """A function that does one training step, and one that does one inference, of the same network."""
+    device, shape = options.device, (options.batch, 1, *options.size)
+    torch.manual_seed(0)
+    model = network(option).to(device)
+    if options.channels_last:
+        model = model.to(memory_format=torch.channels_last)
+    image = torch.randn(shape, device=device)
+    mask = torch.randint(CLASSES, (options.batch, *options.size), device=device)
+    known = torch.ones(options.batch, CLASSES, dtype=torch.bool, device=device)
+    optimizer = torch.optim.AdamW(parameter_groups(model), lr=1e-4, fused=device == "cuda")
+    loss = CrossEntropyDice()
+    autocast = torch.autocast(device, torch.bfloat16, enabled=device == "cuda")
+
+    def train() -> None:
+        model.train()
+        optimizer.zero_grad(set_to_none=True)
+        with autocast:
+            outputs = model(image)
+            total = supervised(loss, outputs, mask, known, auxiliary_weight=1.0)
+        total.backward()
+        optimizer.step()
+
+    @torch.inference_mode()
+    def infer() -> None:
+        model.eval()
+        with autocast:
+            model(image)
+
+    return train, infer
+
+
+def images_per_second(step: Callable[[], None], options: argparse.Namespace) -> tuple[float, ...]:
+    """Of each block; a block takes about `options.seconds`, and one step at least."""
+    seconds(step, options.warmup, options.device)
+    steps = max(1, round(options.seconds / max(1e-4, seconds(step, 1, options.device))))
+    return tuple(steps * options.batch / seconds(step, steps, options.device) for _ in range(options.repeats))
+
+
+def seconds(step: Callable[[], None], steps: int, device: str) -> float:
+    synchronize = torch.cuda.synchronize if device == "cuda" else lambda: None
+    synchronize()
+    start = time.perf_counter()
+    for _ in range(steps):
+        step()
+    synchronize()
+    return time.perf_counter() - start
+
+
+def measure(option: str, options: argparse.Namespace) -> Result:
+    result = Result(option)
+    try:
+        result.parameters, result.macs = count(option, tuple(options.size))
+        if options.device == "cuda":
+            torch.cuda.empty_cache()
+            torch.cuda.reset_peak_memory_stats()
+        train, infer = steps_of(option, options)
+        result.training_blocks = images_per_second(train, options)
+        if options.device == "cuda":
+            result.peak_gib = torch.cuda.max_memory_allocated() / 2**30
+        result.inference_blocks = images_per_second(infer, options)
+    except Exception as error:  # one network out of memory must not cost the others their numbers
+        traceback.print_exc()
+        result.failed = f"{type(error).__name__}: {error}".splitlines()[0][:100]
+        return result
+    result.training = statistics.median(result.training_blocks)
+    result.inference = statistics.median(result.inference_blocks)
+    return result
+
+
+def row(result: Result, gpu: bool) -> str:
+    """A line of the Markdown table."""
+    if result.failed:
+        return f"| `{result.model}` | {result.failed} |"
+    counts = f"{result.parameters / 1e6:.2f} | {result.macs / 1e9:.2f}"
+    digits = 0 if gpu else 2
+    speeds = f"{result.training:.{digits}f} | {result.inference:.{digits}f}"
+    return f"| `{result.model}` | {counts} | {speeds} |" + (f" {result.peak_gib:.1f} |" if gpu else "")
+
+
+def markdown(results: list[Result], about: dict[str, Any]) -> str:
+    """The table and, above it, all that it depends on."""
+    gpu = about["device_type"] == "cuda"
+    names = ["model", "parameters, M", "MACs, G", "training, images/s", "inference, images/s"]
+    names += ["training, peak GiB"] if gpu else []
+    height, width = about["size"]
+    versions = ", ".join(f"{name} {version}" for name, version in about["packages"].items())
+    threads = "" if gpu else f", {about['threads']} threads"
+    first = (
+        f"{about['device']}{threads}; {height}x{width}, batch {about['batch']}, {about['precision']}; "
+        f"Python {about['python']}, {versions}; revision {about['revision']}; `{about['command']}`"
+    )
+    rule = "|---" + "|---:" * (len(names) - 1) + "|"
+    return "\n".join([first, "", f"| {' | '.join(names)} |", rule, *(row(result, gpu) for result in results)])
+
+
+def environment(options: argparse.Namespace) -> dict[str, Any]:
+    gpu = options.device == "cuda"
+    return {
+        "device": torch.cuda.get_device_name() if gpu else processor(),
+        "device_type": options.device,
+        "threads": torch.get_num_threads(),
+        "size": list(options.size),
+        "batch": options.batch,
+        "precision": "bf16 autocast" if gpu else "float32",
+        "python": platform.python_version(),
+        "packages": {name: version(name) for name in PACKAGES},
+        "revision": revision(),
+        "command": " ".join(["python", *map(os.path.normpath, sys.argv[:1]), *sys.argv[1:]]),
+    }
+
+
+def processor() -> str:
+    info = Path("/proc/cpuinfo")
+    names = re.findall(r"model name\s*: (.*)", info.read_text()) if info.exists() else []
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+def version(package: str) -> str:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return "unknown"
+
+
+def insert(table: str, document: Path, device: str) -> None:
+    """Replace what stands between the device's marker and the next end."""
+    start, end = f"<!-- benchmarks/models.py {device} -->", "<!-- end -->"
+    before, found, rest = document.read_text().partition(start)
+    _, closed, after = rest.partition(end)
+    if not found or not closed:
+        raise SystemExit(f"{document}: has no place for the table; it stands between {start} and {end}.")
+    document.write_text(f"{before}{start}\n{table}\n{end}{after}")
+
+
+def place(option: str) -> tuple[int, int, str]:
+    """Sorts options as Table 1 has them, small to large; new ones come last."""
+    family, _, size = option.partition("_")
+    return FAMILIES.index(family) if family in FAMILIES else len(FAMILIES), ORDER.find(size), option
+
+
+def parse() -> argparse.Namespace:
+    every = sorted({path.stem for path in (folder() / "model").glob("*.yaml")} - {*SAME}, key=place)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--device", choices=["cuda", "cpu"], default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--size", nargs=2, type=int, default=[256, 384], metavar=("HEIGHT", "WIDTH"))
+    parser.add_argument("--batch", type=int, help="images per step (16 on a GPU, 4 on a CPU)")
+    parser.add_argument("--models", nargs="+", default=every, choices=[*every, *SAME], metavar="MODEL")
+    parser.add_argument("--repeats", type=int, default=7, help="blocks whose median counts (7)")
+    parser.add_argument("--seconds", type=float, help="length of a block (0.5 on a GPU, one step on a CPU)")
+    parser.add_argument("--warmup", type=int, help="steps before (10 on a GPU, 1 on a CPU)")
+    parser.add_argument("--channels-last", action="store_true", help="weights in channels last")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="all numbers")
+    parser.add_argument("--document", type=Path, metavar="FILE", help="Markdown file whose table to replace")
+    options = parser.parse_args()
+    gpu = options.device == "cuda"
+    for name, values in {"batch": (16, 4), "seconds": (0.5, 0.0), "warmup": (10, 1)}.items():
+        if getattr(options, name) is None:
+            setattr(options, name, values[0] if gpu else values[1])
+    return options
+
+
+def main() -> None:
+    options = parse()
+    about = environment(options)
+    results = []
+    for option in options.models:
+        results.append(measure(option, options))
+        print(row(results[-1], options.device == "cuda"), flush=True)
+        if options.json:  # after each: an interrupted run keeps what it has
+            record = {"environment": about, "results": [asdict(result) for result in results]}
+            options.json.write_text(json.dumps(record, indent=2))
+    table = markdown(results, about)
+    print(f"\n{table}")
+    if options.document:
+        insert(table, options.document, options.device)
+
+
+if __name__ == "__main__":
+    main()
