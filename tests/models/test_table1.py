@@ -24,6 +24,7 @@ from famseg.task import SegmentationTask
 
 CONF = Path(__file__).parents[2] / "conf" / "model"
 OPTIONS = ("unet", "upernet", "twins", "swin", "segnext_t", "mobilenet_v3", "convnext", "bisenet_v2")
+HEAVY = ("upernet", "twins", "swin", "convnext")
 PARAMETERS = {  # millions, as the first lines of the options say
     "unet": 24.4,
     "upernet": 37.3,
@@ -46,19 +47,12 @@ class OtherTester(ModelTester):
     prepare = staticmethod(settled)
 
 
+@pytest.mark.slow
 class HeavyTester(OtherTester):
-    """More than 20 M parameters: bf16 on a CPU takes them seconds."""
-
-    @pytest.mark.slow
-    def test_bf16_autocast(self, model):
-        super().test_bf16_autocast(model)
-
-    @pytest.mark.slow
-    def test_bf16_autocast_trains(self):
-        super().test_bf16_autocast_trains()
+    """More than 30 M parameters: half a minute each; `test_a_checkpoint_rebuilds_the_network` tries them by default."""
 
 
-class TestUNet(HeavyTester):
+class TestUNet(OtherTester):
     build = option("unet")
 
 
@@ -144,7 +138,7 @@ def test_a_checkpoint_rebuilds_the_network(name, tmp_path):
 
 
 @pytest.mark.skipif("FAMSEG_HC18" not in os.environ, reason="FAMSEG_HC18 does not point to HC18's folder")
-@pytest.mark.parametrize("name", OPTIONS)
+@pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.slow] * (n in HEAVY)) for n in OPTIONS])
 def test_trains_on_real_images(name, tmp_path):
     """Two steps of a whole run on HC18, and its validation."""
     lightning.seed_everything(0, workers=True, verbose=False)
