@@ -4,8 +4,9 @@
     python benchmarks/models.py --device cpu --batch 4 --json models_cpu.json --document docs/models.md
 
 A training step is forward, cross-entropy + Dice (of auxiliary heads too), backward and AdamW: bf16 autocast on a GPU,
-float32 on a CPU. A number is the median over blocks of steps; the fastest and slowest block are in the JSON file. With
---document, the table replaces what stands in that file between <!-- benchmarks/models.py DEVICE --> and <!-- end -->.
+float32 on a CPU. On a GPU it is measured twice: launched by Python, and replayed as one CUDA graph, much as train.py
+does it. A number is the median over blocks of steps, which are all in the JSON file. With --document, the table
+replaces what stands in that file between <!-- benchmarks/models.py DEVICE --> and <!-- end -->.
 """
 
 import argparse
@@ -36,17 +37,7 @@ from famseg.run import revision
 from famseg.task import parameter_groups
 
 CLASSES = 3
-FAMILIES = (
-    "famseg",
-    "unet",
-    "upernet",
-    "twins",
-    "swin",
-    "segnext",
-    "mobilenet",
-    "convnext",
-    "bisenet",
-)  # as in Table 1
+FAMILIES = "famseg unet upernet twins swin segnext mobilenet convnext bisenet".split()  # as in Table 1
 ORDER = "ntsbl"  # of the sizes
 SAME = ("segnext",)  # another option's other name
 PACKAGES = ("torch", "segmentation-models-pytorch", "timm")
@@ -54,15 +45,17 @@ PACKAGES = ("torch", "segmentation-models-pytorch", "timm")
 
 @dataclass
 class Result:
-    """One row of the table; `failed` says why numbers are missing. Blocks are in images per second."""
+    """One row of the table; 0 where there is no number; `failed` says why. Speeds are in images per second."""
 
     model: str
     parameters: int = 0
     macs: int = 0
     training: float = 0.0
+    replayed: float = 0.0
     inference: float = 0.0
     peak_gib: float = 0.0
     training_blocks: tuple[float, ...] = ()
+    replayed_blocks: tuple[float, ...] = ()
     inference_blocks: tuple[float, ...] = ()
     failed: str = ""
 
@@ -91,9 +84,10 @@ def steps_of(option: str, options: argparse.Namespace) -> tuple[Callable[[], Non
     image = torch.randn(shape, device=device)
     mask = torch.randint(CLASSES, (options.batch, *options.size), device=device)
     known = torch.ones(options.batch, CLASSES, dtype=torch.bool, device=device)
-    optimizer = torch.optim.AdamW(parameter_groups(model), lr=1e-4, fused=device == "cuda")
+    gpu = device == "cuda"
+    optimizer = torch.optim.AdamW(parameter_groups(model), lr=1e-4, fused=gpu, capturable=gpu)
     loss = CrossEntropyDice()
-    autocast = torch.autocast(device, torch.bfloat16, enabled=device == "cuda")
+    autocast = torch.autocast(device, torch.bfloat16, enabled=gpu, cache_enabled=False)  # a graph renews no kept cast
 
     def train() -> None:
         model.train()
@@ -111,6 +105,20 @@ def steps_of(option: str, options: argparse.Namespace) -> tuple[Callable[[], Non
             model(image)
 
     return train, infer
+
+
+def captured(step: Callable[[], None]) -> Callable[[], None]:
+    """The step as a CUDA graph."""
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        for _ in range(3):
+            step()
+    torch.cuda.current_stream().wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        step()
+    return graph.replay
 
 
 def images_per_second(step: Callable[[], None], options: argparse.Namespace) -> tuple[float, ...]:
@@ -142,30 +150,31 @@ def measure(option: str, options: argparse.Namespace) -> Result:
         if options.device == "cuda":
             result.peak_gib = torch.cuda.max_memory_allocated() / 2**30
         result.inference_blocks = images_per_second(infer, options)
+        if options.device == "cuda" and options.graphs:
+            result.replayed_blocks = images_per_second(captured(train), options)
     except Exception as error:  # one network out of memory must not cost the others their numbers
         traceback.print_exc()
         result.failed = f"{type(error).__name__}: {error}".splitlines()[0][:100]
-        return result
-    result.training = statistics.median(result.training_blocks)
-    result.inference = statistics.median(result.inference_blocks)
+    for name in ("training", "replayed", "inference"):
+        blocks = getattr(result, f"{name}_blocks")
+        setattr(result, name, statistics.median(blocks) if blocks else 0.0)
     return result
 
 
 def row(result: Result, gpu: bool) -> str:
     """A line of the Markdown table."""
-    if result.failed:
-        return f"| `{result.model}` | {result.failed} |"
-    counts = f"{result.parameters / 1e6:.2f} | {result.macs / 1e9:.2f}"
-    digits = 0 if gpu else 2
-    speeds = f"{result.training:.{digits}f} | {result.inference:.{digits}f}"
-    return f"| `{result.model}` | {counts} | {speeds} |" + (f" {result.peak_gib:.1f} |" if gpu else "")
+    speeds = [result.training, result.replayed, result.inference] if gpu else [result.training, result.inference]
+    cells = [f"`{result.model}`", f"{result.parameters / 1e6:.2f}", f"{result.macs / 1e9:.2f}"]
+    cells += [f"{speed:.{0 if gpu else 2}f}" if speed else "-" for speed in speeds]
+    cells += [f"{result.peak_gib:.1f}"] if gpu else []
+    return f"| {' | '.join(cells)} |"
 
 
 def markdown(results: list[Result], about: dict[str, Any]) -> str:
     """The table and, above it, all that it depends on."""
     gpu = about["device_type"] == "cuda"
-    names = ["model", "parameters, M", "MACs, G", "training, images/s", "inference, images/s"]
-    names += ["training, peak GiB"] if gpu else []
+    names = ["model", "parameters, M", "MACs, G", "training, images/s"]
+    names += ["as a CUDA graph", "inference, images/s", "training, peak GiB"] if gpu else ["inference, images/s"]
     height, width = about["size"]
     versions = ", ".join(f"{name} {version}" for name, version in about["packages"].items())
     threads = "" if gpu else f", {about['threads']} threads"
@@ -174,7 +183,8 @@ def markdown(results: list[Result], about: dict[str, Any]) -> str:
         f"Python {about['python']}, {versions}; revision {about['revision']}; `{about['command']}`"
     )
     rule = "|---" + "|---:" * (len(names) - 1) + "|"
-    return "\n".join([first, "", f"| {' | '.join(names)} |", rule, *(row(result, gpu) for result in results)])
+    failed = [f"\n`{result.model}`: {result.failed}" for result in results if result.failed]
+    return "\n".join([first, "", f"| {' | '.join(names)} |", rule, *(row(r, gpu) for r in results), *failed])
 
 
 def environment(options: argparse.Namespace) -> dict[str, Any]:
@@ -233,6 +243,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--seconds", type=float, help="length of a block (0.5 on a GPU, one step on a CPU)")
     parser.add_argument("--warmup", type=int, help="steps before (10 on a GPU, 1 on a CPU)")
     parser.add_argument("--channels-last", action="store_true", help="weights in channels last")
+    parser.add_argument("--no-graphs", dest="graphs", action="store_false", help="no CUDA graphs")
     parser.add_argument("--json", type=Path, metavar="FILE", help="all numbers")
     parser.add_argument("--document", type=Path, metavar="FILE", help="Markdown file whose table to replace")
     options = parser.parse_args()

@@ -71,8 +71,10 @@ class MSCAN(nn.Module):
 
     def forward(self, x: Tensor) -> list[Tensor]:
         """(B, in_channels, H, W) -> (B, widths[i], H / 2^(i+2), W / 2^(i+2)), i = 0 to 3."""
-        # Depthwise convolutions are several times faster in channels last; one channel alone has no such format.
-        x = self.stem[1](self.stem[0](x).contiguous(memory_format=torch.channels_last))
+        # Depthwise convolutions are several times faster in channels last, and so are norms on a GPU; one channel alone
+        # has no such format, so the first convolution's output is where it begins.
+        x = self.stem[0][0](x).contiguous(memory_format=torch.channels_last)  # type: ignore[index]
+        x = self.stem[1](self.stem[0][1:](x))  # type: ignore[index]
         maps = []
         for stage in self.stages:
             x = stage(x)
