@@ -37,8 +37,9 @@ from famseg.run import revision
 from famseg.task import parameter_groups
 
 CLASSES = 3
-FAMILIES = "famseg unet upernet twins swin segnext mobilenet convnext bisenet".split()  # as in Table 1
-ORDER = "ntsbl"  # of the sizes
+# Sorted as in Table 1, each family from small to large
+FAMILIES = ["famseg", "unet", "upernet", "twins", "swin", "segnext", "mobilenet", "convnext", "bisenet"]
+ORDER = "ntsbl"
 SAME = ("segnext",)  # another option's other name
 PACKAGES = ("torch", "segmentation-models-pytorch", "timm")
 
