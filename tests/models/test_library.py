@@ -83,6 +83,8 @@ def test_unknown_names():
         LibraryModel("resnet35", "unet")
     with pytest.raises(UserError, match=r"model.decoder='pspnet' is unknown; choose one of unet, upernet, fpn"):
         LibraryModel(ENCODER, "pspnet")
+    with pytest.raises(UserError, match=r"model.encoder=vit_tiny_patch16_224 does not go with model.decoder=fpn"):
+        LibraryModel("vit_tiny_patch16_224", "fpn")
 
 
 def test_pooled_batch_norms_need_two_images():

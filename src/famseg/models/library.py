@@ -11,9 +11,8 @@ from famseg.layers.basic import require_choice
 from famseg.models.images import cropped, padded, require_batch
 
 DECODERS = {"unet": "Unet", "upernet": "UPerNet", "fpn": "FPN"}  # ours -> the library's class
-ANY_SIZE: dict[str, dict[str, Any]] = {
-    "swin": {"strict_img_size": False}
-}  # first letters of an encoder -> what frees it of its training's size
+# First letters of an encoder -> what frees it of its training's size
+ANY_SIZE: dict[str, dict[str, Any]] = {"swin": {"strict_img_size": False}}
 
 
 class LibraryModel(nn.Module):
@@ -76,7 +75,10 @@ def _build(encoder: str, decoder: str, in_channels: int, num_classes: int, weigh
         )
     except Exception as error:  # timm, its hub and the network beneath raise a dozen types
         if weights is None:
-            raise
+            raise UserError(
+                f"model.encoder={encoder} does not go with model.decoder={decoder} ({error}). "
+                "Use an encoder with maps at strides 4, 8, 16 and 32."
+            ) from error
         hub = timm.get_pretrained_cfg(encoder).hf_hub_id
         raise UserError(
             f"model.weights={weights}: cannot load the weights of {encoder} ({type(error).__name__}: {error}). "
