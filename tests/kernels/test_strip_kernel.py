@@ -85,11 +85,11 @@ def test_attention_is_the_same_on_kernels(scan, device):
 
 def test_block_is_the_same_on_kernels_and_keeps_autocast(device):
     x = random_map((2, 4, 4, 5), 0, device=device)
-    with torch.autocast(device.type, torch.bfloat16):
+    with torch.autocast(device.type, torch.float16):  # the interpreter cannot multiply bf16 matrices
         kernels, plain = on_both_backends(lambda backend: StripBlock(4, 2, (3, 5), backend=backend), x)
     for ours, theirs in zip(kernels, plain, strict=True):
         assert ours.dtype == theirs.dtype
-        assert relative_norm(ours, theirs.double()) < 3e-2  # two bf16 roundings apart
+        assert relative_norm(ours, theirs.double()) < 1e-2
 
 
 @pytest.mark.gpu

@@ -58,8 +58,9 @@ class StripAttention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, channels, H, W) -> the same."""
-        s = self._by_kernels(x) if use_triton(self.backend, x) else self._plain(x)
-        gate: Tensor = self.mix(s)
+        if use_triton(self.backend, x):
+            return self._by_kernels(x)
+        gate: Tensor = self.mix(self._scans(x))
         return gate * x
 
     def merged(self) -> tuple[Tensor, Tensor, Tensor]:
@@ -82,7 +83,7 @@ class StripAttention(nn.Module):
             layers += [margin, taps, margin]
         return torch.cat(layers, 1).view(len(bias), -1, 2, longest).sum(1), bias
 
-    def _plain(self, x: Tensor) -> Tensor:
+    def _scans(self, x: Tensor) -> Tensor:
         a: Tensor = self.local(x)
         if self.scan == "independent":
             row, column, bias = self.merged()
@@ -95,10 +96,18 @@ class StripAttention(nn.Module):
         return s
 
     def _by_kernels(self, x: Tensor) -> Tensor:
-        from famseg.kernels.depthwise import depthwise  # not without Triton
+        from famseg.kernels.gate import gate, suits  # not without Triton
+
+        s = self._scans_by_kernels(_as_autocast(x))
+        if s.dtype == x.dtype and suits(x):
+            return cast(Tensor, gate(s, x, self.mix.weight.flatten(1), self.mix.bias))
+        return cast(Tensor, self.mix(s) * x)
+
+    def _scans_by_kernels(self, x: Tensor) -> Tensor:
+        from famseg.kernels.depthwise import depthwise
         from famseg.kernels.strip import BOTH, COLUMNS, ROWS, strip_scans
 
-        a: Tensor = depthwise(_as_autocast(x), *_taps(self.local), gelu=False)
+        a: Tensor = depthwise(x, *_taps(self.local), gelu=False)
         if self.scan == "independent":
             taps, bias = self._merged_taps()
             return cast(Tensor, strip_scans(a, taps.flatten(1).t().contiguous(), bias, BOTH))
