@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from famseg.errors import UserError
-from famseg.kernels import BACKENDS
+from famseg.kernels import BACKENDS, use_triton
 from famseg.layers.basic import ScaledResidual, require_choice
 
 STRIP_SCANS = ("independent", "sequential")
@@ -58,38 +58,79 @@ class StripAttention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, channels, H, W) -> the same."""
-        a: Tensor = self.local(x)
-        s = self._independent(a) if self.scan == "independent" else self._sequential(a)
-        gate: Tensor = self.mix(s)
+        if use_triton(self.backend, x):
+            return self._by_kernels(x)
+        gate: Tensor = self.mix(self._scans(x))
         return gate * x
 
     def merged(self) -> tuple[Tensor, Tensor, Tensor]:
         """All independent scans as one of rows (C, 1, 1, k), one of columns (C, 1, k, 1) and one bias (C,)."""
+        taps, bias = self._merged_taps()
+        row, column = taps[:, None].unbind(2)
+        return row[:, :, None], column[..., None], bias
+
+    def _merged_taps(self) -> tuple[Tensor, Tensor]:
+        """Taps (C, 2, k), rows before columns, and bias (C,): one concatenation, since a GPU feels every small step."""
         rows, columns = (cast(Iterable[nn.Conv2d], convs) for convs in (self.rows, self.columns))
         bias = torch.stack([cast(Tensor, conv.bias) for conv in (*rows, *columns)]).sum(0)
-        centre = torch.ones(1, 1, 1, 1, dtype=bias.dtype, device=bias.device)  # `a` itself
-        row, column = centre, torch.zeros_like(centre)
-        for r, c in zip(rows, columns, strict=True):
-            more = (r.kernel_size[1] - row.shape[-1]) // 2
-            row = F.pad(row, (more, more)) + r.weight
-            column = F.pad(column, (0, 0, more, more)) + c.weight
-        return row, column, bias
+        longest = max(max(conv.kernel_size) for conv in (*rows, *columns))
+        zeros, ones = bias.new_zeros(len(bias), longest), bias.new_ones(len(bias), 1)
+        centre = zeros[:, : longest // 2]
+        layers = [centre, ones, centre, zeros]  # `a` itself, by rows and by columns
+        for conv in (conv for pair in zip(rows, columns, strict=True) for conv in pair):
+            taps = conv.weight.flatten(1)
+            margin = zeros[:, : (longest - taps.shape[1]) // 2]
+            layers += [margin, taps, margin]
+        return torch.cat(layers, 1).view(len(bias), -1, 2, longest).sum(1), bias
 
-    def _independent(self, a: Tensor) -> Tensor:
-        row, column, bias = self.merged()
-        half = row.shape[-1] // 2
-        rows = F.conv2d(a, row, bias, padding=(0, half), groups=a.shape[1])
-        return rows + F.conv2d(a, column, padding=(half, 0), groups=a.shape[1])
-
-    def _sequential(self, a: Tensor) -> Tensor:
+    def _scans(self, x: Tensor) -> Tensor:
+        a: Tensor = self.local(x)
+        if self.scan == "independent":
+            row, column, bias = self.merged()
+            half = row.shape[-1] // 2
+            rows = F.conv2d(a, row, bias, padding=(0, half), groups=a.shape[1])
+            return rows + F.conv2d(a, column, padding=(half, 0), groups=a.shape[1])
         s = a
-        for row, column in zip(self.rows, self.columns, strict=True):
-            s = s + column(row(a))
+        for scan_rows, scan_columns in zip(self.rows, self.columns, strict=True):
+            s = s + scan_columns(scan_rows(a))
+        return s
+
+    def _by_kernels(self, x: Tensor) -> Tensor:
+        from famseg.kernels.gate import gate, suits  # not without Triton
+
+        s = self._scans_by_kernels(_as_autocast(x))
+        if s.dtype == x.dtype and suits(x):
+            return cast(Tensor, gate(s, x, self.mix.weight.flatten(1), self.mix.bias))
+        return cast(Tensor, self.mix(s) * x)
+
+    def _scans_by_kernels(self, x: Tensor) -> Tensor:
+        from famseg.kernels.depthwise import depthwise
+        from famseg.kernels.strip import BOTH, COLUMNS, ROWS, strip_scans
+
+        a: Tensor = depthwise(x, *_taps(self.local), gelu=False)
+        if self.scan == "independent":
+            taps, bias = self._merged_taps()
+            return cast(Tensor, strip_scans(a, taps.flatten(1).t().contiguous(), bias, BOTH))
+        s = a
+        for rows, columns in zip(self.rows, self.columns, strict=True):
+            s = s + strip_scans(strip_scans(a, *_taps(rows), ROWS), *_taps(columns), COLUMNS)
         return s
 
 
 def _depthwise(channels: int, height: int, width: int) -> nn.Conv2d:
     return nn.Conv2d(channels, channels, (height, width), padding=(height // 2, width // 2), groups=channels)
+
+
+def _taps(conv: nn.Module) -> tuple[Tensor, Tensor]:
+    """Weights (taps, C) and bias (C,) as the kernels take them."""
+    weight, bias = cast(Tensor, conv.weight), cast(Tensor, conv.bias)
+    return weight.flatten(1).t().contiguous(), bias
+
+
+def _as_autocast(x: Tensor) -> Tensor:
+    """The map in the dtype in which autocast would hand it to a convolution; autocast does not see the kernels."""
+    device = x.device.type
+    return x.to(torch.get_autocast_dtype(device)) if torch.is_autocast_enabled(device) else x
 
 
 class StripBlock(nn.Module):
@@ -134,5 +175,12 @@ class StripBlock(nn.Module):
         """(B, channels, H, W) -> the same."""
         n = self.norm1(x)
         x = self.residual1(x, self.proj_out(self.attention(F.gelu(self.proj_in(n)))) + n)
-        x = self.residual2(x, self.project(F.gelu(self.depthwise(self.expand(self.norm2(x))))))
+        x = self.residual2(x, self.project(self._depthwise_gelu(self.expand(self.norm2(x)))))
         return x
+
+    def _depthwise_gelu(self, hidden: Tensor) -> Tensor:
+        if not use_triton(self.backend, hidden):
+            return F.gelu(self.depthwise(hidden))
+        from famseg.kernels.depthwise import depthwise  # not without Triton
+
+        return cast(Tensor, depthwise(_as_autocast(hidden), *_taps(self.depthwise), gelu=True))
