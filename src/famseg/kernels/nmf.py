@@ -23,6 +23,8 @@ from torch import Tensor
 
 TILE = 64  # positions of a program
 CHANNELS = 64  # channels that it takes at once
+BASIS_CHANNELS = 16  # channels of a program that updates the basis
+PARTS = 4096  # numbers of the tiles' parts that it loads at once
 WARPS = 4
 WIDEST = 128  # of ranks: what the blocks of a program hold
 
@@ -50,16 +52,19 @@ def factors(x: Tensor, basis: Tensor, steps: int) -> tuple[Tensor, Tensor]:
     tiles = _tiles(positions)
     parts = x.new_empty(batch, tiles, channels + rank, rank, dtype=torch.float32)  # of X^T C, and C^T C below it
     result.copy_(basis.expand_as(result))
-    sizes = positions, channels, rank
+    sizes, constants = (positions, channels, rank), _constants(x, rank)
+    block = constants["BLOCK_R"]
     with torch.cuda.device_of(x):
         for step in range(steps):
             programs.update_code[tiles, batch](
                 x, *x.stride(), code, result, parts, *sizes,
-                FIRST=step == 0, TILE=TILE, num_warps=WARPS, **_constants(x, rank),
+                FIRST=step == 0, TILE=TILE, BLOCK_C=CHANNELS, num_warps=WARPS, **constants,
             )  # fmt: skip
-            programs.update_basis[(channels + CHANNELS - 1) // CHANNELS, batch](
-                result, parts, channels, rank, tiles, num_warps=WARPS, **_constants(x, rank)
-            )
+            programs.update_basis[(channels + BASIS_CHANNELS - 1) // BASIS_CHANNELS, batch](
+                result, parts, channels, rank, tiles,
+                AT_ONCE=_at_once(BASIS_CHANNELS, block), SQUARES_AT_ONCE=_at_once(block, block),
+                BLOCK_C=BASIS_CHANNELS, num_warps=WARPS, **constants,
+            )  # fmt: skip
     return code, result
 
 
@@ -79,7 +84,7 @@ def project(x: Tensor, code: Tensor, basis: Tensor) -> Tensor:
     with torch.cuda.device_of(x):
         programs.project[_tiles(positions), batch](
             x, *x.stride(), code, basis, y, positions, channels, rank,
-            TILE=TILE, num_warps=WARPS, **_constants(x, rank),
+            TILE=TILE, BLOCK_C=CHANNELS, num_warps=WARPS, **_constants(x, rank),
         )  # fmt: skip
     return y
 
@@ -109,9 +114,9 @@ def _tiles(positions: int) -> int:
     return (positions + TILE - 1) // TILE
 
 
+def _at_once(rows: int, columns: int) -> int:
+    return max(1, PARTS // (rows * columns))
+
+
 def _constants(x: Tensor, rank: int) -> dict[str, Any]:
-    return {
-        "BLOCK_R": max(16, 1 << (rank - 1).bit_length()),
-        "BLOCK_C": CHANNELS,
-        "NARROW": x.dtype == torch.bfloat16,
-    }
+    return {"BLOCK_R": max(16, 1 << (rank - 1).bit_length()), "NARROW": x.dtype == torch.bfloat16}

@@ -74,21 +74,33 @@ def update_code(
     store_tile(parts + channels * rank, square, r, r, rank, rank, rank)
 
 
+@triton.jit
+def sum_of_parts(parts, stride, rows, row_count, rank, tiles, AT_ONCE: tl.constexpr, BLOCK_R: tl.constexpr):
+    """Rows of `tiles` matrices (row_count, rank), each `stride` after the one before, summed in a fixed order."""
+    r = tl.arange(0, BLOCK_R)[None, None, :]
+    inside = (rows < row_count)[None, :, None] & (r < rank)
+    total = tl.zeros((rows.shape[0], BLOCK_R), tl.float32)
+    for first in tl.range(0, tiles, AT_ONCE, num_stages=3):
+        tile = first + tl.arange(0, AT_ONCE)[:, None, None]
+        at = tile.to(tl.int64) * stride + rows[None, :, None] * rank + r
+        total += tl.sum(tl.load(parts + at, mask=inside & (tile < tiles), other=0.0), 0)
+    return total
+
+
 @triton.jit(do_not_specialize=["tiles"])
 def update_basis(
     basis, parts, channels, rank, tiles,
+    AT_ONCE: tl.constexpr, SQUARES_AT_ONCE: tl.constexpr,
     BLOCK_R: tl.constexpr, BLOCK_C: tl.constexpr, NARROW: tl.constexpr,
 ):  # fmt: skip
     """A block of channels of the basis, in place."""
     b = tl.program_id(1).to(tl.int64)
     basis += b * channels * rank
     c, r = tl.program_id(0) * BLOCK_C + tl.arange(0, BLOCK_C), tl.arange(0, BLOCK_R)
-    numerator = tl.zeros((BLOCK_C, BLOCK_R), tl.float32)
-    square = tl.zeros((BLOCK_R, BLOCK_R), tl.float32)
-    for tile in range(tiles):
-        part = parts + (b * tiles + tile) * (channels + rank) * rank
-        numerator += load_tile(part, c, r, rank, 1, channels, rank)
-        square += load_tile(part + channels * rank, r, r, rank, 1, rank, rank)
+    stride = (channels + rank) * rank
+    parts += b * tiles * stride
+    numerator = sum_of_parts(parts, stride, c, channels, rank, tiles, AT_ONCE, BLOCK_R)
+    square = sum_of_parts(parts + channels * rank, stride, r, rank, rank, tiles, SQUARES_AT_ONCE, BLOCK_R)
     values = load_tile(basis, c, r, rank, 1, channels, rank)
     values = values * numerator / (product_of_factors(values, square, NARROW) + EPS)
     store_tile(basis, values, c, r, rank, channels, rank)
