@@ -42,7 +42,12 @@ import torch
 from torch import Tensor
 
 CHUNK = 64  # positions; halving it doubles the states, doubling it the products within chunks
-WARPS = {"states": 4, "pass": 4, "outputs": 4, "gradients": 8}
+LAUNCH: dict[str, dict[str, int]] = {  # options of each program; benchmarks/scan_sweep.py tries others
+    "states": {"num_warps": 4},
+    "pass": {"num_warps": 4},
+    "outputs": {"num_warps": 4},
+    "gradients": {"num_warps": 8, "num_stages": 1},
+}
 PASS_TILE, PASS_BLOCK = 16, 128  # chunks, elements of a state
 WIDEST = 64  # of states and of head width: what the blocks of a program hold
 
@@ -136,11 +141,11 @@ def scan(
     with torch.cuda.device_of(mixed):
         programs.chunk_states[grid](
             mixed, 0, *mixed.stride(), *source, first_B, *steps, states, totals, *sizes.runtime(),
-            GRADIENT=False, num_warps=WARPS["states"], **constants,
+            GRADIENT=False, **LAUNCH["states"], **constants,
         )  # fmt: skip
         _pass(states, totals, sizes, gradient=False)
         programs.chunk_outputs[grid](
-            *source, *steps, skip, states, totals, y, *sizes.runtime(), num_warps=WARPS["outputs"], **constants
+            *source, *steps, skip, states, totals, y, *sizes.runtime(), **LAUNCH["outputs"], **constants
         )
     return y, states, totals
 
@@ -165,7 +170,7 @@ def _pass(states: Tensor, totals: Tensor, sizes: Sizes, gradient: bool) -> None:
     sequences = sizes.orders * sizes.ways * sizes.batch * sizes.heads
     programs.pass_states[sequences, (elements + PASS_BLOCK - 1) // PASS_BLOCK](
         states, totals, sizes.chunks, sizes.heads, sizes.batch, elements,
-        GRADIENT=gradient, WAYS=sizes.ways, TILE=PASS_TILE, BLOCK=PASS_BLOCK, num_warps=WARPS["pass"],
+        GRADIENT=gradient, WAYS=sizes.ways, TILE=PASS_TILE, BLOCK=PASS_BLOCK, **LAUNCH["pass"],
     )  # fmt: skip
 
 
@@ -186,12 +191,12 @@ def scan_backward(
     with torch.cuda.device_of(mixed):
         programs.chunk_states[sizes.chunks, sizes.orders * sizes.heads, sizes.batch](
             dy, *dy.stride(), *source, first_C, *steps, gradients, totals, *sizes.runtime(),
-            GRADIENT=True, num_warps=WARPS["states"], **constants,
+            GRADIENT=True, **LAUNCH["states"], **constants,
         )  # fmt: skip
         _pass(gradients, totals, sizes, gradient=True)
         programs.chunk_gradients[sizes.chunks, sizes.orders, sizes.batch](
             *source, *steps, skip, dy, *dy.stride(), states, totals, gradients, *results, *sizes.runtime(),
-            num_warps=WARPS["gradients"], **constants,
+            **LAUNCH["gradients"], **constants,
         )  # fmt: skip
     return results
 
