@@ -5,7 +5,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from famseg.errors import UserError
-from famseg.kernels import BACKENDS
+from famseg.kernels import BACKENDS, use_triton
+from famseg.kernels.nmf import WIDEST, factorise, fits
 from famseg.layers.basic import require_choice
 
 EPS = 1e-6
@@ -18,7 +19,8 @@ class NMF(nn.Module):
         C <- C * (X D) / (C (D^T D)),    D <- D * (X^T C) / (D (C^T C))
 
     The steps run without gradient; one last update of C carries it (arXiv 2109.04553, section 3.2).
-    Everything is float32 (float64 for float64 input): the quotients do not bear less.
+    Factors are float32 (float64 for float64 input): the quotients do not bear less. The plain form wants x in that
+    dtype, the kernel reads any.
 
     In evaluation the first D is a fixed buffer, so that a prediction never changes from run to run. In training each
     step draws one D from the default generator of the device, shared by the batch.
@@ -31,6 +33,8 @@ class NMF(nn.Module):
     ) -> None:
         super().__init__()
         require_choice("kernels", backend, BACKENDS)
+        if backend == "triton" and not fits(rank):
+            raise UserError(f"model.kernels=triton factorises up to rank {WIDEST}, not model.rank={rank}.")
         self.backend = backend
         self.train_steps, self.eval_steps = train_steps, eval_steps
         generator = torch.Generator().manual_seed(0)
@@ -39,10 +43,20 @@ class NMF(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Non-negative (B, N, channels) of N positions -> the same, of rank `rank`."""
         basis = torch.rand_like(self.basis) if self.training else self.basis
-        basis = F.normalize(basis.to(x.dtype), dim=0).expand(x.shape[0], -1, -1)  # (B, channels, rank)
+        basis = F.normalize(basis.to(torch.promote_types(x.dtype, torch.float32)), dim=0)
+        steps = self.train_steps if self.training else self.eval_steps
+        if self.runs_kernel(x):
+            return factorise(x, basis, steps)
+        return self._factorise(x, basis.expand(x.shape[0], -1, -1), steps)
+
+    def runs_kernel(self, x: Tensor) -> bool:
+        """Whether x is factorised by the Triton kernel, which reads bf16."""
+        return use_triton(self.backend, x) and fits(self.basis.shape[1])
+
+    def _factorise(self, x: Tensor, basis: Tensor, steps: int) -> Tensor:
         fixed = x.detach()
-        code = torch.softmax(fixed @ basis, dim=-1)  # (B, N, rank)
-        for _ in range(self.train_steps if self.training else self.eval_steps):
+        code = torch.softmax(fixed @ basis, dim=-1)  # (B, N, rank); basis (B, channels, rank)
+        for _ in range(steps):
             code = self._update_code(fixed, basis, code)
             basis = basis * (fixed.mT @ code) / (basis @ (code.mT @ code) + EPS)
         return self._update_code(x, basis, code) @ basis.mT
@@ -76,6 +90,8 @@ class Hamburger(nn.Module):
         """(B, channels, H, W) -> the same."""
         ham = F.relu(self.bread_in(x))
         with torch.autocast(x.device.type, enabled=False):
-            positions = ham.permute(0, 2, 3, 1).to(torch.promote_types(ham.dtype, torch.float32))  # (B, H, W, C)
+            positions = ham.permute(0, 2, 3, 1)  # (B, H, W, C)
+            if not self.ham.runs_kernel(positions):
+                positions = positions.to(torch.promote_types(ham.dtype, torch.float32))
             low_rank = self.ham(positions.flatten(1, 2)).view_as(positions).permute(0, 3, 1, 2)
         return F.relu(x + self.norm(self.bread_out(low_rank.to(ham.dtype))))

@@ -7,8 +7,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from famseg.errors import UserError
+from famseg.kernels.scan import scan_map
 from famseg.layers.basic import require_choice
-from famseg.layers.ssd import ssd
+from famseg.layers.ssd import runs_on_maps, ssd
 
 DIRECTIONS = (1, 2, 4)
 
@@ -54,6 +55,7 @@ class Mamba2D(nn.Module):
             )
         self.heads, self.backend = inner // head_width, backend
         self.orders, self.ways = (directions + 1) // 2, min(directions, 2)
+        self.head_width, self.states = head_width, state_size
         self.split = [inner, inner + 2 * state_size, directions * self.heads]
         self.in_proj = nn.Conv2d(channels, sum(self.split), 1, bias=False)
         mixed = self.split[1]
@@ -68,20 +70,22 @@ class Mamba2D(nn.Module):
         """(B, channels, H, W) -> the same."""
         z, mixed, dt = torch.split(self.in_proj(u), self.split, dim=1)
         mixed = F.silu(self.conv(mixed))
-        y = self._skip(mixed) + self._scan(mixed, dt)  # (B, H, W, inner)
+        y = self._scan_and_skip(mixed, dt)  # (B, H, W, inner)
         y = (y * F.silu(z.permute(0, 2, 3, 1))).to(self.norm.weight.dtype)
         out: Tensor = self.out_proj(self.norm(y).permute(0, 3, 1, 2))
         return out
 
-    def _skip(self, mixed: Tensor) -> Tensor:
-        x = torch.unflatten(mixed[:, : self.split[0]].permute(0, 2, 3, 1), -1, (self.heads, -1))
+    def _scan_and_skip(self, mixed: Tensor, dt: Tensor) -> Tensor:
         skip = self.D.view(-1, self.heads).sum(0)  # the sum of the directions' D x is one product
-        return (x * skip[:, None].to(x.dtype)).flatten(-2)
+        if runs_on_maps(self.backend, mixed, self.head_width, self.states):
+            maps = mixed.permute(0, 2, 3, 1), dt.permute(0, 2, 3, 1)
+            return scan_map(*maps, self.dt_bias, self.A_log, skip, self.orders, self.states)
+        x = torch.unflatten(mixed[:, : self.split[0]].permute(0, 2, 3, 1), -1, (self.heads, -1))
+        return (x * skip[:, None].to(x.dtype)).flatten(-2) + self._scan(mixed, dt)
 
     def _scan(self, mixed: Tensor, dt: Tensor) -> Tensor:
         height, width = mixed.shape[-2:]
-        inner, states = self.split[0], (self.split[1] - self.split[0]) // 2
-        x, B, C = torch.split(self._in_orders(mixed), [inner, states, states], dim=-1)
+        x, B, C = torch.split(self._in_orders(mixed), [self.split[0], self.states, self.states], dim=-1)
         dt = torch.unflatten(self._in_orders(dt), -1, (self.orders, self.ways, self.heads))
         dt = torch.stack([dt[i, :, :, i] for i in range(self.orders)])  # each order its own: (O, B, H W, R, heads)
         bias, A_log = (p.view(self.orders, self.ways, self.heads) for p in (self.dt_bias, self.A_log))

@@ -14,6 +14,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from famseg.errors import UserError
+from famseg.kernels import use_triton
+from famseg.kernels.scan import WIDEST, fits
 from famseg.layers import mamba_kernel
 from famseg.layers.basic import require_choice
 
@@ -38,11 +41,31 @@ def ssd(x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, backend: str = "
         return scan(*(t.to(dtype) for t in (x, dt, A, B, C))).to(x.dtype)
 
 
+def runs_on_maps(backend: str, x: Tensor, head_width: int, state_size: int) -> bool:
+    """Whether a map is scanned by the Triton kernel (`famseg.kernels.scan`), rather than as sequences by `ssd`.
+
+    `auto` does on CUDA wherever the kernel runs.
+
+    Raises:
+        UserError: `triton` is asked for and cannot run.
+    """
+    if backend not in ("auto", "triton") or (backend == "auto" and x.device.type != "cuda"):
+        return False
+    if not use_triton(backend, x):
+        return False
+    if backend == "triton" and not fits(head_width, state_size):
+        raise UserError(
+            f"model.kernels=triton scans heads of up to {WIDEST} channels and states: model.head_width={head_width}, "
+            f"model.state_size={state_size}. Use model.kernels=auto or torch."
+        )
+    return fits(head_width, state_size)
+
+
 def choose_backend(backend: str, device: torch.device) -> Scan:
-    """The one place where an implementation is chosen.
+    """The one place where a scan of sequences is chosen.
 
     `auto` is mamba-ssm's Triton kernel on CUDA where it is installed, and the chunked form elsewhere and while a graph
-    is captured (torch.compile, torch.export).
+    is captured (torch.compile, torch.export). `triton` takes maps (`runs_on_maps`), and sequences by the chunked form.
     """
     require_choice("kernels", backend, BACKENDS)
     if backend == "mamba_ssm" or (backend == "auto" and device.type == "cuda" and not torch.compiler.is_compiling()):

@@ -1,0 +1,122 @@
+"""The factorisation of the Hamburger: two launches a step, one for the last update and one for its gradient.
+
+Per image X (N positions, channels) ~ C D^T with code C (N, r) and basis D (channels, r), all non-negative. The plain
+twin is `famseg.layers.hamburger.NMF`.
+
+  start:  C = softmax(X D) over r
+  a step: C <- C * (X D) / (C (D^T D) + eps)      one program a tile of positions; it also leaves the tile's part of
+                                                  X^T C and of C^T C
+          D <- D * (X^T C) / (D (C^T C) + eps)    one program a block of channels; adds the tiles' parts in their order
+  last:   Y = (K * (X D)) D^T,  K = C / (C (D^T D) + eps),  with C and D constants (the one-step gradient)
+
+Y is linear in X, and the map is its own transpose: dX = (K * (dY D)) D^T, the same program.
+
+Precision: factors, quotients and sums are float32. X stays in its dtype; where that is bf16, a float32 operand of a
+product enters as the sum of two bf16 numbers, 16 bits of mantissa. A float32 X is multiplied in float32, without tf32.
+A tile's size depends on nothing but the channels: an image's result does not depend on its batch.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+TILE = 64  # positions of a program
+CHANNELS = 64  # channels that it takes at once
+BASIS_CHANNELS = 16  # channels of a program that updates the basis
+PARTS = 4096  # numbers of the tiles' parts that it loads at once
+WARPS = 4
+WIDEST = 128  # of ranks: what the blocks of a program hold
+
+
+def fits(rank: int) -> bool:
+    """Whether the programs hold factors of this rank."""
+    return rank <= WIDEST
+
+
+def factorise(x: Tensor, basis: Tensor, steps: int) -> Tensor:
+    """Non-negative x (B, N, channels), any strides, and the first basis (channels, rank) -> the same as x, low rank."""
+    code, basis = factors(x.detach(), basis.float(), steps)
+    result: Tensor = project(x, code, basis)
+    return result
+
+
+@torch.library.custom_op("famseg::nmf_factors", mutates_args=())
+def factors(x: Tensor, basis: Tensor, steps: int) -> tuple[Tensor, Tensor]:
+    """-> code (B, N, rank), basis (B, channels, rank) after `steps` steps, float32, without gradient."""
+    from famseg.kernels import nmf_programs as programs
+
+    code, result = _empty_factors(x, basis)
+    batch, positions, channels = x.shape
+    rank = basis.shape[1]
+    tiles = _tiles(positions)
+    parts = x.new_empty(batch, tiles, channels + rank, rank, dtype=torch.float32)  # of X^T C, and C^T C below it
+    result.copy_(basis.expand_as(result))
+    sizes, constants = (positions, channels, rank), _constants(x, rank)
+    block = constants["BLOCK_R"]
+    with torch.cuda.device_of(x):
+        for step in range(steps):
+            programs.update_code[tiles, batch](
+                x, *x.stride(), code, result, parts, *sizes,
+                FIRST=step == 0, TILE=TILE, BLOCK_C=CHANNELS, num_warps=WARPS, **constants,
+            )  # fmt: skip
+            programs.update_basis[(channels + BASIS_CHANNELS - 1) // BASIS_CHANNELS, batch](
+                result, parts, channels, rank, tiles,
+                AT_ONCE=_at_once(BASIS_CHANNELS, block), SQUARES_AT_ONCE=_at_once(block, block),
+                BLOCK_C=BASIS_CHANNELS, num_warps=WARPS, **constants,
+            )  # fmt: skip
+    return code, result
+
+
+@factors.register_fake
+def _(x: Tensor, basis: Tensor, steps: int) -> tuple[Tensor, Tensor]:
+    return _empty_factors(x, basis)
+
+
+@torch.library.custom_op("famseg::nmf_project", mutates_args=())
+def project(x: Tensor, code: Tensor, basis: Tensor) -> Tensor:
+    """The last update of the code times the basis, (B, N, channels); its gradient goes to x alone."""
+    from famseg.kernels import nmf_programs as programs
+
+    y = x.new_empty(x.shape)
+    batch, positions, channels = x.shape
+    rank = basis.shape[2]
+    with torch.cuda.device_of(x):
+        programs.project[_tiles(positions), batch](
+            x, *x.stride(), code, basis, y, positions, channels, rank,
+            TILE=TILE, BLOCK_C=CHANNELS, num_warps=WARPS, **_constants(x, rank),
+        )  # fmt: skip
+    return y
+
+
+@project.register_fake
+def _(x: Tensor, code: Tensor, basis: Tensor) -> Tensor:
+    return x.new_empty(x.shape)
+
+
+def _setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor], output: Tensor) -> None:
+    ctx.save_for_backward(*inputs[1:])
+
+
+def _backward(ctx: Any, dy: Tensor) -> tuple[Tensor, None, None]:
+    return project(dy, *ctx.saved_tensors), None, None
+
+
+project.register_autograd(_backward, setup_context=_setup_context)
+
+
+def _empty_factors(x: Tensor, basis: Tensor) -> tuple[Tensor, Tensor]:
+    code = x.new_empty(*x.shape[:2], basis.shape[1], dtype=torch.float32)
+    return code, x.new_empty(x.shape[0], *basis.shape, dtype=torch.float32)
+
+
+def _tiles(positions: int) -> int:
+    return (positions + TILE - 1) // TILE
+
+
+def _at_once(rows: int, columns: int) -> int:
+    return max(1, PARTS // (rows * columns))
+
+
+def _constants(x: Tensor, rank: int) -> dict[str, Any]:
+    return {"BLOCK_R": max(16, 1 << (rank - 1).bit_length()), "NARROW": x.dtype == torch.bfloat16}

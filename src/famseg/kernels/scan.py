@@ -1,0 +1,232 @@
+"""The scan of Mamba2D on a map, in all its directions: three launches forward, three backward.
+
+Orders (rows, columns), ways (first to last, last to first) and the recurrence are those of `famseg.layers.ssd`, the
+plain twin. A row's pixels lie beside each other, a column's a row apart: the programs compute the places, no map is
+permuted. With r the raw time step of a direction and head, and per order
+
+    dt = softplus(r + bias),    a = -exp(A_log) dt,    chunks of Q positions,    T = sum of a in a chunk,
+    c_t = sum_{k <= t} a_k,    e_t = sum_{k < t} a_k  (from the chunk's first position on)
+
+    way 0:  W_ts = [s <= t] dt_s exp(c_t - c_s),   enter_t = exp(c_t),       leave_s = exp(T - c_s)
+    way 1:  W_ts = [s >= t] dt_s exp(e_s - e_t),   enter_t = exp(T - e_t),   leave_s = exp(e_s)
+
+Forward.
+  1. States added by each chunk:  S = sum_s leave_s dt_s B_s x_s^T                    (N, P)
+  2. Passed on, in a way's running order:  E_first = 0,  E_next = exp(T) E + S        E enters a chunk
+  3. y_t = sum_s (C_t B_s) (W0 + W1)_ts x_s + sum_ways enter_t C_t E;  rows add skip * x. Both ways share one product:
+     on and below the diagonal it is way 0, above it way 1; way 1's diagonal, dt_t C_t B_t, goes beside skip.
+
+Backward, from dy.
+  1. What each chunk adds to the gradient of E:  sum_t enter_t C_t dy_t^T
+  2. Passed on against the running order, with the same T:  D, the gradient of S (of what leaves a chunk)
+  3. With G = dy x^T,  M = (C B^T) (W0 + W1)  and  R_ts = G_ts (C_t B_s) W_ts  of one way:
+       dx = M^T dy + sum_ways leave dt (B D)          dB = (sum_heads G (W0 + W1))^T C + sum leave dt (x D^T)
+       dC = (sum_heads G (W0 + W1)) B + sum enter (dy E^T)
+       d dt_s = sum_t R_ts / dt_s + leave_s B_s D x_s + A da_s,      dA_log = sum da a,      dr = d dt sigmoid(r + bias)
+     Log decays. The chunk's own products give row sums minus column sums of R to c (way 0), the opposite to e (way 1);
+     the diagonal cancels and is left out. With came_t = enter_t C_t E dy_t,  went_s = leave_s dt_s B_s D x_s  and
+     F = exp(T) <E, D>:
+       way 0:  da_k = sum_{t >= k} (dc_t + came_t) + sum_{s < k} went_s + F
+       way 1:  da_k = sum_{t > k} (de_t + went_t) + sum_{t <= k} came_t + F
+     All sums but the first are of parts that really span k; the first uses the same float32 R for rows and columns.
+
+Precision: decays, sums, states and their gradients are float32; operands of products are bf16 for bf16 maps, else
+float32 without tf32. Each order writes its own result, the two are added afterwards; parameters' gradients are sums of
+the chunks' parts. Nothing is atomic: results are reproducible, and independent of the batch's other images.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+CHUNK = 64  # positions; halving it doubles the states, doubling it the products within chunks
+LAUNCH: dict[str, dict[str, int]] = {  # options of each program; benchmarks/scan_sweep.py tries others
+    "states": {"num_warps": 4},
+    "pass": {"num_warps": 4},
+    "outputs": {"num_warps": 4},
+    "gradients": {"num_warps": 8, "num_stages": 1},
+}
+PASS_TILE, PASS_BLOCK = 16, 128  # chunks, elements of a state
+WIDEST = 64  # of states and of head width: what the blocks of a program hold
+
+
+def fits(head_width: int, state_size: int) -> bool:
+    """Whether the programs hold heads of this width with so many states."""
+    return max(head_width, state_size) <= WIDEST
+
+
+def scan_map(
+    mixed: Tensor, dt: Tensor, bias: Tensor, A_log: Tensor, skip: Tensor, orders: int, state_size: int
+) -> Tensor:
+    """Scan a map in all directions, sum them, add skip * x.
+
+    Shapes: mixed (B, H, W, heads P + 2 N), the channels of x, B, C; dt (B, H, W, directions * heads), raw; bias, A_log
+    (directions * heads,); skip (heads,) -> (B, H, W, heads P) in the dtype of mixed. The ways of an order follow each
+    other, as do the heads of a direction. Any strides.
+    """
+    y, _, _ = scan(mixed, dt, bias.float(), A_log.float(), skip.float(), orders, state_size)
+    return _sum_orders(y)
+
+
+def _sum_orders(t: Tensor) -> Tensor:
+    return t.squeeze(0) if t.shape[0] == 1 else t.sum(0)
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """What the shapes of a call say."""
+
+    batch: int
+    height: int
+    width: int
+    orders: int
+    ways: int
+    heads: int
+    head_width: int
+    states: int
+
+    @property
+    def chunks(self) -> int:
+        """Of one order and image."""
+        return (self.height * self.width + CHUNK - 1) // CHUNK
+
+    @property
+    def shape_of_states(self) -> tuple[int, ...]:
+        """One state of every direction, image, chunk and head."""
+        sequences = (self.orders * self.ways, self.batch, self.chunks, self.heads)
+        return *sequences, self.states, self.head_width
+
+    def runtime(self) -> tuple[int, ...]:
+        """The sizes that every program on chunks takes, in its order."""
+        return self.height, self.width, self.chunks, self.heads, self.head_width, self.states
+
+    def constants(self, dtype: torch.dtype) -> dict[str, Any]:
+        """What the programs on chunks are compiled for."""
+        return {
+            "WAYS": self.ways,
+            "BLOCK_P": _block(self.head_width),
+            "BLOCK_N": _block(self.states),
+            "Q": CHUNK,
+            "NARROW": dtype == torch.bfloat16,
+        }
+
+
+def _block(count: int) -> int:
+    """The power of two that holds `count`, and that a matrix product takes."""
+    return max(16, 1 << (count - 1).bit_length())
+
+
+def _sizes(mixed: Tensor, dt: Tensor, skip: Tensor, orders: int, state_size: int) -> Sizes:
+    batch, height, width, channels = mixed.shape
+    heads = skip.shape[0]
+    ways, head_width = dt.shape[-1] // (orders * heads), (channels - 2 * state_size) // heads
+    return Sizes(batch, height, width, orders, ways, heads, head_width, state_size)
+
+
+@torch.library.custom_op("famseg::scan_map", mutates_args=())
+def scan(
+    mixed: Tensor, dt: Tensor, bias: Tensor, A_log: Tensor, skip: Tensor, orders: int, state_size: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """-> y of each order (orders, B, H, W, heads P); states that enter the chunks, log decays of the chunks."""
+    from famseg.kernels import scan_programs as programs
+
+    sizes = _sizes(mixed, dt, skip, orders, state_size)
+    y, states, totals = _empty_results(mixed, sizes)
+    source, steps = (mixed, *mixed.stride()), (dt, *dt.stride(), bias, A_log)
+    first_B = sizes.heads * sizes.head_width
+    grid = (sizes.chunks, sizes.orders * sizes.heads, sizes.batch)
+    constants = sizes.constants(mixed.dtype)
+    with torch.cuda.device_of(mixed):
+        programs.chunk_states[grid](
+            mixed, 0, *mixed.stride(), *source, first_B, *steps, states, totals, *sizes.runtime(),
+            GRADIENT=False, **LAUNCH["states"], **constants,
+        )  # fmt: skip
+        _pass(states, totals, sizes, gradient=False)
+        programs.chunk_outputs[grid](
+            *source, *steps, skip, states, totals, y, *sizes.runtime(), **LAUNCH["outputs"], **constants
+        )
+    return y, states, totals
+
+
+@scan.register_fake
+def _(
+    mixed: Tensor, dt: Tensor, bias: Tensor, A_log: Tensor, skip: Tensor, orders: int, state_size: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    return _empty_results(mixed, _sizes(mixed, dt, skip, orders, state_size))
+
+
+def _empty_results(mixed: Tensor, sizes: Sizes) -> tuple[Tensor, Tensor, Tensor]:
+    shape = sizes.shape_of_states
+    y = mixed.new_empty(sizes.orders, sizes.batch, sizes.height, sizes.width, sizes.heads * sizes.head_width)
+    return y, mixed.new_empty(shape, dtype=torch.float32), mixed.new_empty(shape[:4], dtype=torch.float32)
+
+
+def _pass(states: Tensor, totals: Tensor, sizes: Sizes, gradient: bool) -> None:
+    from famseg.kernels import scan_programs as programs
+
+    elements = sizes.states * sizes.head_width
+    sequences = sizes.orders * sizes.ways * sizes.batch * sizes.heads
+    programs.pass_states[sequences, (elements + PASS_BLOCK - 1) // PASS_BLOCK](
+        states, totals, sizes.chunks, sizes.heads, sizes.batch, elements,
+        GRADIENT=gradient, WAYS=sizes.ways, TILE=PASS_TILE, BLOCK=PASS_BLOCK, **LAUNCH["pass"],
+    )  # fmt: skip
+
+
+@torch.library.custom_op("famseg::scan_map_backward", mutates_args=())
+def scan_backward(
+    dy: Tensor, mixed: Tensor, dt: Tensor, bias: Tensor, A_log: Tensor, skip: Tensor, states: Tensor, totals: Tensor,
+    orders: int, state_size: int,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+    """-> dmixed of each order (orders, B, H, W, channels), d dt; the chunks' parts of dbias, dA_log, dskip."""
+    from famseg.kernels import scan_programs as programs
+
+    sizes = _sizes(mixed, dt, skip, orders, state_size)
+    results = _empty_gradients(mixed, dt, sizes)
+    gradients = torch.empty_like(states)
+    source, steps = (mixed, *mixed.stride()), (dt, *dt.stride(), bias, A_log)
+    first_C = sizes.heads * sizes.head_width + sizes.states
+    constants = sizes.constants(mixed.dtype)
+    with torch.cuda.device_of(mixed):
+        programs.chunk_states[sizes.chunks, sizes.orders * sizes.heads, sizes.batch](
+            dy, *dy.stride(), *source, first_C, *steps, gradients, totals, *sizes.runtime(),
+            GRADIENT=True, **LAUNCH["states"], **constants,
+        )  # fmt: skip
+        _pass(gradients, totals, sizes, gradient=True)
+        programs.chunk_gradients[sizes.chunks, sizes.orders, sizes.batch](
+            *source, *steps, skip, dy, *dy.stride(), states, totals, gradients, *results, *sizes.runtime(),
+            **LAUNCH["gradients"], **constants,
+        )  # fmt: skip
+    return results
+
+
+@scan_backward.register_fake
+def _(
+    dy: Tensor, mixed: Tensor, dt: Tensor, bias: Tensor, A_log: Tensor, skip: Tensor, states: Tensor, totals: Tensor,
+    orders: int, state_size: int,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+    return _empty_gradients(mixed, dt, _sizes(mixed, dt, skip, orders, state_size))
+
+
+def _empty_gradients(mixed: Tensor, dt: Tensor, sizes: Sizes) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    parts, directions = sizes.batch * sizes.chunks, dt.shape[-1]
+    dmixed = mixed.new_empty(sizes.orders, *mixed.shape)
+    dbias, dA_log, dskip = (
+        mixed.new_empty(parts, n, dtype=torch.float32) for n in (directions, directions, sizes.heads)
+    )
+    return dmixed, dt.new_empty(dt.shape), dbias, dA_log, dskip
+
+
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
+    *tensors, ctx.orders, ctx.state_size = inputs
+    ctx.save_for_backward(*tensors, *output[1:])
+    ctx.set_materialize_grads(False)
+
+
+def _backward(ctx: Any, dy: Tensor, *_: None) -> tuple[Tensor | None, ...]:
+    dmixed, ddt, *parts = scan_backward(dy, *ctx.saved_tensors, ctx.orders, ctx.state_size)
+    return _sum_orders(dmixed), ddt, *(part.sum(0) for part in parts), None, None
+
+
+scan.register_autograd(_backward, setup_context=_setup_context)
