@@ -1,6 +1,5 @@
 """Ray with logical GPUs on a CPU, and the real train.py in a sweep."""
 
-import csv
 import json
 import os
 import signal
@@ -81,21 +80,13 @@ def sweep(repository, runs, *arguments):
     return subprocess.Popen(command, cwd=repository, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
-def epochs(cell):
-    table = cell / "metrics.csv"
-    if not table.exists():
-        return 0
-    with table.open() as file:
-        return len(list(csv.DictReader(file)))
-
-
 @pytest.mark.slow
 @pytest.mark.timeout(1500)
 def test_the_real_program_killed_in_a_sweep_ends_as_if_nothing_had_happened(repository, tmp_path):
-    axes = ["optimizer=adamw,sgd", "trainer.max_epochs=6", "switch.at=0.5"]
+    axes = ["optimizer=adamw,sgd", "trainer.max_epochs=30", "switch.at=0.5"]
     cut, whole = tmp_path / "cut", tmp_path / "whole"
     process = sweep(repository, cut, *axes, *RAY[:1], "hydra.launcher.num_cpus=2")
-    while not (begun := [cell for cell in cut.glob("real/*/") if epochs(cell) in (1, 2, 3)]):
+    while not (begun := [cell for cell in cut.glob("real/*/") if (cell / "checkpoints" / "last.ckpt").exists()]):
         assert process.poll() is None, process.stderr.read()
         time.sleep(0.01)
     os.kill(json.loads((begun[0] / "status.json").read_text())["pid"], signal.SIGKILL)
