@@ -4,13 +4,14 @@ import json
 import logging
 import os
 import platform
+import socket
 import subprocess
 import sys
 import tempfile
 import time
 import traceback
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -18,12 +19,14 @@ from typing import Any
 import lightning
 from hydra.errors import CompactHydraException, InstantiationException
 from hydra.experimental.callback import Callback
+from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 
 import famseg
 from famseg.callbacks.preemption import Preempted
 from famseg.errors import UserError
 from famseg.files import write_atomically
+from famseg.locks import locked
 from famseg.loggers import finish_wandb
 
 log = logging.getLogger(__name__)
@@ -53,26 +56,47 @@ def recorded(config: DictConfig) -> Iterator[Path]:
         The run's folder.
     """
     folder = Path(config.output)
+    with _alone(folder), _status(folder), _in_words():
+        _open(folder, config)
+        lightning.seed_everything(config.seed, workers=True, verbose=False)
+        yield folder
+    log.info("Done: %s", folder)
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Hold the folder's lock; of several processes of one run, the first does."""
+    with ExitStack() as stack:
+        if rank_zero_only.rank == 0:  # type: ignore[attr-defined]
+            with _in_words():
+                stack.enter_context(locked(folder, "run"))
+        yield
+
+
+@contextmanager
+def _status(folder: Path) -> Iterator[None]:
+    """Keep status.json, and end wandb's run with the same outcome."""
     started = time.time()
     try:
         with _in_words():
-            _open(folder, config)
             _write_status(folder, "running", started)
-            lightning.seed_everything(config.seed, workers=True, verbose=False)
-            yield folder
-    except (Preempted, KeyboardInterrupt):
-        finish_wandb(exit_code=1)
-        _write_status(folder, "resumable", started)
-        raise
+        yield
     except BaseException as error:
         finish_wandb(exit_code=1)
+        if _asked_to_stop(error):
+            _write_status(folder, "resumable", started)
+            raise
         _write_status(folder, "failed", started, traceback.format_exc(), quiet=True)
         if isinstance(error, CompactHydraException):
             log.error("The run failed, see %s", folder / "status.json")
         raise
     finish_wandb(exit_code=0)
     _write_status(folder, "done", started)
-    log.info("Done: %s", folder)
+
+
+def _asked_to_stop(error: BaseException) -> bool:
+    """Ctrl-C, which Lightning turns into an exit within the trainer, or a signal of the cluster."""
+    return isinstance(error, (Preempted, KeyboardInterrupt)) or isinstance(error.__context__, KeyboardInterrupt)
 
 
 def describe(model: DictConfig) -> dict[str, Any]:
@@ -172,7 +196,15 @@ def _open(folder: Path, config: DictConfig) -> None:
 
 def _write_status(folder: Path, state: str, started: float, trace: str | None = None, quiet: bool = False) -> None:
     now = time.time()
-    status = {"state": state, "started": started, "updated": now, "seconds": round(now - started, 1), "error": trace}
+    status = {
+        "state": state,
+        "started": started,
+        "updated": now,
+        "seconds": round(now - started, 1),
+        "pid": os.getpid(),
+        "host": socket.gethostname(),
+        "error": trace,
+    }
     try:
         with write_atomically(folder / "status.json") as file:
             json.dump(status, file, indent=2)

@@ -1,0 +1,1 @@
+"""Studies: the cells of a sweep, what became of them, and what is still to do."""
