@@ -42,6 +42,7 @@ def _parser() -> argparse.ArgumentParser:
     add_data_commands(commands.add_parser("data", help="check, download, import, export, split, look at data sets"))
     _add_predict(commands)
     _add_serve(commands)
+    _add_report(commands)
     return parser
 
 
@@ -78,6 +79,19 @@ def _add_serve(commands: Any) -> None:
         "--host", default="127.0.0.1", metavar="ADDRESS", help="address to listen on; the default is this computer only"
     )
     serve.set_defaults(command=_serve)
+
+
+def _add_report(commands: Any) -> None:
+    report = commands.add_parser(
+        "report",
+        help="tables, figures and tests of a study",
+        description="Write DIR/report/: index.html, tables.md, tables.tex, cells.csv, and every figure as PNG and SVG.",
+        epilog="exit code 1: written, but cells have failed, are not finished, or left half-written files",
+    )
+    report.add_argument("folder", type=Path, metavar="DIR", help="folder of a study, such as runs/table2")
+    report.add_argument("--price", type=float, metavar="MONEY", help="of an hour of the device, for the cost per run")
+    report.add_argument("--no-images", action="store_true", help="no example images, which need checkpoints and data")
+    report.set_defaults(command=_report)
 
 
 def _add_network(command: argparse.ArgumentParser) -> None:
@@ -128,6 +142,17 @@ def _serve(options: argparse.Namespace) -> int:
 
     serve(options.checkpoint, options.device, options.tta == "flip", options.host, options.port)
     return 0
+
+
+def _report(options: argparse.Namespace) -> int:
+    from famseg.report.write import write_report
+
+    study = write_report(options.folder, options.price, images=not options.no_images)
+    for line in study.faults:
+        print(f"famseg: {line}", file=sys.stderr)
+    finished = f"{len(study.records)} of {len(study.cells)} cells"
+    print(f"{finished}: {options.folder / 'report' / 'index.html'}, tables.md, tables.tex, figures")
+    return 1 if study.faults else 0
 
 
 if __name__ == "__main__":
