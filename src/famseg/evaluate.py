@@ -53,5 +53,5 @@ def _data(config: DictConfig, predictor: Predictor) -> SegmentationDataModule:
         raise UserError(f"{config.run}: lies in no run's folder, so its data is not known. Say which: data=hc18 ...")
     trained_on = OmegaConf.load(home / "config.yaml").data
     split = home / "split.csv"
-    data = instantiate(trained_on, **needs, split_file=str(split) if split.exists() else None)
+    data = instantiate(trained_on, **needs, split_file=str(split) if split.exists() else None, images=None)
     return data
