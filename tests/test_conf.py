@@ -19,7 +19,7 @@ FIXED = ["output=out", "data.num_workers=0"]
 
 def test_the_groups_are_all_of_them():
     groups = {path.name for path in folder().iterdir() if path.is_dir()}
-    assert groups == {*GROUPS, "task", "experiment"}
+    assert groups == {*GROUPS, "task", "experiment", "scale", "hydra"}
 
 
 @pytest.mark.parametrize(("group", "option"), OPTIONS)

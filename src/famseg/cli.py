@@ -40,10 +40,20 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=famseg.__version__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     add_data_commands(commands.add_parser("data", help="check, download, import, export, split, look at data sets"))
+    _add_study(commands)
     _add_predict(commands)
     _add_serve(commands)
     _add_report(commands)
     return parser
+
+
+def _add_study(commands: Any) -> None:
+    study = commands.add_parser("study", help="where a sweep stands")
+    status = study.add_subparsers(required=True, metavar="COMMAND").add_parser(
+        "status", help="a line per cell: state, epochs, best score, time", description="Print where a study stands."
+    )
+    status.add_argument("folder", type=Path, metavar="DIR", help="a study's folder, such as runs/table2")
+    status.set_defaults(command=_study_status)
 
 
 def _add_predict(commands: Any) -> None:
@@ -114,6 +124,14 @@ def _count(text: str) -> int:
     if number < 1:
         raise ValueError
     return number
+
+
+def _study_status(options: argparse.Namespace) -> int:
+    from famseg.study.cells import read_study
+    from famseg.study.status import status_table
+
+    print(status_table(options.folder, read_study(options.folder)))
+    return 0
 
 
 def _predict(options: argparse.Namespace) -> int:

@@ -66,7 +66,7 @@ def data_of_run(run: str | Path, predictor: Predictor) -> SegmentationDataModule
     trained_on = OmegaConf.load(home / "config.yaml").data
     split = home / "split.csv"
     split_file = str(split) if split.exists() else None
-    data: SegmentationDataModule = instantiate(trained_on, **_needs(predictor), split_file=split_file)
+    data: SegmentationDataModule = instantiate(trained_on, **_needs(predictor), split_file=split_file, images=None)
     return data
 
 

@@ -12,11 +12,9 @@ from omegaconf import OmegaConf
 from famseg.checkpoint import METADATA_KEY, load
 from famseg.checkpoint_io import BEFORE_LAST, LAST, damage
 from famseg.errors import UserError
+from famseg.study.identity import IGNORED
 
 log = logging.getLogger(__name__)
-
-# Overrides that do not make another run of a command.
-IGNORED = ("resume", "runs", "study", "trainer.progress", "data.num_workers", "logger", "hydra.")
 
 
 def run_folder(study: str, resume: bool, overrides: Sequence[str]) -> str:

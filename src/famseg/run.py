@@ -148,13 +148,21 @@ class OutputFolder(Callback):
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Make the folder of a single run, if it is not another run's."""
         folder = Path(config.hydra.run.dir)
-        if (folder / "status.json").exists() and not config.get("resume"):
-            raise SystemExit(f"{folder}: holds a run already. Go on with it: resume=true, or leave out hydra.run.dir.")
+        _refuse_used(folder, config, "resume=true, or leave out hydra.run.dir")
         _make(folder)
+
+    def on_job_start(self, config: DictConfig, **kwargs: Any) -> None:
+        """Guard the cells of a sweep from launchers that know nothing of them, such as Hydra's own."""
+        _refuse_used(Path(config.hydra.runtime.output_dir), config, "leave out hydra/launcher, or choose ray or slurm")
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Make the folder of a sweep."""
         _make(Path(config.hydra.sweep.dir))
+
+
+def _refuse_used(folder: Path, config: DictConfig, mend: str) -> None:
+    if (folder / "status.json").exists() and not config.get("resume"):
+        raise SystemExit(f"{folder}: holds a run already. Go on with it: {mend}.")
 
 
 def _make(folder: Path) -> None:

@@ -14,7 +14,7 @@ from famseg.data.images import MIN_SIDE
 from famseg.data.items import Augment, EvaluationItems, Item, Preparation, TrainItems, ValItems, collate
 from famseg.data.sampler import EvaluationSampler, LateLoader, TrainSampler
 from famseg.data.source import Source
-from famseg.data.splits import Splits, read_split, split_by_group, write_split
+from famseg.data.splits import Splits, read_split, split_by_group, thin_out, write_split
 from famseg.data.survey import Seen, survey
 from famseg.data.transforms import Letterbox
 from famseg.errors import UserError
@@ -40,6 +40,7 @@ class SegmentationDataModule(LightningDataModule):
         split_seed: Seed of the split, independent of `seed`.
         stratify: Spread pixel sizes and object sizes evenly over folds, training and validation; decodes every image.
         split_file: Split to read instead, as `write_split` writes it.
+        images: At most so many of the split's images, by whole groups; None: all.
         seed: Of order and augmentation.
         cache: "ram" decodes and resizes once; "none" each time.
         mean: Of the training images, x/255; None: measured on the training split by `setup`.
@@ -72,6 +73,7 @@ class SegmentationDataModule(LightningDataModule):
         split_seed: int = 0,
         stratify: bool = False,
         split_file: str | Path | None = None,
+        images: int | None = None,
         seed: int = 0,
         cache: str = "ram",
         mean: float | None = None,
@@ -105,6 +107,8 @@ class SegmentationDataModule(LightningDataModule):
                 traits=[_traits(image) for image in survey(source)] if stratify and fold != "all" else None,
             )
         )
+        if images is not None:
+            self.splits = thin_out(self.splits, self._groups, images)
         self._prepare = Preparation(source, self.letterbox, self.classes, mean, std)
 
     @property

@@ -5,6 +5,7 @@ import hashlib
 import math
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
+from itertools import accumulate
 from pathlib import Path
 
 from famseg.data.tables import read_rows
@@ -112,6 +113,35 @@ def _mean(values: Sequence[float]) -> float:
 def _shuffled(groups: Sequence[str], salt: str) -> list[str]:
     """In an order of hashes: the same with every version of every library, which NumPy does not promise."""
     return sorted(groups, key=lambda group: hashlib.sha256(f"{salt}/{group}".encode()).digest())
+
+
+def thin_out(splits: Splits, groups: Mapping[str, str], images: int) -> Splits:
+    """At most so many images, each split's share of them, by whole groups; a split that has images keeps a group.
+
+    The same images whatever else changes, and a smaller number is part of a larger one.
+
+    Args:
+        splits: Names of train, val and test.
+        groups: Group of every sample.
+        images: Of all splits together.
+
+    Raises:
+        UserError: `images` is not positive.
+    """
+    if images < 1:
+        raise UserError(f"data.images={images}: give at least 1, or null for all.")
+    share = images / max(1, sum(len(names) for names in splits.values()))
+    return {
+        split: names if share >= 1 else _first(names, groups, share * len(names)) for split, names in splits.items()
+    }
+
+
+def _first(names: Sequence[str], groups: Mapping[str, str], wanted: float) -> list[str]:
+    size = Counter(groups[name] for name in names)
+    ordered = _shuffled(list(size), "images")
+    ends = accumulate(size[group] for group in ordered)
+    kept = set(ordered[:1]) | {group for group, end in zip(ordered, ends, strict=True) if end <= wanted}
+    return [name for name in names if groups[name] in kept]
 
 
 def write_split(path: Path, splits: Splits, groups: Mapping[str, str]) -> None:

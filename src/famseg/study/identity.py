@@ -2,9 +2,12 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from pathlib import PurePath
 from typing import Any
+
+from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 # Dotted keys that change no result. trainer.callbacks and trainer.logger repeat their groups.
 NOT_PART = frozenset(
@@ -23,6 +26,9 @@ NOT_PART = frozenset(
     }
 )
 SEEDS = frozenset({"seed", "data.seed", "callbacks.seeding.seed"})
+# Beginnings of overrides that do not make another run of a command.
+IGNORED = ("resume", "retry", "runs", "study", "trainer.progress", "data.num_workers", "logger", "hydra.", "hydra/")
+LONGEST = 120  # letters of a name, of the 255 that file systems have
 FOLDERS = frozenset({"data.root"})  # a data set may move; its own name stays
 
 
@@ -51,10 +57,64 @@ def _reduced(node: Any, output: str, key: str, without: frozenset[str]) -> Any:
     if isinstance(node, (list, tuple)):
         return [_reduced(value, output, key, without) for value in node]
     if isinstance(node, str):
-        text = PurePath(node).name if key in FOLDERS else node
-        return text.removeprefix(output) if output else text  # the run's own folder, as callbacks know it
+        if output and (node == output or node.startswith(f"{output}/")):
+            return node.removeprefix(output)  # the run's own folder, as callbacks know it
+        return PurePath(node).name if key in FOLDERS else node
     return node
 
 
 def _digest(content: Any) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()[:12]
+
+
+def varying(cells: Sequence[Sequence[str]]) -> list[list[str]]:
+    """Of every cell's overrides those that not all cells have, and the seed; all of a single cell's."""
+    common = set(cells[0]).intersection(*cells) if len(cells) > 1 else set()
+    return [[each for each in cell if each not in common or each.startswith("seed=")] for cell in cells]
+
+
+def cell_name(overrides: Sequence[str], config: Mapping[str, Any]) -> str:
+    """A folder's name: what the command line said, in short, and the beginning of the identity.
+
+    Letters that need quotes in a shell or on Hydra's command line are replaced, so that `run=FOLDER` takes it.
+
+    Args:
+        overrides: the cell's overrides.
+        config: its resolved configuration.
+    """
+    words = [_word(override) for override in overrides if _names(override, config)]
+    text = "+".join(words)[:LONGEST].rstrip("+-_.")
+    return f"{text or 'default'}+{identity(config)[:6]}"
+
+
+def _names(override: str, config: Mapping[str, Any]) -> bool:
+    key, _, value = override.lstrip("+~").partition("=")
+    repeats_study = key == "experiment" and value == config.get("study")
+    return not (override.lstrip("+~").startswith(IGNORED) or key in FOLDERS or repeats_study)
+
+
+def _word(override: str) -> str:
+    key, _, value = override.lstrip("+~").partition("=")
+    return "-".join(re.sub(r"[^\w.-]+", "_", part).strip("_") for part in (key.rpartition(".")[2], value))
+
+
+def _name_in_hydra(*, _root_: DictConfig) -> str:
+    overrides: Any = OmegaConf.to_container(_root_.hydra.overrides.task)
+    return cell_name(overrides, resolved(_root_))
+
+
+def resolved(config: DictConfig) -> dict[str, Any]:
+    """A composed configuration as config.yaml will hold it, with no folder yet.
+
+    Args:
+        config: with or without Hydra's own part.
+    """
+    own = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
+    with read_write(own), open_dict(own):
+        own.output = ""
+    plain: Any = OmegaConf.to_container(own, resolve=True)
+    return dict(plain)
+
+
+# `${cell_name:}` in conf/train.yaml
+OmegaConf.register_new_resolver("cell_name", _name_in_hydra, replace=True)

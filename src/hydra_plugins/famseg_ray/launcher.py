@@ -1,0 +1,104 @@
+"""Cells on Ray, which reserves GPUs and cores for each and starts the next when there is room.
+
+The published plugin (hydra-ray-launcher 1.2.2) asks for boto3 and ray[default], lets cells without a GPU share worker
+processes, runs a killed cell again three times in its folder, and with `max_retries=0` gives up the sweep for it.
+"""
+
+import importlib.util
+import os
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from famseg.errors import UserError
+from famseg.study.launcher import CellLauncher
+from famseg.study.work import Work, one_line
+
+STORE = 78643200  # bytes, the least that Ray takes: cells exchange nothing
+
+
+class RayLauncher(CellLauncher):
+    """Runs as many cells at once as Ray has GPUs, or cores where it has none; see conf/hydra/launcher/ray.yaml."""
+
+    def __init__(
+        self,
+        address: str | None = None,
+        gpus_per_cell: float | None = None,
+        cpus_per_cell: float = 1,
+        num_gpus: int | None = None,
+        num_cpus: int | None = None,
+    ) -> None:
+        self.address = address
+        self.gpus_per_cell = gpus_per_cell
+        self.cpus_per_cell = cpus_per_cell
+        self.machine = {"num_gpus": num_gpus, "num_cpus": num_cpus}
+
+    def require(self) -> None:
+        """Ray is an extra."""
+        if importlib.util.find_spec("ray") is None:
+            raise UserError("hydra/launcher=ray needs Ray, which is not installed: pip install 'famseg[ray]'.")
+
+    def run(self, works: Sequence[Work]) -> Iterator[tuple[Work, str]]:
+        """Hand all cells to Ray and yield them as they end."""
+        import ray
+
+        self._start()
+        try:
+            remote = ray.remote(**self._needs())(_in_worker)
+            waiting = {remote.remote(work): work for work in works}
+            while waiting:
+                ended, _ = ray.wait(list(waiting))
+                for reference in ended:
+                    yield waiting.pop(reference), _words(reference)
+        finally:
+            ray.shutdown()
+
+    def _start(self) -> None:
+        import ray
+
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+        options: dict[str, Any] = {name: value for name, value in self.machine.items() if value is not None}
+        if self.address is None:
+            options |= {"include_dashboard": False, "object_store_memory": STORE}
+        elif options:
+            raise UserError("hydra.launcher.num_gpus and num_cpus are of this machine: leave them out with an address.")
+        try:
+            ray.init(self.address, log_to_driver=False, logging_level="error", **options)
+        except (ConnectionError, RuntimeError, ValueError) as error:
+            raise UserError(
+                f"hydra.launcher.address={self.address}: Ray does not start ({one_line(error)})."
+            ) from error
+
+    def _needs(self) -> dict[str, Any]:
+        """What Ray reserves for a cell; a process of its own, and no second try behind our back."""
+        import ray
+
+        has = ray.cluster_resources()
+        gpus = self.gpus_per_cell
+        if gpus is None:
+            gpus = 1 if has.get("GPU", 0) >= 1 else 0
+        for name, wanted, there in (("gpus", gpus, "GPU"), ("cpus", self.cpus_per_cell, "CPU")):
+            if wanted > has.get(there, 0):
+                raise UserError(
+                    f"hydra.launcher.{name}_per_cell={wanted:g}: Ray has {has.get(there, 0):g} {there}s, so that no "
+                    f"cell would ever start. Give less, or hydra.launcher.num_{name}=N for logical ones."
+                )
+        return {"num_gpus": gpus, "num_cpus": self.cpus_per_cell, "max_calls": 1, "max_retries": 0}
+
+
+def _in_worker(work: Work) -> str:
+    """Run a cell; what it prints goes into its folder, a crash's last words with it."""
+    work.folder.mkdir(parents=True, exist_ok=True)
+    output = os.open(work.folder / "output.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    for stream in (1, 2):
+        os.dup2(output, stream)
+    os.close(output)
+    return work()
+
+
+def _words(reference: Any) -> str:
+    import ray
+
+    try:
+        return str(ray.get(reference))
+    except ray.exceptions.RayError as error:
+        return f"its process died: {one_line(error)}"

@@ -1,0 +1,1 @@
+"""`hydra/launcher=serial`: one cell after the other on this machine."""

@@ -1,0 +1,1 @@
+"""`hydra/launcher=slurm`: every cell a job of a Slurm array."""
