@@ -44,6 +44,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_predict(commands)
     _add_serve(commands)
     _add_report(commands)
+    _add_dashboard(commands)
     return parser
 
 
@@ -102,6 +103,19 @@ def _add_report(commands: Any) -> None:
     report.add_argument("--price", type=float, metavar="MONEY", help="of an hour of the device, for the cost per run")
     report.add_argument("--no-images", action="store_true", help="no example images, which need checkpoints and data")
     report.set_defaults(command=_report)
+
+
+def _add_dashboard(commands: Any) -> None:
+    dashboard = commands.add_parser(
+        "dashboard",
+        help="a wandb workspace and report page of the studies",
+        description="Make the workspace and the report page of a wandb project whose runs were uploaded (wandb sync).",
+    )
+    dashboard.add_argument("--entity", required=True, metavar="NAME", help="wandb's user or team")
+    dashboard.add_argument("--project", required=True, metavar="NAME", help="wandb's project")
+    dashboard.add_argument("--study", metavar="NAME", help="show the runs of this study only")
+    dashboard.add_argument("--dry-run", action="store_true", help="say what would be made, without the network")
+    dashboard.set_defaults(command=_dashboard)
 
 
 def _add_network(command: argparse.ArgumentParser) -> None:
@@ -171,6 +185,14 @@ def _report(options: argparse.Namespace) -> int:
     finished = f"{len(study.records)} of {len(study.cells)} cells"
     print(f"{finished}: {options.folder / 'report' / 'index.html'}, tables.md, tables.tex, figures")
     return 1 if study.faults else 0
+
+
+def _dashboard(options: argparse.Namespace) -> int:
+    from famseg.dashboard import publish
+
+    for line in publish(options.entity, options.project, options.study, options.dry_run):
+        print(line)
+    return 0
 
 
 if __name__ == "__main__":

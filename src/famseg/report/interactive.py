@@ -85,6 +85,7 @@ def _dots(chart: Dots) -> dict[str, Any]:
             "text": f"<b>{panel.title}</b>".replace("\n", "<br>"),
             "x": sum(domain) / 2,
             "y": 1.0,
+            "xanchor": "center",
             "yanchor": "bottom",
         }
         layout["annotations"].append(heading | {"xref": "paper", "yref": "paper", "showarrow": False})

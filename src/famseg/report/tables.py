@@ -63,15 +63,12 @@ def further_scores(table: Table) -> Table:
     """The scores beside IoU of a table's rows that have runs: overlap, boundaries, millimetres, speed."""
     rows = [row for row in table.rows if row.setting is not None]
     classes = [name for name in _classes(rows) if name != "bg"]
-    many = len(classes) > 1
-    columns = [Column(f"dice_{name}", f"Dice {name.upper()} %", 100, 2) for name in classes]
-    columns += [Column(f"hd95_mm_{name}", f"HD95 {name.upper()} mm", better=-1) for name in classes]
+    label = {name: f" {name.upper()}" if len(classes) > 1 else "" for name in classes}
+    columns = [Column(f"dice_{name}", f"Dice{label[name]} %", 100, 2) for name in classes]
+    columns += [Column(f"hd95_mm_{name}", f"HD95{label[name]} mm", better=-1) for name in classes]
     columns += [Column(f"{x}_mae_mm", f"{x.upper()} error mm", better=-1) for x in ("hc", "fl")]
-    columns += [
-        Column(f"jaggedness_{name}", f"jaggedness {name.upper()}" if many else "jaggedness", 1, 4, -1)
-        for name in classes
-    ]
-    columns += [Column(f"missed_{name}", f"missed {name.upper()}", 1, 1, -1) for name in classes]
+    columns += [Column(f"jaggedness_{name}", f"jaggedness{label[name]}", 1, 4, -1) for name in classes]
+    columns += [Column(f"missed_{name}", f"missed{label[name]}", 1, 1, -1) for name in classes]
     columns += [Column("images_per_s", "images/s", 1, 1, 1)]
     present = [column for column in columns if _present(column, rows)]
     notes = (
