@@ -110,10 +110,10 @@ def draw_examples(examples: Examples) -> Figure:
                 axis.imshow(picture, interpolation="nearest", aspect="auto")
                 axis.set(xticks=[], yticks=[])
                 axis.spines[:].set_visible(False)
-        axes[2 * i, 0].set_ylabel(examples.names[i], fontsize=7)
-        axes[2 * i + 1, 0].set_ylabel("zoom", fontsize=7)
+        axes[2 * i, 0].set_ylabel(examples.names[i], fontsize=10)
+        axes[2 * i + 1, 0].set_ylabel("zoom", fontsize=10)
     for axis, name in zip(axes[0], ["truth", *examples.columns], strict=True):
-        axis.set_title(name, fontsize=9, wrap=True)
+        axis.set_title(name, fontsize=12, wrap=True)
     return figure
 
 

@@ -115,9 +115,12 @@ def _groups(folder: Path, names: Sequence[str]) -> list[str]:
     if missing := {"file", "group", "split"} - rows[0].keys():
         raise UserError(f"{path}: has no column {min(missing)}. Repeat the run.")
     expected = {row["file"]: row["group"] for row in rows if row["split"] == "test"}
-    if expected.keys() != set(names):
-        lacking = len(expected.keys() - set(names))
-        raise UserError(f"{folder / 'test.csv'}: {lacking} of the split's {len(expected)} test images are missing.")
+    if lacking := expected.keys() - set(names):
+        raise UserError(
+            f"{folder / 'test.csv'}: {len(lacking)} of the split's {len(expected)} test images are missing."
+        )
+    if foreign := set(names) - expected.keys():
+        raise UserError(f"{path}: does not list {len(foreign)} of the images that were tested; it is half-written.")
     return [expected[name] for name in names]
 
 
