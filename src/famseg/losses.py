@@ -5,6 +5,10 @@ import torch.distributed
 from torch import Tensor, nn
 from torch.distributed.nn.functional import all_reduce
 
+from famseg.kernels import use_triton
+
+MAX_CLASSES = 16  # that the kernel holds per pixel; more take the plain form
+
 
 class CrossEntropyDice(nn.Module):
     """Weighted sum of the pixel cross-entropy and the soft Dice loss (arXiv 1606.04797) over the batch.
@@ -13,11 +17,15 @@ class CrossEntropyDice(nn.Module):
         ce_weight: weight of the cross-entropy.
         dice_weight: weight of the Dice loss.
         smooth: pixels added to both sides of the Dice ratio, so that a class absent from the batch has a gradient.
+        backend: "auto", "torch" or "triton", see `famseg.kernels`.
     """
 
-    def __init__(self, ce_weight: float = 1.0, dice_weight: float = 1.0, smooth: float = 1.0) -> None:
+    def __init__(
+        self, ce_weight: float = 1.0, dice_weight: float = 1.0, smooth: float = 1.0, backend: str = "auto"
+    ) -> None:
         super().__init__()
         self.ce_weight, self.dice_weight, self.smooth = ce_weight, dice_weight, smooth
+        self.backend = backend
 
     def forward(self, logits: Tensor, mask: Tensor, known: Tensor | None = None) -> Tensor:
         """Scalar loss, float32 (float64 for float64 logits).
@@ -28,19 +36,24 @@ class CrossEntropyDice(nn.Module):
             known: (B, classes) bool, which classes each mask marks wherever they are; None: all. The others are merged
                 with the background (docs/data.md), and a class that no image of the batch knows has no Dice.
         """
-        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-        logits = logits if known is None else merge_unknown(logits, known)
         labelled = None if known is None else known.any(0)  # (C,)
-        log_probabilities = logits.log_softmax(1)  # (B, C, H, W)
-        # gather instead of nll_loss: the latter has no deterministic kernel for maps on GPUs
-        cross_entropy = -log_probabilities.gather(1, mask[:, None]).mean()
-        return self.ce_weight * cross_entropy + self.dice_weight * self._dice(log_probabilities.exp(), mask, labelled)
+        entropy, overlap, probability, pixels = self._sums(logits, mask, known)
+        dice = self._dice(overlap, probability + pixels, labelled)
+        return self.ce_weight * entropy / mask.numel() + self.dice_weight * dice
 
-    def _dice(self, probabilities: Tensor, mask: Tensor, labelled: Tensor | None) -> Tensor:
-        classes = torch.arange(probabilities.shape[1], device=mask.device)[None, :, None, None]
-        target = (mask[:, None] == classes).to(probabilities.dtype)  # (B, C, H, W)
-        overlap = (probabilities * target).sum((0, 2, 3))
-        total = (probabilities + target).sum((0, 2, 3))
+    def _sums(self, logits: Tensor, mask: Tensor, known: Tensor | None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Over the batch: cross-entropy (), and of each class (C,) overlap with the mask, probability, and pixels."""
+        classes = logits.shape[1]
+        if classes <= MAX_CLASSES and use_triton(self.backend, logits):
+            from famseg.kernels import loss  # Triton is imported where it runs
+
+            everything = torch.ones(len(logits), classes, dtype=torch.bool, device=logits.device)
+            sums = loss.sums(logits, mask, everything if known is None else known)
+            overlap, probability, pixels = sums[1:].view(3, classes)
+            return sums[0], overlap, probability, pixels
+        return loss_sums(logits, mask, known)
+
+    def _dice(self, overlap: Tensor, total: Tensor, labelled: Tensor | None) -> Tensor:
         known = torch.ones_like(total) if labelled is None else labelled.to(total.dtype)  # (C,)
         if self.training and torch.distributed.is_initialized():
             # The Dice of the whole batch, as on one device. Not in validation: devices may have unequally many batches.
@@ -49,6 +62,23 @@ class CrossEntropyDice(nn.Module):
             known = known.clamp(max=1)
         ratio = (2 * overlap + self.smooth) / (total + self.smooth)  # (C,)
         return 1 - (ratio * known).sum() / known.sum()
+
+
+def loss_sums(logits: Tensor, mask: Tensor, known: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Sums over a batch: cross-entropy (), and of each class (C,) overlap with the mask, probability, and pixels.
+
+    Float32 (float64 for float64 logits); arguments as in `CrossEntropyDice.forward`.
+    """
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    logits = logits if known is None else merge_unknown(logits, known)
+    log_probabilities = logits.log_softmax(1)  # (B, C, H, W)
+    # gather instead of nll_loss: the latter has no deterministic kernel for maps on GPUs
+    entropy = -log_probabilities.gather(1, mask[:, None]).sum()
+    probabilities = log_probabilities.exp()
+    classes = torch.arange(logits.shape[1], device=mask.device)[None, :, None, None]
+    target = (mask[:, None] == classes).to(probabilities.dtype)  # (B, C, H, W)
+    overlap, probability, pixels = (t.sum((0, 2, 3)) for t in (probabilities * target, probabilities, target))
+    return entropy, overlap, probability, pixels
 
 
 def merge_unknown(logits: Tensor, known: Tensor) -> Tensor:

@@ -73,9 +73,15 @@ class SegmentationTask(lightning.LightningModule):
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
         """Loss of a batch with `image` (B, C, H, W), `mask` (B, H, W) and `known` (B, classes)."""
-        loss: Tensor = self.loss(self(batch["image"]), batch["mask"], batch["known"])
-        self.train_loss.update(loss.detach(), weight=len(batch["image"]))
-        self.log("train/loss_step", loss.detach(), prog_bar=True, logger=False)
+        loss = self.batch_loss(batch["image"], batch["mask"], batch["known"])
+        value = loss.detach().clone()  # the memory of a captured loss is that of the next one
+        self.train_loss.update(value, weight=len(batch["image"]))
+        self.log("train/loss_step", value, prog_bar=True, logger=False)
+        return loss
+
+    def batch_loss(self, image: Tensor, mask: Tensor, known: Tensor) -> Tensor:
+        """Loss of a batch; the CUDAGraphs callback puts its capture here."""
+        loss: Tensor = self.loss(self(image), mask, known)
         return loss
 
     def plan_phases(self) -> list[Phase]:

@@ -108,7 +108,7 @@ def test_drop_path_grows_to_its_rate():
     [
         ({"fusion": "some"}, r"model.fusion='some' is unknown; choose one of full, none"),
         ({"upsample": "bicubic"}, r"model.upsample='bicubic' .* fam, bilinear, nearest"),
-        ({"kernels": "triton"}, r"model.kernels='triton' .* auto, torch, mamba_ssm"),
+        ({"kernels": "cuda"}, r"model.kernels='cuda' .* auto, torch, triton, mamba_ssm"),
         ({"strip_scan": "both"}, r"model.strip_scan='both' .* independent, sequential"),
         ({"directions": 8}, r"model.directions=8 .* 1, 2, 4"),
         ({"head_width": 32}, r"model.head_width=32 does not divide the inner width 16"),

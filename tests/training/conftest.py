@@ -43,13 +43,14 @@ def fit(tmp_path):
         decay=schedules.adadelta,
         stop_after=None,
         callbacks=(),
+        network=Net,
         **trainer_options,
     ):
         lightning.seed_everything(0, workers=True, verbose=False)
         data = datamodule(n=30, size=(32, 32), batch_size=4, seed=0)
         if switch == "default":
             switch = Switch(SGD, at=0.5)
-        task = SegmentationTask(Net(), CrossEntropyDice(), data.classes, ADAMW, decay, switch)
+        task = SegmentationTask(network(), CrossEntropyDice(), data.classes, ADAMW, decay, switch)
         task.metadata = {"model": {"_target_": "none"}}
         output = str(tmp_path / folder)
         own = [

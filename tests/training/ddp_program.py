@@ -1,4 +1,8 @@
-"""A short run in float64 across a switch on one or two processes, with the loss of every step. For test_ddp.py."""
+"""A short run across a switch on one or two processes, with the loss of every step. For test_ddp.py.
+
+On the CPU: float64 and frozen batch statistics, so that only the order of sums is left to differ. On GPUs: a small
+FAMSeg in float32 with synchronised batch statistics.
+"""
 
 import json
 import sys
@@ -12,6 +16,7 @@ from famseg import schedules
 from famseg.callbacks import OptimizerPhases, StepSeed
 from famseg.data.phantom import datamodule
 from famseg.losses import CrossEntropyDice
+from famseg.models import SIZES, FAMSeg
 from famseg.phases import OptimizerOption, Switch
 from famseg.task import SegmentationTask
 from famseg.trainer import build
@@ -33,16 +38,26 @@ def network():
     return nn.Sequential(*layers)
 
 
-def main(devices, folder):
+SETTINGS = {
+    "cpu": (network, {"accelerator": "cpu", "precision": "64-true"}),
+    "gpu": (
+        lambda: FAMSeg(**{**SIZES["N"], "depths": (1, 1, 1, 1)}, drop_path=0.0),
+        {"accelerator": "gpu", "precision": "32-true", "sync_batchnorm": True, "deterministic": True},
+    ),
+}
+
+
+def main(devices, folder, accelerator="cpu"):
     lightning.seed_everything(0, verbose=False)
     data = datamodule(n=40, size=(32, 32), batch_size=4 // devices, seed=0)
     adamw = OptimizerOption("adamw", lambda groups: torch.optim.AdamW(groups, weight_decay=0.01))
     sgd = OptimizerOption("sgd", lambda groups: torch.optim.SGD(groups, lr=1e-3, momentum=0.9))
     switch = Switch(sgd, at=0.5)
-    task = SegmentationTask(network(), CrossEntropyDice(), data.classes, adamw, schedules.adadelta, switch)
+    build_network, settings = SETTINGS[accelerator]
+    task = SegmentationTask(build_network(), CrossEntropyDice(), data.classes, adamw, schedules.adadelta, switch)
     losses = Losses()
     strategy = {"strategy": "ddp"} if devices > 1 else {}
-    options = {"max_epochs": 4, "accelerator": "cpu", "devices": devices, "precision": "64-true", "progress": False}
+    options = {"max_epochs": 4, "devices": devices, "progress": False, **settings}
     trainer = build(output=str(folder), callbacks=[OptimizerPhases(), StepSeed(0), losses], **options, **strategy)
     trainer.fit(task, datamodule=data)
     if trainer.is_global_zero:
@@ -50,4 +65,4 @@ def main(devices, folder):
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), Path(sys.argv[2]))
+    main(int(sys.argv[1]), Path(sys.argv[2]), *sys.argv[3:])

@@ -49,7 +49,7 @@ class NanGuard(Callback):
     ) -> None:
         """Look at the gradients, which no bad loss leaves finite, before they reach the weights."""
         gradients = {name: p.grad for name, p in task.named_parameters() if p.grad is not None}
-        if not gradients or torch.isfinite(torch.stack([g.float().norm() for g in gradients.values()]).sum()):
+        if not gradients or torch.isfinite(torch.nn.utils.get_total_norm(gradients.values())):
             return
         if trainer.precision == "16-mixed":  # its scaler meets Inf by design, skips the step and lowers the scale
             return

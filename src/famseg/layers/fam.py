@@ -9,9 +9,12 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from famseg.errors import UserError
+from famseg.kernels import BACKENDS, use_triton
+from famseg.layers.basic import require_choice
 
 SCALE = 2  # every FAM of the decoder doubles the map
 PHASES = SCALE * SCALE  # output positions of one input position
+MAX_CHANNELS = 256  # that the Triton kernels hold in registers; wider maps take the plain form
 WHOLE_MAP = 2**24  # elements of all neighbourhoods up to which a map is not cut into bands: launches cost more
 
 
@@ -31,16 +34,20 @@ class FeatureAwareUpsample(nn.Module):
         out_channels: channels of the doubled map.
         compressed: Cd.
         kernel: K, odd, 3 or more.
+        backend: "auto", "torch" or "triton", see `famseg.kernels`.
 
     Raises:
         UserError: an impossible K.
     """
 
-    def __init__(self, in_channels: int, out_channels: int, compressed: int = 64, kernel: int = 5) -> None:
+    def __init__(
+        self, in_channels: int, out_channels: int, compressed: int = 64, kernel: int = 5, backend: str = "auto"
+    ) -> None:
         super().__init__()
+        require_choice("kernels", backend, BACKENDS)
         if kernel < 3 or kernel % 2 == 0:
             raise UserError(f"model.fam_kernels: K={kernel} is impossible; it is odd, 3 or more.")
-        self.kernel = kernel
+        self.kernel, self.backend = kernel, backend
         self.compress = nn.Conv2d(in_channels, compressed, 1)
         self.reorganize = nn.Conv2d(compressed, PHASES * kernel**2, 3, padding=1)
         nn.init.normal_(self.reorganize.weight, std=1e-3)
@@ -51,13 +58,21 @@ class FeatureAwareUpsample(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B, in_channels, H, W) -> (B, out_channels, 2 H, 2 W), in the input's dtype."""
         features: Tensor = self.reduce(x)
+        if features.shape[1] <= MAX_CHANNELS and use_triton(self.backend, features):
+            from famseg.kernels import fam  # Triton is imported where it runs
+
+            return fam.reassemble(features, self._logits(x), self.bias).to(x.dtype)
         y = reassemble(features, self.kernels(x).to(features.dtype))
         return (y + self.bias.to(y.dtype)[:, None, None]).to(x.dtype)
 
     def kernels(self, x: Tensor) -> Tensor:
         """The reassembly kernels w of each position, (B, H, W, 4, K * K): output phase 2 i + j, tap K u + v."""
-        logits: Tensor = self.reorganize(self.compress(x)).permute(0, 2, 3, 1)
+        logits = self._logits(x).permute(0, 2, 3, 1)
         return torch.unflatten(logits, -1, (PHASES, self.kernel**2)).softmax(-1)
+
+    def _logits(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.reorganize(self.compress(x))
+        return logits
 
 
 def reassemble(features: Tensor, kernels: Tensor) -> Tensor:

@@ -5,6 +5,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from famseg.errors import UserError
+from famseg.kernels import BACKENDS
+from famseg.layers.basic import require_choice
 
 EPS = 1e-6
 GROUPS = 32
@@ -24,8 +26,12 @@ class NMF(nn.Module):
 
     basis: Tensor
 
-    def __init__(self, channels: int, rank: int, train_steps: int = 6, eval_steps: int = 7) -> None:
+    def __init__(
+        self, channels: int, rank: int, train_steps: int = 6, eval_steps: int = 7, backend: str = "auto"
+    ) -> None:
         super().__init__()
+        require_choice("kernels", backend, BACKENDS)
+        self.backend = backend
         self.train_steps, self.eval_steps = train_steps, eval_steps
         generator = torch.Generator().manual_seed(0)
         self.register_buffer("basis", torch.rand(channels, rank, generator=generator))
@@ -55,12 +61,14 @@ class Hamburger(nn.Module):
         UserError: `channels` is no multiple of 32, the groups of the norm.
     """
 
-    def __init__(self, channels: int, rank: int, train_steps: int = 6, eval_steps: int = 7) -> None:
+    def __init__(
+        self, channels: int, rank: int, train_steps: int = 6, eval_steps: int = 7, backend: str = "auto"
+    ) -> None:
         super().__init__()
         if channels % GROUPS:
             raise UserError(f"model.context_width={channels} is no multiple of {GROUPS}, the groups of its norm.")
         self.bread_in = nn.Conv2d(channels, channels, 1)
-        self.ham = NMF(channels, rank, train_steps, eval_steps)
+        self.ham = NMF(channels, rank, train_steps, eval_steps, backend)
         self.bread_out = nn.Conv2d(channels, channels, 1, bias=False)
         self.norm = nn.GroupNorm(GROUPS, channels)
 

@@ -17,7 +17,7 @@ from torch import Tensor
 from famseg.layers import mamba_kernel
 from famseg.layers.basic import require_choice
 
-BACKENDS = ("auto", "reference", "chunked", "mamba_ssm")
+BACKENDS = ("auto", "reference", "chunked", "mamba_ssm", "triton")
 Scan = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], Tensor]
 
 

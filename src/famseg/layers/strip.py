@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from famseg.errors import UserError
+from famseg.kernels import BACKENDS
 from famseg.layers.basic import ScaledResidual, require_choice
 
 STRIP_SCANS = ("independent", "sequential")
@@ -29,19 +30,27 @@ class StripAttention(nn.Module):
         channels: width of the map.
         kernels: odd lengths of the scans, ascending.
         scan: "independent" or "sequential".
+        backend: "auto", "torch" or "triton", see `famseg.kernels`.
 
     Raises:
         UserError: unknown `scan`, or kernels that are not odd and ascending.
     """
 
-    def __init__(self, channels: int, kernels: Sequence[int] = (7, 11, 21), scan: str = "independent") -> None:
+    def __init__(
+        self,
+        channels: int,
+        kernels: Sequence[int] = (7, 11, 21),
+        scan: str = "independent",
+        backend: str = "auto",
+    ) -> None:
         super().__init__()
         require_choice("strip_scan", scan, STRIP_SCANS)
+        require_choice("kernels", backend, BACKENDS)
         if any(k % 2 == 0 for k in kernels) or list(kernels) != sorted(set(kernels)):
             raise UserError(
                 f"model.strip_kernels={list(kernels)}: the lengths are odd and ascending, such as [7, 11, 21]."
             )
-        self.scan = scan
+        self.scan, self.backend = scan, backend
         self.local = _depthwise(channels, 5, 5)
         self.rows = nn.ModuleList(_depthwise(channels, 1, k) for k in kernels)
         self.columns = nn.ModuleList(_depthwise(channels, k, 1) for k in kernels)
@@ -95,6 +104,7 @@ class StripBlock(nn.Module):
         kernels: see `StripAttention`.
         scan: see `StripAttention`.
         drop_path: rate of stochastic depth.
+        backend: see `StripAttention`.
     """
 
     def __init__(
@@ -104,12 +114,14 @@ class StripBlock(nn.Module):
         kernels: Sequence[int] = (7, 11, 21),
         scan: str = "independent",
         drop_path: float = 0.0,
+        backend: str = "auto",
     ) -> None:
         super().__init__()
+        self.backend = backend
         hidden = channels * mlp_ratio
         self.norm1 = nn.BatchNorm2d(channels)
         self.proj_in = nn.Conv2d(channels, channels, 1)
-        self.attention = StripAttention(channels, kernels, scan)
+        self.attention = StripAttention(channels, kernels, scan, backend)
         self.proj_out = nn.Conv2d(channels, channels, 1)
         self.residual1 = ScaledResidual(channels, drop_path)
         self.norm2 = nn.BatchNorm2d(channels)

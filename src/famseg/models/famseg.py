@@ -23,7 +23,13 @@ from famseg.layers.residual import BottleBlock, ConvolutionBlock
 from famseg.layers.strip import StripBlock
 from famseg.models.mscan import load_mscan
 
-BACKENDS = {"auto": "auto", "torch": "chunked", "mamba_ssm": "mamba_ssm"}  # model.kernels -> backend of the scan
+# model.kernels -> backend of the scan, backend of the other blocks with a kernel
+BACKENDS = {
+    "auto": ("auto", "auto"),
+    "torch": ("chunked", "torch"),
+    "triton": ("triton", "triton"),
+    "mamba_ssm": ("mamba_ssm", "torch"),
+}
 STRIDE = 32  # of the deepest map; images are padded to a multiple of it
 
 # The values that differ from FAMSeg's defaults, which are those of size T.
@@ -106,8 +112,10 @@ class Encoder(nn.Module):
 
     def forward(self, x: Tensor) -> list[Tensor]:
         """(B, in_channels, H, W), H and W multiples of 32 -> (B, widths[i], H / 2^(i+2), W / 2^(i+2)), i = 0 to 3."""
-        # Depthwise convolutions are several times faster in channels last; one channel alone has no such format.
-        x = self.stem[1](self.stem[0](x).contiguous(memory_format=torch.channels_last))
+        # Depthwise convolutions are several times faster in channels last, and so are norms on a GPU; one channel alone
+        # has no such format, so the first convolution's output is where it begins.
+        x = self.stem[0][0](x).contiguous(memory_format=torch.channels_last)  # type: ignore[index]
+        x = self.stem[1](self.stem[0][1:](x))  # type: ignore[index]
         maps = []
         for stage in self.stages:
             x = checkpoint(stage, x, use_reentrant=False) if self.checkpointing and self.training else stage(x)
@@ -195,7 +203,8 @@ class FAMSeg(nn.Module):
         refine: a 3x3 convolution at full resolution before the head.
         drop_path: stochastic depth of the last StripBlock; grows linearly from 0.
         checkpointing: less memory, more time: backward computes the encoder's stages again. Same gradients.
-        kernels: which code runs the scan: "auto", "torch" or "mamba_ssm". Never changes the state dict.
+        kernels: which code runs the scan, the strips, FAM and the factorisation: "auto", "torch", "triton", or
+            "mamba_ssm" (its scan, the rest as "torch"). Never changes the state dict.
         weights: MSCAN's ImageNet weights for the encoder: a file, or "imagenet"; see `famseg.models.mscan`.
 
     Raises:
@@ -247,14 +256,15 @@ class FAMSeg(nn.Module):
             if len(values) != number:
                 raise UserError(f"model.{key}={list(values)} has {len(values)} values, it takes {number}.")
         self.in_channels = in_channels
+        scan_backend, backend = BACKENDS[kernels]
         scan: dict[str, Any] = {
             "directions": directions,
             "expand": expand,
             "head_width": head_width,
             "state_size": state_size,
-            "backend": BACKENDS[kernels],
+            "backend": scan_backend,
         }
-        strips: dict[str, Any] = {"kernels": strip_kernels, "scan": strip_scan}
+        strips: dict[str, Any] = {"kernels": strip_kernels, "scan": strip_scan, "backend": backend}
         self.encoder = Encoder(
             in_channels,
             widths,
@@ -269,10 +279,10 @@ class FAMSeg(nn.Module):
         context = None
         if fusion == "full":
             aggregate = AggregatedDepthConv(widths[1:], level_width, context_width)
-            context = nn.Sequential(aggregate, Hamburger(context_width, rank))
+            context = nn.Sequential(aggregate, Hamburger(context_width, rank, backend=backend))
         outputs = [*decoder_widths[1:]] if refine else [*decoder_widths[1:-1], num_classes]
         upsamplings = [
-            FeatureAwareUpsample(wide, narrow, compressed, kernel)
+            FeatureAwareUpsample(wide, narrow, compressed, kernel, backend)
             if upsample == "fam"
             else InterpolateUpsample(wide, narrow, upsample)
             for wide, narrow, compressed, kernel in zip(

@@ -1,0 +1,101 @@
+"""Training steps replayed as CUDA graphs: the GPU no longer waits for Python to launch a thousand kernels."""
+
+import logging
+from typing import Any
+
+import lightning
+import torch
+from lightning.pytorch.callbacks import Callback
+from torch import Tensor, nn
+
+from famseg.errors import UserError
+from famseg.task import SegmentationTask
+
+log = logging.getLogger(__name__)
+
+
+class CUDAGraphs(Callback):
+    """Captures forward, loss and backward once, before the first step; each step then is two launches.
+
+    The same kernels run with the same arguments and random numbers: nothing changes but the time. Validation and test
+    are not captured.
+
+    Args:
+        enabled: `auto`: where it is possible; False; True: an error where it is not. It takes one GPU, steps of one
+            batch, no gradient checkpointing, and a network that never waits for a value from the GPU.
+
+    Raises:
+        UserError: at the start of training, `enabled` is True and the run cannot be captured; the message says why.
+    """
+
+    def __init__(self, enabled: bool | str = "auto") -> None:
+        if enabled not in ("auto", True, False):
+            raise UserError(f"callbacks.graphs.enabled={enabled}: give auto, true or false.")
+        self.enabled = enabled
+
+    def on_train_start(self, trainer: lightning.Trainer, task: SegmentationTask) -> None:  # type: ignore[override]
+        """Capture, if the run allows it."""
+        if not self.enabled:
+            return
+        why = _obstacle(trainer, task)
+        if why and self.enabled is True:
+            raise UserError(f"callbacks.graphs.enabled=true cannot be: {why}. Use auto or false.")
+        if why:
+            return
+        try:
+            task.batch_loss = captured(task, _sample(trainer, task))  # type: ignore[method-assign]
+        except RuntimeError as error:  # whatever a network does that a capture forbids
+            if self.enabled is True:
+                raise UserError(f"callbacks.graphs.enabled=true: the network cannot be captured ({error}).") from error
+            log.info("Training steps are not captured as a CUDA graph: %s", str(error).splitlines()[0])
+
+    def on_train_end(self, trainer: lightning.Trainer, task: SegmentationTask) -> None:  # type: ignore[override]
+        """Give the graph's memory back."""
+        task.__dict__.pop("batch_loss", None)
+
+
+def _obstacle(trainer: lightning.Trainer, task: SegmentationTask) -> str:
+    if task.device.type != "cuda":
+        return f"training runs on {task.device}"
+    if trainer.world_size > 1:
+        return f"trainer.devices={trainer.world_size}"
+    if trainer.accumulate_grad_batches > 1:  # the second backward would overwrite the gradients of the first
+        return f"trainer.accumulate_grad_batches={trainer.accumulate_grad_batches}"
+    if any(getattr(module, "checkpointing", False) for module in task.modules()):
+        return "model.checkpointing=true"
+    return ""
+
+
+def _sample(trainer: lightning.Trainer, task: SegmentationTask) -> tuple[Tensor, Tensor, Tensor]:
+    """Image, mask and known classes as a training batch has them."""
+    data: Any = trainer.datamodule  # type: ignore[attr-defined]
+    shape = (data.batch_size, *data.size)
+    image = torch.rand(shape, device=task.device)[:, None]
+    mask = torch.zeros(shape, dtype=torch.long, device=task.device)
+    return image, mask, torch.ones(data.batch_size, len(task.classes), dtype=torch.bool, device=task.device)
+
+
+class _BatchLoss(nn.Module):
+    """Network and loss as one module: what is captured must know its parameters."""
+
+    def __init__(self, task: SegmentationTask) -> None:
+        super().__init__()
+        self.model, self.loss = task.model, task.loss
+        self._call = task.batch_loss
+
+    def forward(self, *batch: Tensor) -> Tensor:
+        return self._call(*batch)
+
+
+def captured(task: SegmentationTask, sample: tuple[Tensor, ...]) -> Any:
+    """The task's function (image, mask, known) -> loss as a pair of graphs; batch statistics stay as they are."""
+    before = {name: buffer.clone() for name, buffer in task.named_buffers()}
+    precision = task.trainer.precision_plugin
+    with torch.random.fork_rng(devices=[task.device]), precision.forward_context():
+        dtype = torch.get_autocast_dtype("cuda")
+        enabled = torch.is_autocast_enabled("cuda")
+        with torch.autocast("cuda", dtype, enabled, cache_enabled=False):  # a cast kept from outside would never renew
+            step: Any = torch.cuda.make_graphed_callables(_BatchLoss(task), sample)
+    for name, buffer in task.named_buffers():
+        buffer.copy_(before[name])
+    return step.forward

@@ -1,0 +1,73 @@
+"""FAM's kernel against its plain twin in float64: value and gradients of features, logits and bias."""
+
+import pytest
+import torch
+from shapes import CORNERS, LAYOUTS, TOLERANCE, assert_like_twin, random_map, random_shapes
+
+from famseg.errors import UserError
+from famseg.kernels import fam
+from famseg.layers.fam import PHASES, FeatureAwareUpsample, reassemble
+
+
+def twin(features, logits, bias):
+    weights = torch.unflatten(logits.permute(0, 2, 3, 1), -1, (PHASES, -1)).softmax(-1)
+    return reassemble(features, weights) + bias[:, None, None]
+
+
+def arguments(shape, kernel, dtype, device, layout, seed=0):
+    b, c, h, w = shape
+    logits = random_map((b, PHASES * kernel**2, h, w), seed + 1, dtype, device, layout)
+    bias = torch.linspace(-1, 1, c, device=device)
+    return random_map(shape, seed, dtype, device, layout), logits, bias
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("kernel", [3, 5])
+@pytest.mark.parametrize("shape", [*CORNERS[:5], (2, 70, 5, 7)])
+def test_small_maps(shape, kernel, dtype, device):
+    assert_like_twin(fam.reassemble, twin, arguments(shape, kernel, dtype, device, "channels_last"), TOLERANCE[dtype])
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_layouts(layout, device):
+    args = arguments((2, 20, 4, 6), 3, torch.float32, device, layout)
+    assert_like_twin(fam.reassemble, twin, args, TOLERANCE[torch.float32])
+
+
+def test_smooth_features_keep_their_gradient_in_half_precision(device):
+    """What differs between taps is small beside what is common: it must not drown in bfloat16's rounding."""
+    features, logits, bias = arguments((1, 16, 6, 8), 3, torch.bfloat16, device, "channels_last")
+    features = (8 + 0.05 * features.float()).to(torch.bfloat16)
+    assert_like_twin(fam.reassemble, twin, (features, logits, bias), TOLERANCE[torch.bfloat16])
+
+
+def test_the_output_is_channels_last_and_so_says_the_fake_kernel(device):
+    args = arguments((2, 16, 4, 6), 3, torch.float32, device, "contiguous")
+    result = fam.reassemble(*args)
+    assert result.is_contiguous(memory_format=torch.channels_last)
+    with torch._subclasses.FakeTensorMode() as mode:
+        fake = fam.reassemble(*(mode.from_tensor(t) for t in args))
+    assert (fake.shape, fake.stride()) == (result.shape, result.stride())
+
+
+def test_the_layer_gives_the_same_with_both(device):
+    layer = FeatureAwareUpsample(24, 16, 8, kernel=3, backend="triton").to(device)
+    x = random_map((2, 24, 5, 6), 0, device=device)
+    ours = layer(x)
+    layer.backend = "torch"
+    torch.testing.assert_close(ours, layer(x), rtol=1e-4, atol=1e-5)
+
+
+def test_float64_cannot_be_asked_for(device):
+    layer = FeatureAwareUpsample(16, 16, 8, kernel=3, backend="triton").to(device).double()
+    with pytest.raises(UserError, match="no float64"):
+        layer(torch.zeros(1, 16, 4, 4, dtype=torch.float64, device=device))
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_random_shapes(dtype, device):
+    for i, shape in enumerate(random_shapes(200, seed=3, elements=2**19)):
+        if shape[1] <= fam.MAX_CHANNELS:
+            args = arguments(shape, 3 + 2 * (i % 2), dtype, device, LAYOUTS[i % 3], seed=i)
+            assert_like_twin(fam.reassemble, twin, args, TOLERANCE[dtype])

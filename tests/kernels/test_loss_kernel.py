@@ -1,0 +1,67 @@
+"""The loss's kernel against its plain twin in float64: the sums and the gradient of the logits."""
+
+import pytest
+import torch
+from shapes import LAYOUTS, TOLERANCE, assert_like_twin, random_map, random_shapes
+
+from famseg.kernels import loss
+from famseg.losses import CrossEntropyDice, loss_sums
+
+
+def functions(shape, seed, device):
+    """Kernel and twin as functions of the logits; every third image does not know some classes."""
+    b, k, h, w = shape
+    generator = torch.Generator().manual_seed(seed)
+    known = torch.rand(b, k, generator=generator) < (0.5 if seed % 3 == 0 else 2.0)
+    known[:, 0] = True
+    mask = torch.randint(0, k, (b, h, w), generator=generator)
+    mask = (mask * known[torch.arange(b)[:, None, None], mask]).to(device)  # a mask shows no class it does not know
+    known = known.to(device)
+    scale = 1.0 / (b * h * w)
+
+    def twin(logits):
+        entropy, *classes = loss_sums(logits, mask, known)
+        return scale * torch.cat([entropy[None], *classes])
+
+    return lambda logits: scale * loss.sums(logits, mask, known), twin
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("shape", [(1, 2, 1, 1), (2, 3, 9, 14), (3, 5, 1, 37), (1, 16, 4, 3)])
+@pytest.mark.parametrize("seed", [0, 1])
+def test_small_maps(shape, seed, dtype, device):
+    logits = 3 * random_map(shape, seed, dtype, device)
+    assert_like_twin(*functions(shape, seed, device), [logits], TOLERANCE[dtype])
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_layouts(layout, device):
+    shape = (2, 3, 5, 6)
+    logits = random_map(shape, 0, device=device, layout=layout)
+    assert_like_twin(*functions(shape, 0, device), [logits], TOLERANCE[torch.float32])
+
+
+def test_certain_and_wrong_has_a_finite_loss_and_the_whole_gradient(device):
+    logits = torch.tensor([300.0, -300.0], device=device).view(1, 2, 1, 1).requires_grad_()
+    mask = torch.ones(1, 1, 1, dtype=torch.long, device=device)
+    value = CrossEntropyDice(dice_weight=0.0, backend="triton")(logits, mask)
+    value.backward()
+    assert value.item() == 600.0
+    assert logits.grad.flatten().tolist() == [1.0, -1.0]
+
+
+def test_the_loss_gives_the_same_with_both(device):
+    logits, mask = random_map((2, 3, 8, 9), 1, device=device), torch.randint(0, 3, (2, 8, 9), device=device)
+    known = torch.tensor([[True, True, True], [True, True, False]], device=device)
+    mask[1].clamp_(max=1)
+    values = [CrossEntropyDice(backend=backend)(logits, mask, known).item() for backend in ("triton", "torch")]
+    assert values[0] == pytest.approx(values[1], rel=1e-5)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_random_shapes(dtype, device):
+    for i, (b, c, h, w) in enumerate(random_shapes(200, seed=5)):
+        shape = (b, 2 + c % 6, h, w)
+        logits = 3 * random_map(shape, i, dtype, device, LAYOUTS[i % 3])
+        assert_like_twin(*functions(shape, i, device), [logits], TOLERANCE[dtype])

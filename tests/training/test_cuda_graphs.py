@@ -1,0 +1,46 @@
+"""Training steps as CUDA graphs: refused in words where they cannot be, and without any influence on the result."""
+
+import pytest
+import torch
+
+from famseg.callbacks import CUDAGraphs
+from famseg.errors import UserError
+from famseg.models import SIZES, FAMSeg
+
+
+def small():
+    return FAMSeg(**{**SIZES["N"], "depths": (1, 1, 1, 1)})
+
+
+def test_on_a_cpu_they_cannot_be_asked_for(fit):
+    with pytest.raises(UserError, match="enabled=true cannot be: training runs on cpu"):
+        fit(epochs=1, callbacks=[CUDAGraphs(True)])
+
+
+def test_on_a_cpu_nothing_changes(fit):
+    _, plain = fit("plain", epochs=1)
+    _, ours = fit("graphs", epochs=1, callbacks=[CUDAGraphs()])
+    states = zip(plain.state_dict().values(), ours.state_dict().values(), strict=True)
+    assert all(torch.equal(a, b) for a, b in states)
+
+
+def test_an_unknown_value():
+    with pytest.raises(UserError, match="enabled=maybe: give auto, true or false"):
+        CUDAGraphs("maybe")
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed", "16-mixed"])
+def test_weights_are_those_of_plain_steps(fit, precision):
+    """Two epochs on each side of a switch; drop path and NMF bases are drawn within the graph."""
+    options = {"network": small, "accelerator": "gpu", "deterministic": True, "precision": precision}
+    _, plain = fit("plain", **options)
+    _, ours = fit("graphs", callbacks=[CUDAGraphs(True)], **options)
+    for (name, a), b in zip(plain.state_dict().items(), ours.state_dict().values(), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5, msg=name)
+
+
+@pytest.mark.gpu
+def test_steps_of_several_batches_are_refused(fit):
+    with pytest.raises(UserError, match="accumulate_grad_batches=2"):
+        fit(epochs=1, accelerator="gpu", network=small, callbacks=[CUDAGraphs(True)], accumulate_grad_batches=2)
