@@ -168,3 +168,16 @@ def test_a_full_disk_ends_in_one_sentence_and_resumes(repository, tmp_path, faul
         run(repository, "train.py", *arguments, "trainer.keep_best=3", "trainer.max_epochs=4")
     finally:
         subprocess.run(["umount", "-l", tmp_path], check=True)
+
+
+@pytest.mark.slow
+def test_multirun_leaves_four_complete_folders(repository, tmp_path):
+    sweep = ["-m", "optimizer=adamw,sgd", "scheduler=cos,step"]
+    run(repository, "train.py", *sweep, *[a for a in SMALL if "scheduler" not in a], f"runs={tmp_path}", "switch.at=1")
+    cells = [path for path in (tmp_path / "default").iterdir() if path.is_dir()]
+    assert len(cells) == 4
+    for cell in cells:
+        assert json.loads((cell / "status.json").read_text())["state"] == "done"
+        assert {"config.yaml", "split.csv", "metrics.csv", "test.csv"} <= {path.name for path in cell.iterdir()}
+        assert len(list((cell / "wandb").glob("offline-run-*"))) == 1  # not one run for all
+    assert len({(cell / "metrics.csv").read_text() for cell in cells}) == 4

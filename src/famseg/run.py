@@ -5,7 +5,6 @@ import logging
 import os
 import platform
 import socket
-import subprocess
 import sys
 import tempfile
 import time
@@ -28,6 +27,7 @@ from famseg.errors import UserError
 from famseg.files import write_atomically
 from famseg.locks import locked
 from famseg.loggers import finish_wandb
+from famseg.revision import revision
 
 log = logging.getLogger(__name__)
 
@@ -124,22 +124,6 @@ def environment() -> dict[str, Any]:
         "packages": {name: _version(name) for name in PACKAGES},
         "command": sys.argv,
     }
-
-
-def revision() -> str | None:
-    """Git revision of the code, with `+changes` where the work tree differs; None outside a checkout."""
-    try:
-        described = subprocess.run(
-            ["git", "describe", "--always", "--abbrev=12", "--dirty=+changes", "--exclude=*"],
-            cwd=Path(__file__).parent,
-            capture_output=True,
-            text=True,
-            timeout=10,
-            check=True,
-        )
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return described.stdout.strip()
 
 
 class OutputFolder(Callback):

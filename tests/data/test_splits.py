@@ -3,7 +3,7 @@ import math
 import numpy as np
 import pytest
 
-from famseg.data.splits import read_split, split_by_group, write_split
+from famseg.data.splits import read_split, split_by_group, thin_out, write_split
 from famseg.errors import UserError
 
 NAMES = [f"{index:03d}" for index in range(60)]
@@ -131,3 +131,25 @@ def test_bad_split_files_are_named(tmp_path, rows, says):
 def test_missing_split_file_is_named(tmp_path):
     with pytest.raises(UserError, match=r"gone\.csv: cannot be read"):
         read_split(tmp_path / "gone.csv", GROUP_OF)
+
+
+@pytest.mark.parametrize("images", [1, 12, 30, 59, 60, 100])
+def test_thinned_splits_keep_shares_and_whole_groups(images):
+    splits = split_by_group(NAMES, GROUPS)
+    few = thin_out(splits, GROUP_OF, images)
+    for split, names in few.items():
+        share = len(splits[split]) * min(1.0, images / 60)
+        assert len(names) == max(3, share // 3 * 3)  # groups of three
+        assert names == [name for name in splits[split] if GROUP_OF[name] in {GROUP_OF[n] for n in names}]
+
+
+def test_a_thinner_split_is_part_of_a_thicker_one():
+    splits = split_by_group(NAMES, GROUPS)
+    thin, thick = (thin_out(splits, GROUP_OF, images) for images in (20, 40))
+    assert all(set(thin[split]) <= set(thick[split]) for split in splits)
+    assert thin_out(thin, GROUP_OF, 60) == thin
+
+
+def test_no_images_are_refused():
+    with pytest.raises(UserError, match=r"data\.images=0: give at least 1"):
+        thin_out(split_by_group(NAMES, GROUPS), GROUP_OF, 0)

@@ -1,8 +1,11 @@
 """Sweeps of a stub program by the real launchers: failures, kills, signals, locks, and a second start."""
 
+import importlib
 import importlib.util
+import json
 import os
 import signal
+import subprocess
 import sys
 import time
 
@@ -49,18 +52,12 @@ def test_a_second_start_is_refused_while_the_first_lives(stub, count):
     assert f"a sweep in it is running (process {first.pid} on" in second.stderr
     assert "Traceback" not in second.stderr
     first.kill()  # its cell goes on alone
-    first.communicate()
+    first.wait()
     third = stub("seed=0,1")
     assert "1 still running in another process" in third.stdout
     assert states(stub.study) == {"seed-0": "running", "seed-1": "done"}
     (held,) = [cell for cell in read_study(stub.study) if cell.state == "running"]
-    os.kill(int(holder(held.folder)), signal.SIGKILL)
-
-
-def holder(folder):
-    import json
-
-    return json.loads((folder / ".lock").read_text())["pid"]
+    os.kill(json.loads((held.folder / ".lock").read_text())["pid"], signal.SIGKILL)
 
 
 def test_sigterm_is_handed_on_and_ends_the_sweep(stub, count):
@@ -81,8 +78,6 @@ def test_a_cell_is_found_whatever_its_command_looked_like(stub, count):
 
 
 def test_hydras_own_launcher_does_not_overwrite_cells(repository, tmp_path):
-    import subprocess
-
     done = tmp_path / "default" / "1"
     done.mkdir(parents=True)
     (done / "status.json").write_text('{"state": "done"}')

@@ -3,13 +3,14 @@
 import json
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from famseg.errors import UserError
 from famseg.files import write_atomically
+from famseg.revision import revision
 from famseg.study.cells import PLAN, Cell, is_cell, read_cell, read_plan
 from famseg.study.work import Work
 
@@ -142,14 +143,9 @@ def _outcome(folder: Path, words: str) -> Cell:
 
 
 def _announce(jobs: Sequence[Job], before: Mapping[Path, Cell], todo: Sequence[Work]) -> None:
-    from famseg.run import revision  # torch; Hydra imports this file at every start
-
     states = Counter(cell.state for folder, cell in before.items() if folder not in {work.folder for work in todo})
     goes_on = sum(work.folder in before for work in todo)
-    revisions = {str(cell.environment.get("revision")) for cell in before.values() if cell.state == "done"}
-    others = sorted(revisions - {str(revision())})
-    done = f"{states['done']} done before" + (f" (by code {', '.join(others)})" if others else "")
-    parts = [done, f"{len(todo)} to run"]
+    parts = [f"{states['done']} done before{_by_other_code(before.values())}", f"{len(todo)} to run"]
     if goes_on:
         parts.append(f"{goes_on} of them again")
     if states["failed"]:
@@ -157,6 +153,12 @@ def _announce(jobs: Sequence[Job], before: Mapping[Path, Cell], todo: Sequence[W
     if states["running"]:
         parts.append(f"{states['running']} still running in another process")
     log.info("%s: %d cells; %s.", _studies(jobs), len(jobs), ", ".join(parts))
+
+
+def _by_other_code(cells: Iterable[Cell]) -> str:
+    revisions = {cell.environment.get("revision") for cell in cells if cell.state == "done"}
+    others = sorted(str(each) for each in revisions - {None, revision()})
+    return f" (by code {', '.join(others)})" if others else ""
 
 
 def _studies(jobs: Sequence[Job]) -> str:

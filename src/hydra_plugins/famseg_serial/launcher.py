@@ -28,9 +28,7 @@ class SerialLauncher(CellLauncher):
                 _wait(process)
             yield work, _words(process, connection)
             if asked:
-                from famseg.callbacks.preemption import EXIT_RESUMABLE  # torch; Hydra imports this file at every start
-
-                raise SystemExit(EXIT_RESUMABLE)
+                raise SystemExit(os.EX_TEMPFAIL)  # as famseg.callbacks.preemption, which would wait for torch
 
 
 def _start(work: Work) -> tuple[BaseProcess, Connection]:

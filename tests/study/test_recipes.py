@@ -1,0 +1,99 @@
+"""The paper's tables as sweeps: which cells they have, and that each composes."""
+
+from collections import Counter
+from functools import cache
+from types import SimpleNamespace
+
+import pytest
+from hydra import compose, initialize_config_dir
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import OmegaConf
+
+from famseg.configuration import composed, folder
+from famseg.study.identity import identity, resolved, setting
+
+CELLS = {"table1": 8, "table2": 10, "table3": 6, "fig5": 9}
+MODELS = {path.stem for path in (folder() / "model").glob("*.yaml")}
+
+
+@cache
+def cells(recipe, *arguments):
+    """The overrides of every cell that `python train.py -m experiment=RECIPE ARGUMENTS` runs."""
+    with initialize_config_dir(str(folder().resolve()), version_base="1.3"):
+        hydra = compose("train", [f"experiment={recipe}"], return_hydra_config=True).hydra
+    from hydra_plugins.famseg_rows.sweeper import RowSweeper  # not before Hydra, which loads its plugins anew
+
+    options = OmegaConf.to_container(hydra.sweeper)
+    assert options.pop("_target_") == "hydra_plugins.famseg_rows.sweeper.RowSweeper"
+    sweeper = RowSweeper(**options)
+    sweeper.hydra_context = SimpleNamespace(config_loader=None)
+    axes = [f"{key}={choices}" for key, choices in sweeper.params.items()]
+    overrides = OverridesParser.create().parse_overrides([*axes, f"experiment={recipe}", *arguments])
+    (batch,) = sweeper.split_arguments(overrides, None)
+    return batch
+
+
+EVERY = [(recipe, number) for recipe, count in CELLS.items() for number in range(count)]
+
+
+@pytest.mark.parametrize("recipe", CELLS)
+def test_the_number_of_cells(recipe):
+    assert len(cells(recipe)) == CELLS[recipe]
+    assert len(cells(recipe, "seed=0,1,2")) == 3 * CELLS[recipe]
+
+
+@pytest.mark.parametrize(("recipe", "number"), EVERY)
+def test_every_cell_composes_with_the_papers_recipe(recipe, number):
+    overrides = cells(recipe)[number]
+    model = next((each.partition("=")[2] for each in overrides if each.startswith("model=")), "famseg_t")
+    if model not in MODELS:
+        pytest.xfail(f"there is no conf/model/{model}.yaml yet")
+    config = composed("train", [*overrides, "output=out"])
+    assert config.trainer.max_epochs == 200
+    if recipe in ("table1", "table3"):
+        assert (config.optimizer.name, config.switch.optimizer.name) == ("adamw", "sgd")
+
+
+def test_the_cells_of_table_2():
+    configs = [composed("train", [*overrides, "output=out"]) for overrides in cells("table2")]
+    pairs = Counter((config.optimizer.name, config.scheduler._target_, bool(config.switch)) for config in configs)
+    assert len(pairs) == 10
+    assert sum(count for (*_, switch), count in pairs.items() if switch) == 1
+    assert pairs["adamw", "famseg.schedules.adadelta", True] == 1
+
+
+def test_fig_5_is_drawn_from_the_cells_of_table_2():
+    of = {name: {identity(resolved(composed("train", each))) for each in cells(name)} for name in ("table2", "fig5")}
+    assert of["fig5"] < of["table2"]
+
+
+def test_the_parts_of_table_3():
+    models = [composed("train", each).model for each in cells("table3") if "model=segnext_t" not in each]
+    parts = [(m.mamba, sum(m.bottle_blocks), m.fusion, m.upsample) for m in models]
+    whole = (True, 4, "full", "fam")
+    assert parts[-1] == whole
+    assert [sum(a != b for a, b in zip(part, whole, strict=True)) for part in parts] == [1, 1, 1, 1, 0]
+
+
+def test_the_command_line_wins_over_a_row():
+    assert len(cells("table2", "optimizer=adamw")) == 4
+    assert len(cells("table2", "scheduler=cos", "switch=none", "optimizer=adamw")) == 1  # no cell twice
+
+
+def test_seeds_repeat_a_setting():
+    first, second = (resolved(composed("train", each)) for each in cells("fig5", "seed=3,4")[:2])
+    assert setting(first) == setting(second)
+    assert identity(first) != identity(second)
+
+
+@pytest.mark.parametrize(("scale", "epochs", "images"), [("smoke", 4, 60), ("short", 40, 300), ("full", 200, None)])
+@pytest.mark.parametrize("data", ["phantom", "fetal_public"])
+def test_a_scale_sets_epochs_and_images(scale, epochs, images, data):
+    root = ["data.root=none"] if data == "fetal_public" else []
+    config = composed("train", ["experiment=fig5", f"scale={scale}", f"data={data}", *root, "output=out"])
+    assert (config.trainer.max_epochs, config.data.images) == (epochs, images)
+
+
+def test_a_scale_goes_over_a_recipe_and_the_command_line_over_both():
+    config = composed("train", ["experiment=quickstart", "scale=smoke", "data.images=30", "output=out"])
+    assert (config.trainer.max_epochs, config.data.images) == (4, 30)
