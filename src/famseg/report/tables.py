@@ -74,7 +74,7 @@ def further_scores(table: Table) -> Table:
     notes = (
         "Dice counts the pixels of the whole test split; HD95, the errors of HC and FL (mean absolute) and jaggedness "
         "(0: smooth) are means over its images. A missed object costs HD95 the picture's diagonal; it has no error in "
-        "mm and no jaggedness, so that these are to be read beside the number of missed objects. images/s: in training.",
+        "mm and no jaggedness: read these beside the number of missed objects. images/s: in training.",
     )
     return Table(f"{table.key}-further", f"{table.title}: further scores", rows, present, notes)
 
