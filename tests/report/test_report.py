@@ -53,14 +53,15 @@ def test_the_page_holds_everything_itself(reported):
     figures = json.loads(re.search(r'id="figures">(.*?)</script>', page, re.DOTALL).group(1))
     assert {"loss", "optimizers-classes"} <= figures.keys()
     loss = figures["loss"]["data"]
-    assert len([trace for trace in loss if trace.get("mode") == "lines"]) == 4
+    assert len([trace for trace in loss if "fill" not in trace]) == 4
+    assert all(trace["mode"] == "lines" for trace in loss)  # no dots along the bands
 
 
 def test_the_curves_are_the_mean_over_seeds(reported):
     page = (reported / "index.html").read_text()
     figures = json.loads(re.search(r'id="figures">(.*?)</script>', page, re.DOTALL).group(1))
     runs = [load_study(reported.parent).settings[0].records[i].epochs["train/loss"] for i in (0, 1)]
-    drawn = next(t for t in figures["loss"]["data"] if t.get("mode") == "lines" and t["name"] == "SGD + step")
+    drawn = next(t for t in figures["loss"]["data"] if "fill" not in t and t["name"] == "SGD + step")
     assert drawn["y"] == pytest.approx(np.mean(runs, axis=0))
     assert drawn["x"] == [1, 2, 3, 4, 5, 6]
 

@@ -42,7 +42,7 @@ def _line(line: Line) -> list[dict[str, Any]]:
         return [curve]
     outline = _plain([*line.high.tolist(), *line.low.tolist()[::-1]])
     area = {"type": "scatter", "x": [*x, *x[::-1]], "y": outline, "fill": "toself", "fillcolor": f"{line.colour}1f"}
-    return [area | {"line": {"width": 0}, "hoverinfo": "skip", "showlegend": False, **common}, curve]
+    return [area | {"mode": "lines", "line": {"width": 0}, "hoverinfo": "skip", "showlegend": False, **common}, curve]
 
 
 def _scale_menu() -> dict[str, Any]:
