@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 from hydra.errors import CompactHydraException
+from wandb_records import runs_in
 
 from famseg.configuration import composed
 
@@ -49,6 +50,22 @@ def test_run_folder_is_complete(trained):
     assert {path.name for path in (trained / "checkpoints").iterdir()} == {"best.ckpt", "last.ckpt"}
     assert json.loads((trained / "status.json").read_text())["state"] == "done"
     assert json.loads((trained / "environment.json").read_text())["packages"]["torch"] == version("torch")
+
+
+def test_wandb_holds_what_the_folder_holds(trained):
+    (record,) = runs_in(trained)
+    with (trained / "test_scores.csv").open() as file:
+        scores = next(csv.DictReader(file))
+    assert record.values("test/miou") == [pytest.approx(float(scores["miou"]), abs=1e-6)]
+    assert len(record.values("train/loss")) == 1
+    assert record.config["data"]["n"] == 20
+    assert record.config["revision"] == json.loads((trained / "environment.json").read_text())["revision"]
+    for key in ("val/overlays", "test/extremes"):
+        (names,) = record.values(f"{key}.filenames")
+        (layers,) = record.values(f"{key}.all_masks")
+        assert all({"prediction", "truth"} == layer.keys() for layer in layers)
+        assert all((record.files / name).is_file() for name in names)
+    assert record.exit_codes == [0]
 
 
 def test_every_test_image_has_a_row(trained):

@@ -1,11 +1,14 @@
 """Every notebook runs from its first to its last cell. Cells are executed in this process: no kernel is needed."""
 
 import json
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import matplotlib
 import matplotlib.pyplot as plt
 import pytest
+from studies import write_cell
 
 NOTEBOOKS = sorted((Path(__file__).parents[1] / "notebooks").glob("*.ipynb"))
 
@@ -30,7 +33,7 @@ def figures(monkeypatch):
 
 
 def test_there_are_notebooks_and_no_stored_outputs():
-    assert [path.name for path in NOTEBOOKS][:1] == ["01_data.ipynb"]
+    assert [path.name for path in NOTEBOOKS][:2] == ["01_data.ipynb", "02_results.ipynb"]
     for path in NOTEBOOKS:
         cells = json.loads(path.read_text())["cells"]
         assert not any(cell.get("outputs") for cell in cells), f"{path.name}: clear the outputs before committing"
@@ -42,3 +45,22 @@ def test_data_notebook_shows_pictures_and_finds_the_planted_leak(figures):
     assert names["found"].leaks == []
     (leak,) = names["leaks"]
     assert {leak.split, leak.other_split} == {"train", "test"}
+
+
+def test_results_notebook_draws_the_tables_of_a_study(figures, tmp_path, monkeypatch, capsys):
+    for seed in (0, 1):
+        for optimizer, quality in (("sgd", 0.8), ("adamw", 0.95)):
+            write_cell(tmp_path, f"optimizer={optimizer}", "switch=none", seed=seed, quality=quality, images=20)
+    write_cell(tmp_path, "optimizer=adam", "switch=none", state="failed")
+    monkeypatch.setenv("FAMSEG_STUDY", str(tmp_path))
+    displayed = []
+    display = SimpleNamespace(display=displayed.append, Markdown=str)  # no kernel, no IPython
+    monkeypatch.setitem(sys.modules, "IPython", SimpleNamespace(display=display))
+    monkeypatch.setitem(sys.modules, "IPython.display", display)
+    names = run(NOTEBOOKS[1])
+    assert [table.key for table in names["study"].tables] == ["optimizers", "optimizers-further", "cost"]
+    assert displayed[0].startswith("## Table 2. Optimizer and decay")
+    assert len(figures) == 3  # loss, validation, image by image
+    printed = capsys.readouterr().out
+    assert "4 of 5 cells, 3 settings" in printed
+    assert "AdamW + Adadelta is better than SGD + Adadelta" in printed

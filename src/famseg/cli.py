@@ -43,6 +43,8 @@ def _parser() -> argparse.ArgumentParser:
     _add_study(commands)
     _add_predict(commands)
     _add_serve(commands)
+    _add_report(commands)
+    _add_dashboard(commands)
     return parser
 
 
@@ -88,6 +90,32 @@ def _add_serve(commands: Any) -> None:
         "--host", default="127.0.0.1", metavar="ADDRESS", help="address to listen on; the default is this computer only"
     )
     serve.set_defaults(command=_serve)
+
+
+def _add_report(commands: Any) -> None:
+    report = commands.add_parser(
+        "report",
+        help="tables, figures and tests of a study",
+        description="Write DIR/report/: index.html, tables.md, tables.tex, cells.csv, and every figure as PNG and SVG.",
+        epilog="exit code 1: written, but cells have failed, are not finished, or left half-written files",
+    )
+    report.add_argument("folder", type=Path, metavar="DIR", help="folder of a study, such as runs/table2")
+    report.add_argument("--price", type=float, metavar="MONEY", help="of an hour of the device, for the cost per run")
+    report.add_argument("--no-images", action="store_true", help="no example images, which need checkpoints and data")
+    report.set_defaults(command=_report)
+
+
+def _add_dashboard(commands: Any) -> None:
+    dashboard = commands.add_parser(
+        "dashboard",
+        help="a wandb workspace and report page of the studies",
+        description="Make the workspace and the report page of a wandb project whose runs were uploaded (wandb sync).",
+    )
+    dashboard.add_argument("--entity", required=True, metavar="NAME", help="wandb's user or team")
+    dashboard.add_argument("--project", required=True, metavar="NAME", help="wandb's project")
+    dashboard.add_argument("--study", metavar="NAME", help="show the runs of this study only")
+    dashboard.add_argument("--dry-run", action="store_true", help="say what would be made, without the network")
+    dashboard.set_defaults(command=_dashboard)
 
 
 def _add_network(command: argparse.ArgumentParser) -> None:
@@ -145,6 +173,25 @@ def _serve(options: argparse.Namespace) -> int:
     from famseg.serve import serve
 
     serve(options.checkpoint, options.device, options.tta == "flip", options.host, options.port)
+    return 0
+
+
+def _report(options: argparse.Namespace) -> int:
+    from famseg.report.write import write_report
+
+    study = write_report(options.folder, options.price, images=not options.no_images)
+    for line in study.faults:
+        print(f"famseg: {line}", file=sys.stderr)
+    finished = f"{len(study.records)} of {len(study.cells)} cells"
+    print(f"{finished}: {options.folder / 'report' / 'index.html'}, tables.md, tables.tex, figures")
+    return 1 if study.faults else 0
+
+
+def _dashboard(options: argparse.Namespace) -> int:
+    from famseg.dashboard import publish
+
+    for line in publish(options.entity, options.project, options.study, options.dry_run):
+        print(line)
     return 0
 
 

@@ -44,14 +44,31 @@ def evaluate(config: DictConfig, folder: Path) -> dict[str, float]:
 
 def _data(config: DictConfig, predictor: Predictor) -> SegmentationDataModule:
     """The datamodule, with the input size and the normalisation of the checkpoint."""
-    needs = {"size": list(predictor.size), "mean": predictor.mean, "std": predictor.std}
     if config.data:
-        data: SegmentationDataModule = instantiate(config.data, **needs)
+        data: SegmentationDataModule = instantiate(config.data, **_needs(predictor))
         return data
-    home = resolve(config.run).parent.parent
+    return data_of_run(config.run, predictor)
+
+
+def data_of_run(run: str | Path, predictor: Predictor) -> SegmentationDataModule:
+    """The data that a run was trained and tested on, with its own split.
+
+    Args:
+        run: the run's folder, or a checkpoint in it.
+        predictor: the trained network: its input size and normalisation are kept.
+
+    Raises:
+        UserError: the checkpoint lies in no run's folder, or the data is no longer where it was.
+    """
+    home = resolve(run).parent.parent
     if not (home / "config.yaml").exists():
-        raise UserError(f"{config.run}: lies in no run's folder, so its data is not known. Say which: data=hc18 ...")
+        raise UserError(f"{run}: lies in no run's folder, so its data is not known. Say which: data=hc18 ...")
     trained_on = OmegaConf.load(home / "config.yaml").data
     split = home / "split.csv"
-    data = instantiate(trained_on, **needs, split_file=str(split) if split.exists() else None, images=None)
+    split_file = str(split) if split.exists() else None
+    data: SegmentationDataModule = instantiate(trained_on, **_needs(predictor), split_file=split_file, images=None)
     return data
+
+
+def _needs(predictor: Predictor) -> dict[str, Any]:
+    return {"size": list(predictor.size), "mean": predictor.mean, "std": predictor.std}

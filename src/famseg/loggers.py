@@ -3,10 +3,15 @@
 import logging
 import os
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from lightning.pytorch.loggers import Logger
+
+from famseg.overlays import Panel
+from famseg.study.cells import Cell, read_cell
+from famseg.study.identity import cell_name
 
 log = logging.getLogger(__name__)
 
@@ -14,21 +19,86 @@ log = logging.getLogger(__name__)
 def wandb(*, save_dir: str, offline: bool = True, **options: Any) -> Logger | None:
     """A wandb logger, or None with a warning when wandb is absent or does not start.
 
+    The run is named by its folder, grouped by study and setting, its job type is the seed; it holds the resolved
+    configuration and the code's revision. A resumed run goes on under its old id.
+
     Args:
         save_dir: the run's folder; wandb makes `wandb/` in it.
         offline: record only; `wandb sync` uploads later.
-        **options: WandbLogger's own, such as project and group.
+        **options: WandbLogger's own, such as the project.
     """
     os.environ.setdefault("WANDB_SILENT", "true")  # its banners would bury the run's own lines
+    finish_wandb(exit_code=1)  # what another cell of this process may have left open would swallow this one
     try:
         from lightning.pytorch.loggers import WandbLogger  # a second to import
 
-        logger = WandbLogger(save_dir=save_dir, offline=offline, name=Path(save_dir).name, **options)
+        labels = run_labels(read_cell(Path(save_dir)), options.pop("group", None))
+        labels |= {"id": _old_id(Path(save_dir))} | ({} if offline else {"resume": "allow"})
+        logger = WandbLogger(save_dir=save_dir, offline=offline, **labels, **options)
         _ = logger.experiment  # starts it now, where a failure can still be borne
     except Exception as error:  # whatever wandb dies of, the run goes on
         log.warning("wandb does not start (%s: %s); metrics.csv has everything.", type(error).__name__, error)
         return None
     return logger
+
+
+def run_labels(cell: Cell, study: str | None) -> dict[str, Any]:
+    """What wandb is told of a run beside its metrics: name, group, job type, tags and configuration.
+
+    Args:
+        cell: the run's folder, read.
+        study: its study.
+    """
+    study = study or str(cell.config.get("study", "default"))
+    words = cell_name([each for each in cell.overrides if not each.startswith("seed=")], cell.config)
+    setting = f"{words.rpartition('+')[0]}+{cell.setting[:6]}"
+    known = {"cell": cell.identity, "setting": cell.setting, "choices": _own(cell.choices)}
+    return {
+        "name": cell.name,
+        "group": f"{study}/{setting}"[:128],  # wandb takes no longer ones
+        "job_type": f"seed {cell.config.get('seed', '?')}",
+        "tags": [study[:64]],
+        "config": {**cell.config, **known, "revision": cell.environment.get("revision")},
+    }
+
+
+def log_panels(loggers: Sequence[Logger], key: str, panels: Sequence[Panel], classes: Mapping[str, int]) -> None:
+    """Show images in wandb, where a run has it: prediction and truth are layers that the page switches on and off.
+
+    Args:
+        loggers: the trainer's.
+        key: under which they appear.
+        panels: the images.
+        classes: names -> ids.
+    """
+    names = {id_: name for name, id_ in classes.items()}
+    masks = [
+        {
+            layer: {"mask_data": mask, "class_labels": names}
+            for layer, mask in (("prediction", panel.prediction), ("truth", panel.truth))
+            if mask is not None
+        }
+        for panel in panels
+    ]
+    for logger in _wandb_loggers(loggers):
+        if panels:
+            images = [panel.image for panel in panels]
+            logger.log_image(key, images, caption=[panel.caption for panel in panels], masks=masks)
+
+
+def log_classes(loggers: Sequence[Logger], key: str, totals: Mapping[str, float]) -> None:
+    """A table in wandb, where a run has it: a row per class, a column per score that classes have.
+
+    Args:
+        loggers: the trainer's.
+        key: under which it appears.
+        totals: scores of a split, `<score>_<class>`.
+    """
+    classes = [name.removeprefix("iou_") for name in totals if name.startswith("iou_")]
+    scores = list(dict.fromkeys(name.rpartition("_")[0] for name in totals if name.rpartition("_")[2] in classes))
+    rows = [[name.upper(), *(totals.get(f"{score}_{name}") for score in scores)] for name in classes]
+    for logger in _wandb_loggers(loggers):
+        logger.log_table(key, columns=["class", *scores], data=rows)
 
 
 def finish_wandb(exit_code: int) -> None:
@@ -40,3 +110,19 @@ def finish_wandb(exit_code: int) -> None:
         module.finish(exit_code=exit_code)
     except Exception as error:
         log.warning("wandb does not close its run (%s: %s).", type(error).__name__, error)
+
+
+def _own(choices: Mapping[str, str]) -> dict[str, str]:
+    return {group: option for group, option in choices.items() if "/" not in group and "@" not in group}
+
+
+def _wandb_loggers(loggers: Sequence[Logger]) -> list[Any]:
+    from lightning.pytorch.loggers import WandbLogger
+
+    return [logger for logger in loggers if isinstance(logger, WandbLogger)]
+
+
+def _old_id(folder: Path) -> str | None:
+    """The id under which the folder's run was recorded before, from the name `(offline-)run-TIME-ID`."""
+    records = sorted((folder / "wandb").glob("*run-*-*"))
+    return records[-1].name.rpartition("-")[2] if records else None

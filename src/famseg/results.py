@@ -13,14 +13,14 @@ from famseg.data.source import Source
 from famseg.files import write_table
 from famseg.inference import Predictor
 from famseg.metrics.summary import summarize
-from famseg.overlays import Panel, Picture, sheet, write
+from famseg.overlays import Panel, sheet, write
 
 Rows = Sequence[Mapping[str, Any]]
 
 
 def write_results(
     folder: Path, rows: Rows, totals: Mapping[str, float], predictor: Predictor, source: Source, overlays: int = 8
-) -> Picture | None:
+) -> list[Panel]:
     """Write `test.csv`, `test_scores.csv`, `test_summary.csv` and `overlays/test_extremes.png`.
 
     `test.csv` has a row per image, `test_scores.csv` the scores of the split, `test_summary.csv` mean, median and the
@@ -36,18 +36,16 @@ def write_results(
         overlays: how many images to draw.
 
     Returns:
-        The sheet of overlays, if there was anything to draw.
+        What the sheet of overlays shows: the best, median and worst images.
     """
     write_table(folder / "test.csv", rows)
     write_table(folder / "test_scores.csv", [totals])
     write_table(folder / "test_summary.csv", summaries(rows, source))
     write_agreement(folder, rows)
-    chosen = extremes(rows, overlays)
-    if not chosen:
-        return None
-    picture = sheet(panels(predictor, source, chosen), source.classes)
-    write(folder / "overlays" / "test_extremes.png", picture)
-    return picture
+    drawn = panels(predictor, source, extremes(rows, overlays))
+    if drawn:
+        write(folder / "overlays" / "test_extremes.png", sheet(drawn, source.classes))
+    return drawn
 
 
 def table(totals: Mapping[str, float], images: int) -> Table:

@@ -5,10 +5,10 @@ from pathlib import Path
 import lightning
 import numpy as np
 from lightning.pytorch.callbacks import Callback
-from lightning.pytorch.loggers import WandbLogger
 
 from famseg.data.datamodule import SegmentationDataModule
-from famseg.overlays import Picture, sheet, write
+from famseg.loggers import log_panels
+from famseg.overlays import sheet, write
 from famseg.results import panels
 from famseg.task import SegmentationTask
 
@@ -36,13 +36,6 @@ class ValidationOverlays(Callback):
         names = data.splits["val"]
         chosen = np.unique(np.linspace(0, len(names) - 1, self.images).round().astype(int))
         captions = [(names[i], names[i]) for i in chosen]
-        picture = sheet(panels(task.predictor(), data.source, captions), data.source.classes)
-        write(self.folder / "overlays" / f"val_epoch_{epoch:03d}.png", picture)
-        log_picture(trainer, "val/overlays", picture)
-
-
-def log_picture(trainer: lightning.Trainer, key: str, picture: Picture) -> None:
-    """Show a picture in wandb, where a run has it."""
-    for logger in trainer.loggers:
-        if isinstance(logger, WandbLogger):
-            logger.log_image(key, [picture])
+        drawn = panels(task.predictor(), data.source, captions)
+        write(self.folder / "overlays" / f"val_epoch_{epoch:03d}.png", sheet(drawn, data.source.classes))
+        log_panels(trainer.loggers, "val/overlays", drawn, data.source.classes)

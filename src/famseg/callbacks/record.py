@@ -11,8 +11,8 @@ import lightning
 from lightning.pytorch.callbacks import Callback
 from rich.console import Console
 
-from famseg.callbacks.overlays import log_picture
 from famseg.files import write_table
+from famseg.loggers import log_classes, log_panels
 from famseg.results import table, write_results
 from famseg.task import SegmentationTask
 
@@ -103,12 +103,12 @@ class RunRecord(Callback):
         if not trainer.is_global_zero:
             return
         source = trainer.datamodule.source  # type: ignore[attr-defined]
-        picture = write_results(
+        drawn = write_results(
             self.folder, task.test_rows, task.test_totals, task.predictor(), source, overlays=self.overlays
         )
         Console().print(table(task.test_totals, len(task.test_rows)))
-        if picture is not None:
-            log_picture(trainer, "test/extremes", picture)
+        log_panels(trainer.loggers, "test/extremes", drawn, source.classes)
+        log_classes(trainer.loggers, "test/classes", task.test_totals)
 
 
 class EpochTable:

@@ -26,7 +26,8 @@ def measure_image(
 ) -> dict[str, float | str]:
     """Boundary scores, jaggedness and biometry of one image.
 
-    Per class but BG, with the class's name in lower case behind the score (`hd95_mm_fb`): those of `score_boundary`.
+    Per class but BG, with the class's name in lower case behind the score (`hd95_mm_fb`): those of `score_boundary`,
+    and `size`, the true object's share of the picture.
     For FB also `hc_mm`, `bpd_mm`, `ofd_mm`, for FL `fl_mm`, each with `..._predicted`, and `flags_fb`, `flags_fl`: what
     is to be said of the predicted mask, separated by spaces.
 
@@ -42,6 +43,7 @@ def measure_image(
         if name == "BG":
             continue
         true, predicted, suffix = truth == index, prediction == index, name.lower()
+        row[f"size_{suffix}"] = float(true.mean())
         row |= {f"{score}_{suffix}": value for score, value in score_boundary(true, predicted, spacing).items()}
         if name in _BIOMETRY:
             row |= _measure(name, true, predicted, spacing, known or {})

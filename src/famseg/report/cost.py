@@ -1,0 +1,37 @@
+"""What every setting took: time, energy where it was recorded, money where an hour has a price."""
+
+import math
+from collections.abc import Mapping, Sequence
+
+from famseg.report.layout import Column, Row, Table
+from famseg.report.settings import Setting
+
+
+def cost_table(settings: Sequence[Setting], names: Mapping[int, str], price: float | None) -> Table:
+    """Time, speed, energy and cost of one run of each setting.
+
+    Args:
+        settings: those with finished runs are shown.
+        names: id of a setting -> its name.
+        price: of an hour of the device; None leaves the money out.
+    """
+    rows = [Row(names[id(s)], s, {}) for s in settings if s.records]
+    columns = [
+        Column("seconds", "minutes a run", 1 / 60, 1, -1),
+        Column("train_seconds", "minutes of training", 1 / 60, 1, -1),
+        Column("images_per_s", "images/s", 1, 1, 1),
+    ]
+    recorded = any(not math.isnan(s.mean("energy_wh")) for s in settings)
+    columns += [Column("energy_wh", "energy Wh", 1, 1, -1)] if recorded else []
+    columns += [Column("seconds", "cost a run", price / 3600, 2, -1)] if price else []
+    hours = sum(sum(s.values("seconds")) for s in settings) / 3600
+    notes = [f"All finished runs together: {hours:.2f} hours of one device."]
+    if price:
+        notes.append(f"At {price:g} an hour: {hours * price:.2f} in all.")
+    notes.append(
+        "A run's minutes are those of its process, a resumed run's at least those of its training epochs; images/s: "
+        "the median of the epochs but the first."
+    )
+    if not recorded:
+        notes.append("Energy: not available, no readings were recorded.")
+    return Table("cost", "Time and cost", rows, columns, notes)

@@ -1,0 +1,119 @@
+"""Cells that differ in their seed only are repeats of one setting; what tells the settings of a study apart."""
+
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import PurePath
+from statistics import fmean, stdev
+from typing import Any
+
+from famseg.report.records import Record
+from famseg.study.cells import Cell
+
+# Groups and keys that do not make another setting, or repeat what another key says.
+_NO_GROUP = ("hydra", "experiment", "logger", "scale")
+_NO_KEY = ("task.", "trainer.callbacks", "trainer.logger", "trainer.progress", "logger", "runs", "study", "resume")
+_NO_LEAF = ("seed", "folder", "output", "num_workers")
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A setting with its repeats.
+
+    Attributes:
+        cells: all its cells, finished or not.
+        records: those that are finished and can be used, by seed.
+        differs: what tells it from the study's other settings: option by group, value by key.
+    """
+
+    cells: Sequence[Cell]
+    records: Sequence[Record]
+    differs: Mapping[str, str]
+
+    @property
+    def choices(self) -> Mapping[str, str]:
+        """Option names by group."""
+        return self.cells[0].choices
+
+    @property
+    def name(self) -> str:
+        """What tells it apart, in one line."""
+        return ", ".join(f"{key}={value}" for key, value in self.differs.items()) or self.choices.get("model", "run")
+
+    def values(self, score: str) -> list[float]:
+        """A score of every finished run that has it."""
+        found = (_score(record, score) for record in self.records)
+        return [value for value in found if not math.isnan(value)]
+
+    def mean(self, score: str) -> float:
+        """Mean over the seeds; NaN where there is none."""
+        values = self.values(score)
+        return fmean(values) if values else math.nan
+
+    def sd(self, score: str) -> float:
+        """Standard deviation over the seeds; NaN for less than two."""
+        values = self.values(score)
+        return stdev(values) if len(values) > 1 else math.nan
+
+    def by_seed(self, score: str) -> dict[int, float]:
+        """Seed -> score."""
+        return {record.seed: _score(record, score) for record in self.records}
+
+
+def group_settings(cells: Iterable[Cell], records: Iterable[Record]) -> list[Setting]:
+    """Group the cells of a study whose configuration can be read into settings, in the order of their appearance."""
+    members: dict[str, list[Cell]] = {}
+    for cell in cells:
+        if cell.setting:
+            members.setdefault(cell.setting, []).append(cell)
+    usable: dict[str, list[Record]] = {}
+    for record in records:
+        usable.setdefault(record.cell.setting, []).append(record)
+    differences = differing([group[0] for group in members.values()])
+    return [
+        Setting(group, sorted(usable.get(key, []), key=lambda record: record.seed), differs)
+        for (key, group), differs in zip(members.items(), differences, strict=True)
+    ]
+
+
+def differing(cells: Sequence[Cell]) -> list[dict[str, str]]:
+    """What tells cells apart, for each of them.
+
+    Option names of the groups that differ, and values of the keys that differ between cells of the same option:
+    optimizer=sgd says all of its keys.
+    """
+    groups = [
+        group
+        for group in dict.fromkeys(group for cell in cells for group in cell.choices)
+        if not group.startswith(_NO_GROUP) and "@" not in group and len({cell.choices.get(group) for cell in cells}) > 1
+    ]
+    flat = [dict(_flattened(cell.config)) for cell in cells]
+    keys = [key for key in dict.fromkeys(key for values in flat for key in values) if _differs(key, cells, flat)]
+    return [
+        {group: str(cell.choices.get(group, "-")) for group in groups}
+        | {key: str(values[key]) for key in keys if key in values}
+        for cell, values in zip(cells, flat, strict=True)
+    ]
+
+
+def _differs(key: str, cells: Sequence[Cell], flat: Sequence[Mapping[str, Any]]) -> bool:
+    if key.startswith(_NO_KEY) or key.rpartition(".")[2] in _NO_LEAF:
+        return False
+    by_option: dict[str | None, set[str]] = {}
+    for cell, values in zip(cells, flat, strict=True):
+        by_option.setdefault(cell.choices.get(key.partition(".")[0]), set()).add(str(values.get(key)))
+    return any(len(values) > 1 for values in by_option.values())
+
+
+def _score(record: Record, name: str) -> float:
+    if name in ("images_per_s", "seconds", "train_seconds", "energy_wh"):
+        return float(getattr(record, name))
+    return record.scores.get(name, math.nan)
+
+
+def _flattened(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in config.items():
+        if isinstance(value, Mapping) and value:
+            yield from _flattened(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", PurePath(str(value)).name if prefix + key == "data.root" else value

@@ -1,0 +1,92 @@
+import math
+
+import pytest
+from studies import write_cell
+
+from famseg.report.claims import compare_images, make_claims, per_image
+from famseg.report.study import load_study
+
+PLAIN = ("data=hc18", "switch=none", "scheduler=cos")
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory):
+    """Three seeds: U-Net is planted 5 points below FAMSeg, Swin is equal to it, ConvNeXt has one seed."""
+    folder = tmp_path_factory.mktemp("runs") / "models"
+    for seed in range(3):
+        write_cell(folder, *PLAIN, "model=famseg_t", seed=seed, quality=0.95, images=80)
+        write_cell(folder, *PLAIN, model="unet", seed=seed, quality=0.90, images=80)
+        write_cell(folder, *PLAIN, model="swin", seed=seed, quality=0.95, images=80)
+    write_cell(folder, *PLAIN, model="convnext", seed=0, quality=0.95, images=80)
+    return load_study(folder)
+
+
+def claim(study, other, unit):
+    (found,) = (c for c in study.claims["models"] if c.other == other and c.unit == unit)
+    return found
+
+
+def test_a_planted_difference_is_claimed(study):
+    for unit in ("seeds", "images"):
+        found = claim(study, "U-Net", unit)
+        assert found.claimed
+        assert found.found.low > 0.02
+        assert found.sentence().startswith("FAMSeg is better than U-Net: ")
+    assert "80 images of 40 examinations" in claim(study, "U-Net", "images").sentence()
+
+
+def test_no_difference_is_not(study):
+    found = claim(study, "Swin", "seeds")
+    assert not found.claimed
+    assert found.sentence().startswith("No difference can be claimed between FAMSeg and Swin: mIoU ")
+    assert "3 seeds" in found.sentence()
+
+
+def test_one_seed_says_nothing(study):
+    found = claim(study, "ConvNeXt", "seeds")
+    assert math.isnan(found.p)
+    assert found.sentence().startswith("Nothing can be said of FAMSeg and ConvNeXt: one seed each")
+
+
+def test_p_is_corrected_over_the_table(study):
+    tested = [c for c in study.claims["models"] if c.unit == "images"]
+    smallest = min(tested, key=lambda c: c.found.p)
+    assert smallest.p == pytest.approx(len(tested) * smallest.found.p)
+
+
+def test_the_better_one_is_named_whichever_is_the_reference(tmp_path):
+    for seed in range(2):
+        write_cell(tmp_path, *PLAIN, "model=famseg_t", seed=seed, quality=0.88)
+        write_cell(tmp_path, *PLAIN, model="unet", seed=seed, quality=0.95)
+    study = load_study(tmp_path)
+    sentence = claim(study, "U-Net", "images").sentence()
+    assert sentence.startswith("U-Net is better than FAMSeg: Dice FB +")
+
+
+def test_images_are_paired_by_name(study):
+    a, b = (row.setting for row in study.tables[0].rows if row.name in ("U-Net", "FAMSeg"))
+    first, second = per_image(a, "dice_fb"), per_image(b, "dice_fb")
+    wanted = sum(first[name] - second[name] for name in first) / len(first)
+    assert compare_images(a, b, "dice_fb").difference == pytest.approx(wanted)
+
+
+def test_a_false_alarm_counts_against_the_one_that_raises_it(tmp_path):
+    quiet = write_cell(tmp_path, *PLAIN, "model=famseg_t", images=6)
+    alarm = write_cell(tmp_path, *PLAIN, model="unet", images=6)
+    for folder, value in ((quiet, "nan"), (alarm, "0.0")):
+        lines = (folder / "test.csv").read_text().splitlines()
+        column = lines[0].split(",").index("dice_fb")
+        for i, line in enumerate(lines[1:], start=1):
+            fields = line.split(",")
+            fields[column] = value if i == 1 else "0.9"
+            lines[i] = ",".join(fields)
+        (folder / "test.csv").write_text("\n".join(lines) + "\n")
+    study = load_study(tmp_path)
+    found = compare_images(*(study.tables[0].rows[i].setting for i in (7, 0)), "dice_fb")
+    assert found.pairs == 6
+    assert found.difference == pytest.approx(1 / 6)  # 1 less 0 in one image, equal in five
+
+
+def test_a_table_with_one_setting_compares_nothing(tmp_path):
+    write_cell(tmp_path)
+    assert make_claims(load_study(tmp_path).tables[0]) == []
