@@ -42,6 +42,7 @@ def _parser() -> argparse.ArgumentParser:
     add_data_commands(commands.add_parser("data", help="check, download, import, export, split, look at data sets"))
     _add_predict(commands)
     _add_serve(commands)
+    _add_export(commands)
     _add_cost(commands)
     return parser
 
@@ -79,6 +80,25 @@ def _add_serve(commands: Any) -> None:
         "--host", default="127.0.0.1", metavar="ADDRESS", help="address to listen on; the default is this computer only"
     )
     serve.set_defaults(command=_serve)
+
+
+def _add_export(commands: Any) -> None:
+    export = commands.add_parser(
+        "export",
+        help="a trained network as ONNX, TorchScript or PT2",
+        description="Write a network as a file for other programs, and run that file beside the network as a check.",
+        epilog="example: famseg export runs/LAST --format onnx --size 256 384 --images scans/ --out famseg.onnx",
+    )
+    export.add_argument("checkpoint", metavar="RUN_OR_CHECKPOINT", help="a run's folder or a checkpoint")
+    export.add_argument("--format", required=True, choices=["onnx", "torchscript", "pt2"])
+    export.add_argument("--out", required=True, type=Path, metavar="FILE", help="file to write")
+    export.add_argument(
+        "--size", type=_count, nargs=2, metavar=("H", "W"), help="only images of this size: seconds instead of minutes"
+    )
+    export.add_argument(
+        "--images", nargs="+", default=[], metavar="PATH", help="images to check with (two of the phantom)"
+    )
+    export.set_defaults(command=_export)
 
 
 def _add_cost(commands: Any) -> None:
@@ -146,6 +166,18 @@ def _serve(options: argparse.Namespace) -> int:
 
     serve(options.checkpoint, options.device, options.tta == "flip", options.host, options.port)
     return 0
+
+
+def _export(options: argparse.Namespace) -> int:
+    from famseg.export import export
+    from famseg.scans import find_files, read_scan
+
+    files = find_files(options.images) if options.images else []
+    images = [(file.name, read_scan(file, lambda _: math.nan).image) for file in files]
+    size = (options.size[0], options.size[1]) if options.size else None
+    done = export(options.checkpoint, options.format, options.out, size, images, lambda text: print(text, flush=True))
+    print(done.message)
+    return 0 if done.passed else 1
 
 
 def _cost(options: argparse.Namespace) -> int:
