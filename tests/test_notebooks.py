@@ -42,3 +42,14 @@ def test_data_notebook_shows_pictures_and_finds_the_planted_leak(figures):
     assert names["found"].leaks == []
     (leak,) = names["leaks"]
     assert {leak.split, leak.other_split} == {"train", "test"}
+
+
+def test_network_notebook_draws_filters_and_kernels(figures, monkeypatch):
+    monkeypatch.delenv("FAMSEG_RUN", raising=False)
+    names = run(next(path for path in NOTEBOOKS if path.name == "03_network.ipynb"))
+    assert len(figures) == 3
+    kernels, distances = names["kernels"], names["distances"]
+    assert kernels.sum(-1).allclose(kernels.new_ones(()))  # softmax
+    assert 0 < distances.max() <= 1
+    before, after = (names["spectrum"](maps[0])[1] for maps in (names["given"], names["given"] * 3 + 1))
+    assert before.allclose(after, rtol=1e-3)  # scale and mean do not matter
