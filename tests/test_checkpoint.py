@@ -78,6 +78,20 @@ def test_arguments_of_another_version(tmp_path):
         checkpoint.load_predictor(tmp_path / "a.ckpt")
 
 
+@pytest.mark.parametrize("change", [{"widths": [16, 16, 32, 32]}, {"fusion": "none"}, {"mamba": False}])
+def test_weights_of_another_architecture(tmp_path, change):
+    description = {"_target_": "famseg.models.FAMSeg", "num_classes": 2, **SIZE, **change}
+    write(tmp_path / "a.ckpt", model=description)
+    with pytest.raises(UserError, match=r"a\.ckpt: its weights do not fit the model of this version \(written by 0\)"):
+        checkpoint.load_predictor(tmp_path / "a.ckpt")
+
+
+def test_a_size_that_cannot_be_built(tmp_path):
+    write(tmp_path / "a.ckpt", model={"_target_": "famseg.models.FAMSeg", **SIZE, "head_width": 5})
+    with pytest.raises(UserError, match=r"model.head_width=5 does not divide"):
+        checkpoint.load_predictor(tmp_path / "a.ckpt")
+
+
 def test_fine_tuning_keeps_all_but_a_head_of_other_classes(tmp_path, caplog):
     source = write(tmp_path / "a.ckpt", num_classes=2)
     torch.manual_seed(1)

@@ -47,7 +47,7 @@ def test_the_default_is_the_papers_recipe():
     assert "adadelta" in config.scheduler._target_
 
 
-@pytest.mark.parametrize("name", ["optimizer=lion", "data.colour=red", "nonsense=1"])
+@pytest.mark.parametrize("name", ["optimizer=lion", "model=famseg_xl", "data.colour=red", "nonsense=1"])
 def test_wrong_names_are_named(name):
     from famseg.errors import UserError
 

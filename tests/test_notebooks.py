@@ -64,3 +64,14 @@ def test_results_notebook_draws_the_tables_of_a_study(figures, tmp_path, monkeyp
     printed = capsys.readouterr().out
     assert "4 of 5 cells, 3 settings" in printed
     assert "AdamW + Adadelta is better than SGD + Adadelta" in printed
+
+
+def test_network_notebook_draws_filters_and_kernels(figures, monkeypatch):
+    monkeypatch.delenv("FAMSEG_RUN", raising=False)
+    names = run(next(path for path in NOTEBOOKS if path.name == "03_network.ipynb"))
+    assert len(figures) == 3
+    kernels, distances = names["kernels"], names["distances"]
+    assert kernels.sum(-1).allclose(kernels.new_ones(()))  # softmax
+    assert 0 < distances.max() <= 1
+    before, after = (names["spectrum"](maps[0])[1] for maps in (names["given"], names["given"] * 3 + 1))
+    assert before.allclose(after, rtol=1e-3)  # scale and mean do not matter

@@ -40,9 +40,11 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=famseg.__version__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     add_data_commands(commands.add_parser("data", help="check, download, import, export, split, look at data sets"))
-    _add_study(commands)
     _add_predict(commands)
     _add_serve(commands)
+    _add_export(commands)
+    _add_cost(commands)
+    _add_study(commands)
     _add_report(commands)
     _add_dashboard(commands)
     return parser
@@ -116,6 +118,42 @@ def _add_dashboard(commands: Any) -> None:
     dashboard.add_argument("--study", metavar="NAME", help="show the runs of this study only")
     dashboard.add_argument("--dry-run", action="store_true", help="say what would be made, without the network")
     dashboard.set_defaults(command=_dashboard)
+
+
+def _add_export(commands: Any) -> None:
+    export = commands.add_parser(
+        "export",
+        help="a trained network as ONNX, TorchScript or PT2",
+        description="Write a network as a file for other programs, and run that file beside the network as a check.",
+        epilog="example: famseg export runs/LAST --format onnx --size 256 384 --images scans/ --out famseg.onnx",
+    )
+    export.add_argument("checkpoint", metavar="RUN_OR_CHECKPOINT", help="a run's folder or a checkpoint")
+    export.add_argument("--format", required=True, choices=["onnx", "torchscript", "pt2"])
+    export.add_argument("--out", required=True, type=Path, metavar="FILE", help="file to write")
+    export.add_argument(
+        "--size", type=_count, nargs=2, metavar=("H", "W"), help="only images of this size: seconds instead of minutes"
+    )
+    export.add_argument(
+        "--images", nargs="+", default=[], metavar="PATH", help="images to check with (two of the phantom)"
+    )
+    export.set_defaults(command=_export)
+
+
+def _add_cost(commands: Any) -> None:
+    cost = commands.add_parser(
+        "cost",
+        help="parameters, multiply-adds and memory of every model",
+        description="Count what Eq. (1)-(5) of the paper count, then what every model of conf/model costs.",
+        epilog="example: famseg cost --models famseg_t,famseg_n --size 256 384 --markdown cost.md",
+    )
+    cost.add_argument("--models", metavar="NAMES", help="options of conf/model, separated by commas (all)")
+    cost.add_argument("--size", type=_count, nargs=2, default=[512, 512], metavar=("H", "W"), help="image (512 512)")
+    cost.add_argument("--kernel", type=_count, default=7, metavar="K", help="of the convolutions in Eq. (1)-(4) (7)")
+    cost.add_argument("--map", type=_count, nargs=2, metavar=("H", "W"), help="their map (a quarter of --size)")
+    cost.add_argument("--channels", type=_count, default=1, metavar="C", help="of their map (1, as in the paper)")
+    cost.add_argument("--csv", type=Path, metavar="FILE", help="write the models' numbers, unrounded")
+    cost.add_argument("--markdown", type=Path, metavar="FILE", help="write the tables as Markdown")
+    cost.set_defaults(command=_cost)
 
 
 def _add_network(command: argparse.ArgumentParser) -> None:
@@ -192,6 +230,27 @@ def _dashboard(options: argparse.Namespace) -> int:
 
     for line in publish(options.entity, options.project, options.study, options.dry_run):
         print(line)
+    return 0
+
+
+def _export(options: argparse.Namespace) -> int:
+    from famseg.export import export
+    from famseg.scans import find_files, read_scan
+
+    files = find_files(options.images) if options.images else []
+    images = [(file.name, read_scan(file, lambda _: math.nan).image) for file in files]
+    size = (options.size[0], options.size[1]) if options.size else None
+    done = export(options.checkpoint, options.format, options.out, size, images, lambda text: print(text, flush=True))
+    print(done.message)
+    return 0 if done.passed else 1
+
+
+def _cost(options: argparse.Namespace) -> int:
+    from famseg.cost import write_report
+
+    names = options.models.split(",") if options.models else None
+    plane = options.map or [max(1, side // 4) for side in options.size]
+    write_report(names, options.size, (options.kernel, plane, options.channels), options.csv, options.markdown)
     return 0
 
 

@@ -1,14 +1,19 @@
 import functools
 import inspect
+import os
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import yaml
 from model_tester import ModelTester, lively, picture
 
+from famseg.data.hc18 import HC18
 from famseg.errors import UserError
+from famseg.inference import Predictor
 from famseg.layers.mamba2d import Mamba2D
+from famseg.losses import CrossEntropyDice
 from famseg.models import SIZES, FAMSeg
 
 CONF = Path(__file__).parents[2] / "conf" / "model"
@@ -35,11 +40,45 @@ def test_the_paper_s_size():
         assert FAMSeg().eval()(picture(1, 1, 256, 384)).shape == (1, 3, 256, 384)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("size", [(511, 513), (540, 800)])
 def test_large_and_odd(size):
     with torch.no_grad():
-        assert small().eval()(picture(1, 1, *size)).isfinite().all()
+        logits = small().eval()(picture(1, 1, *size))
+    assert logits.shape == (1, 3, *size)
+    assert logits.isfinite().all()
+
+
+@pytest.fixture(scope="module")
+def heads():
+    """Two real heads: normalised images (2, 1, 96, 144), masks of output indices, and their classes."""
+    if "FAMSEG_HC18" not in os.environ:
+        pytest.skip("FAMSEG_HC18 names no folder of HC18")
+    source = HC18(os.environ["FAMSEG_HC18"])
+    samples = [source[0], source[500]]
+    predictor = Predictor(torch.nn.Identity(), source.classes, (96, 144), mean=0.2, std=0.2)
+    masks = np.stack([predictor.letterbox.apply_mask(sample.mask) for sample in samples])
+    masks = np.searchsorted([*source.classes.values()], masks)
+    return predictor.prepared([sample.image for sample in samples]), torch.from_numpy(masks), len(source.classes)
+
+
+@pytest.mark.parametrize("size", ["N", "T"])
+@pytest.mark.parametrize("half", [False, True], ids=["float32", "bf16"])
+def test_a_training_step_on_real_images_has_finite_gradients(heads, size, half):
+    images, masks, classes = heads
+    torch.manual_seed(0)
+    model = FAMSeg(**SIZES[size], num_classes=classes).train()
+    with torch.autocast("cpu", torch.bfloat16, enabled=half):
+        loss = CrossEntropyDice()(model(images), masks)
+    loss.backward()
+    assert loss.isfinite()
+    bad = [name for name, p in model.named_parameters() if p.grad is None or not p.grad.isfinite().all()]
+    assert bad == []
+    assert all(p.grad.any() for p in model.parameters() if p.ndim > 1)
+
+
+def test_an_image_elsewhere():
+    with pytest.raises(UserError, match=r"The image is on meta, the network on cpu. Move one"):
+        small()(torch.zeros(1, 1, 64, 64, device="meta"))
 
 
 @pytest.mark.parametrize("size", PARAMETERS)
@@ -114,6 +153,15 @@ def test_drop_path_grows_to_its_rate():
         ({"head_width": 32}, r"model.head_width=32 does not divide the inner width 16"),
         ({"context_width": 48}, r"model.context_width=48 .*multiple of 32"),
         ({"depths": (1, 1)}, r"model.depths=\[1, 1\] has 2 values, it takes 4"),
+        ({"widths": (16, 32, 80, 0)}, r"model.widths=\(16, 32, 80, 0\): give whole numbers, 1 or more"),
+        ({"widths": (16, 32, 80, 100)}, r"model.head_width=16 does not divide the inner width 100"),
+        ({"head_width": 0}, r"model.head_width=0: give whole numbers, 1 or more"),
+        ({"num_classes": 2.5}, r"model.num_classes=2.5: give whole numbers"),
+        ({"in_channels": "1"}, r"model.in_channels=1: give whole numbers"),
+        ({"depths": (1, 1, 1, -1)}, r"model.depths=\(1, 1, 1, -1\): give whole numbers, 0 or more"),
+        ({"rank": 0}, r"model.rank=0: give whole numbers, 1 or more"),
+        ({"strip_kernels": ()}, r"model.strip_kernels=\[\]: the lengths are odd and ascending"),
+        ({"drop_path": 1.0}, r"model.drop_path=1.0: it is a rate, from 0 to below 1"),
         ({"decoder_widths": (8, 8)}, r"model.decoder_widths=\[8, 8\] has 2 values, it takes 6"),
     ],
 )

@@ -11,7 +11,7 @@ from famseg.models import SIZES, FAMSeg
 
 # One block of each kind a stage: what a graph can trip over is the kinds, not their number.
 small = functools.partial(FAMSeg, **{**SIZES["N"], "depths": (1, 1, 1, 1)})
-SIZES_TO_TRY = [(2, 64, 96), (1, 95, 131), (3, 128, 64)]
+SIZES_TO_TRY = [(2, 64, 96), (1, 95, 131), (3, 128, 64), (1, 224, 255)]  # the last: several chunks in every scan
 
 
 @pytest.fixture(autouse=True)

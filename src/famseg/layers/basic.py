@@ -44,6 +44,21 @@ def conv_norm(
     return nn.Sequential(*layers, nn.GELU()) if activation else nn.Sequential(*layers)
 
 
+def require_numbers(least: int, **options: object) -> None:
+    """Raise UserError unless each option is a whole number of at least `least`, or a sequence of such."""
+    for key, value in options.items():
+        numbers = value if isinstance(value, Sequence) else [value]
+        if not all(isinstance(n, int) and n >= least for n in numbers):
+            raise UserError(f"model.{key}={value}: give whole numbers, {least} or more.")
+
+
+def require_device(image: Tensor, parameter: Tensor) -> None:
+    """Raise UserError unless an image is where a network's parameter is."""
+    if image.device != parameter.device:
+        places = f"The image is on {image.device}, the network on {parameter.device}."
+        raise UserError(f"{places} Move one: image.to(...) or model.to(...).")
+
+
 def require_choice(key: str, value: object, choices: Sequence[object]) -> None:
     """Raise UserError unless `value` is one of `choices`; `key` names the option in the message."""
     if value not in choices:

@@ -80,8 +80,21 @@ def reassemble(features: Tensor, kernels: Tensor) -> Tensor:
 
     Shapes: features (B, C, H, W), kernels (B, H, W, 4, K * K) -> (B, C, 2 H, 2 W), channels last.
     """
+    if torch.jit.is_tracing():  # type: ignore[attr-defined, no-untyped-call]  # TorchScript cannot save a Python function
+        return _reassemble(features, kernels)
     y: Tensor = _Reassemble.apply(features, kernels)
     return y
+
+
+def _reassemble(features: Tensor, kernels: Tensor) -> Tensor:
+    batch, channels, height, width = features.shape
+    padded = _pad(features, kernels.shape[-1])
+    out = features.new_empty(batch, height, SCALE, width, SCALE, channels)
+    for rows in _bands(kernels, channels):
+        weights, neighbours = kernels[:, rows], _neighbourhoods(padded, rows, kernels.shape[-1])
+        band = weights.flatten(0, 2) @ neighbours.flatten(0, 2)  # (B h W, 4, C)
+        out[:, rows] = band.view(*weights.shape[:3], SCALE, SCALE, channels).transpose(2, 3)
+    return out.view(batch, SCALE * height, SCALE * width, channels).permute(0, 3, 1, 2)
 
 
 def _bilinear_logits(kernel: int, floor: float = 0.01) -> Tensor:
@@ -106,14 +119,7 @@ class _Reassemble(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, features: Tensor, kernels: Tensor) -> Tensor:
         ctx.save_for_backward(features, kernels)
-        batch, channels, height, width = features.shape
-        padded = _pad(features, kernels.shape[-1])
-        out = features.new_empty(batch, height, SCALE, width, SCALE, channels)
-        for rows in _bands(kernels, channels):
-            weights, neighbours = kernels[:, rows], _neighbourhoods(padded, rows, kernels.shape[-1])
-            band = weights.flatten(0, 2) @ neighbours.flatten(0, 2)  # (B h W, 4, C)
-            out[:, rows] = band.view(*weights.shape[:3], SCALE, SCALE, channels).transpose(2, 3)
-        return out.view(batch, SCALE * height, SCALE * width, channels).permute(0, 3, 1, 2)
+        return _reassemble(features, kernels)
 
     @staticmethod
     @once_differentiable

@@ -46,7 +46,7 @@ class StripAttention(nn.Module):
         super().__init__()
         require_choice("strip_scan", scan, STRIP_SCANS)
         require_choice("kernels", backend, BACKENDS)
-        if any(k % 2 == 0 for k in kernels) or list(kernels) != sorted(set(kernels)):
+        if not kernels or any(k % 2 == 0 for k in kernels) or list(kernels) != sorted(set(kernels)):
             raise UserError(
                 f"model.strip_kernels={list(kernels)}: the lengths are odd and ascending, such as [7, 11, 21]."
             )

@@ -6,14 +6,14 @@ The drawing and every decision that the paper leaves open are in docs/network.md
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from famseg.errors import UserError
-from famseg.layers.basic import conv_norm, require_choice
+from famseg.layers.basic import conv_norm, require_choice, require_device, require_numbers
 from famseg.layers.context import AggregatedDepthConv
 from famseg.layers.fam import FeatureAwareUpsample, InterpolateUpsample
 from famseg.layers.hamburger import Hamburger
@@ -254,6 +254,13 @@ class FAMSeg(nn.Module):
         ):
             if len(values) != number:
                 raise UserError(f"model.{key}={list(values)} has {len(values)} values, it takes {number}.")
+        require_numbers(1, in_channels=in_channels, num_classes=num_classes, widths=widths, mlp_ratios=mlp_ratios)
+        require_numbers(1, expand=expand, head_width=head_width, state_size=state_size, strip_kernels=strip_kernels)
+        require_numbers(1, level_width=level_width, context_width=context_width, rank=rank)
+        require_numbers(1, decoder_widths=decoder_widths, fam_compressed=fam_compressed)
+        require_numbers(0, depths=depths, bottle_blocks=bottle_blocks)
+        if not 0 <= drop_path < 1:
+            raise UserError(f"model.drop_path={drop_path}: it is a rate, from 0 to below 1.")
         self.in_channels = in_channels
         scan_backend, backend = BACKENDS[kernels]
         scan: dict[str, Any] = {
@@ -294,5 +301,6 @@ class FAMSeg(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor:
         """(B, in_channels, H, W), H and W >= 32 -> logits (B, num_classes, H, W)."""
+        require_device(image, cast(Tensor, self.decoder.neck[0].weight))
         logits: Tensor = self.decoder(self.encoder(padded(image, self.in_channels)))
         return cropped(logits, image)

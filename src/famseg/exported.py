@@ -1,0 +1,143 @@
+"""Networks as files that need none of FAMSeg's code: ONNX, TorchScript and PT2 (torch.export), written and run.
+
+Each holds the checkpoint's plain metadata as JSON under the key `famseg`: `metadata_props` of ONNX, an extra file of
+the others. The network takes normalised images: float32 (B, channels, H, W) `image` -> `logits` (B, classes, H, W).
+"""
+
+import json
+import logging
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from famseg.checkpoint import METADATA_KEY
+from famseg.errors import UserError
+
+Run = Callable[[Tensor], Tensor]
+
+# While sizes are symbolic, the example decides what is taken for granted. These are no multiples of 32: padding is not
+# optimised away; and the deepest map has several chunks of the scan: a recurrence over one chunk is none.
+EXAMPLE = (250, 370)
+
+
+@dataclass(frozen=True)
+class Format:
+    """A kind of file.
+
+    Attributes:
+        title: its name for people.
+        write: (network in evaluation, images as an example, any size, metadata as JSON, path) -> None.
+        read: path -> the network, and the metadata as JSON.
+        runner: what runs it, with its version.
+    """
+
+    title: str
+    write: Callable[[nn.Module, Tensor, bool, str, Path], None]
+    read: Callable[[Path], tuple[Run, str]]
+    runner: Callable[[], str]
+
+
+def write(model: nn.Module, kind: str, path: Path, metadata: Mapping[str, Any], size: tuple[int, int] | None) -> None:
+    """Write a network as a file of that kind.
+
+    Args:
+        model: image (B, channels, H, W) -> logits, on the CPU, in evaluation.
+        kind: a key of `FORMATS`.
+        path: file to write.
+        metadata: plain values to go with it.
+        size: height and width that the file will take; None: any from 33 px. The batch is always free.
+    """
+    channels = int(metadata["model"].get("in_channels", 1))
+    example = torch.zeros(2, channels, *(size or EXAMPLE))
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("ignore")  # of tracing and of deprecations within torch
+        FORMATS[kind].write(model, example, size is None, json.dumps(metadata), path)
+
+
+def read(path: Path, kind: str) -> tuple[Run, dict[str, Any]]:
+    """A network from a file: a function of images on the CPU, and its metadata.
+
+    Raises:
+        UserError: the file is damaged, or FAMSeg did not write it.
+    """
+    try:
+        run, text = FORMATS[kind].read(path)
+    except UserError:
+        raise
+    except Exception as error:  # onnxruntime and torch raise a dozen types for damaged files
+        raise UserError(f"{path}: not a readable {FORMATS[kind].title} file ({type(error).__name__}).") from error
+    if not text:
+        raise UserError(f"{path}: was not written by `famseg export`; it lacks the metadata to prepare images.")
+    return run, json.loads(text)
+
+
+def _program(model: nn.Module, example: Tensor, any_size: bool) -> torch.export.ExportedProgram:
+    free = (0, 2, 3) if any_size else (0,)
+    shapes = {"image": dict.fromkeys(free, torch.export.Dim.DYNAMIC)}
+    return torch.export.export(model, (example,), dynamic_shapes=shapes)
+
+
+def _write_onnx(model: nn.Module, example: Tensor, any_size: bool, metadata: str, path: Path) -> None:
+    try:
+        import onnxscript  # noqa: F401  torch's exporter is built on it
+    except ImportError as error:
+        raise UserError("--format onnx needs the export extra: pip install 'famseg[export]'.") from error
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+    program = torch.onnx.export(
+        _program(model, example, any_size), dynamo=True, verbose=False, output_names=["logits"], external_data=False
+    )
+    assert program is not None
+    program.model.metadata_props[METADATA_KEY] = metadata
+    program.save(path)
+
+
+def _read_onnx(path: Path) -> tuple[Run, str]:
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise UserError(f"{path}: needs the export extra: pip install 'famseg[export]'.") from error
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    run: Run = lambda image: torch.from_numpy(session.run(None, {"image": image.numpy()})[0])  # noqa: E731
+    return run, session.get_modelmeta().custom_metadata_map.get(METADATA_KEY, "")
+
+
+def _write_torchscript(model: nn.Module, example: Tensor, any_size: bool, metadata: str, path: Path) -> None:
+    traced = torch.jit.trace(model, example, check_trace=False)  # type: ignore[no-untyped-call]
+    torch.jit.save(traced, path, _extra_files={METADATA_KEY: metadata})
+
+
+def _read_torchscript(path: Path) -> tuple[Run, str]:
+    extra = {METADATA_KEY: b""}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        run: Run = torch.jit.load(path, map_location="cpu", _extra_files=extra)  # type: ignore[no-untyped-call]
+    return run, extra[METADATA_KEY].decode()
+
+
+def _write_pt2(model: nn.Module, example: Tensor, any_size: bool, metadata: str, path: Path) -> None:
+    torch.export.save(_program(model, example, any_size), path, extra_files={METADATA_KEY: metadata})
+
+
+def _read_pt2(path: Path) -> tuple[Run, str]:
+    extra = {METADATA_KEY: ""}
+    program = torch.export.load(path, extra_files=extra)
+    # Its guards were made for the example and refuse sizes that work.
+    return program.module(check_guards=False), extra[METADATA_KEY]
+
+
+def _onnxruntime() -> str:
+    import onnxruntime
+
+    return f"onnxruntime {onnxruntime.__version__}"
+
+
+FORMATS = {
+    "onnx": Format("ONNX", _write_onnx, _read_onnx, _onnxruntime),
+    "torchscript": Format("TorchScript", _write_torchscript, _read_torchscript, lambda: f"torch {torch.__version__}"),
+    "pt2": Format("PT2", _write_pt2, _read_pt2, lambda: f"torch {torch.__version__}"),
+}
