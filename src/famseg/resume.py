@@ -16,7 +16,7 @@ from famseg.errors import UserError
 log = logging.getLogger(__name__)
 
 # Overrides that do not make another run of a command.
-IGNORED = ("resume", "runs", "study", "trainer.progress", "data.num_workers", "logger", "hydra.")
+IGNORED = ("resume", "runs", "study", "trainer.progress", "data.num_workers", "data.cache", "logger", "hydra.")
 
 
 def run_folder(study: str, resume: bool, overrides: Sequence[str]) -> str:
