@@ -9,11 +9,11 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from famseg.checkpoint import METADATA_KEY, load
-from famseg.checkpoint_io import BEFORE_LAST, LAST, damage
 from famseg.errors import UserError
 
 log = logging.getLogger(__name__)
+
+# torch and Lightning are imported by the functions that need them: train.py --help does not.
 
 # Overrides that do not make another run of a command.
 IGNORED = ("resume", "runs", "study", "trainer.progress", "data.num_workers", "data.cache", "logger", "hydra.")
@@ -57,6 +57,8 @@ def resume_point(output: str, resume: bool, model: Mapping[str, Any] | None = No
     Raises:
         UserError: all checkpoints are damaged, or they are of another network.
     """
+    from famseg.checkpoint_io import BEFORE_LAST, LAST, damage
+
     folder = Path(output) / "checkpoints"
     present = [folder / name for name in (LAST, BEFORE_LAST) if (folder / name).exists()] if resume else []
     for path in present:
@@ -74,6 +76,8 @@ def resume_point(output: str, resume: bool, model: Mapping[str, Any] | None = No
 
 
 def _require_same(path: Path, model: Mapping[str, Any] | None) -> None:
+    from famseg.checkpoint import METADATA_KEY, load
+
     there = load(path)[METADATA_KEY]["model"]
     if model is None or there == model:
         return

@@ -35,7 +35,7 @@ def on_device(augment, image, mask, seeds):
     [
         (Augmentation(flip=1, geometric=0, photometric=0), 1e-3, 1e-2),
         (Augmentation(geometric=1, photometric=0), 0.3, 0.6),
-        (Augmentation(geometric=0, photometric=1), 0.8, 4.0),
+        (Augmentation(geometric=0, photometric=1), 1.0, 4.0),
         (Augmentation(geometric=0, photometric=0, ultrasound=1), 0.3, 1.0),
         (STRONG, 1.2, 6.0),
     ],
