@@ -90,9 +90,10 @@ class Torchvision:
     def __init__(self) -> None:
         from torchvision.transforms import v2
 
+        affine = v2.RandomAffine(20, (0.1, 0.1), (0.8, 1.2), interpolation=v2.InterpolationMode.BILINEAR)
         self.pipeline = v2.Compose([
             v2.RandomHorizontalFlip(),
-            v2.RandomApply([v2.RandomAffine(20, (0.1, 0.1), (0.8, 1.2), interpolation=v2.InterpolationMode.BILINEAR)], p=0.8),
+            v2.RandomApply([affine], p=0.8),
             v2.RandomApply([v2.ColorJitter(brightness=0.1, contrast=0.2)], p=0.5),
             v2.RandomApply([v2.GaussianBlur(7, (0.01, 1.0))], p=0.25),
             v2.ToDtype(torch.float32, scale=True),
