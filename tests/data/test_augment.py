@@ -35,9 +35,9 @@ def on_device(augment, image, mask, seeds):
     [
         (Augmentation(flip=1, geometric=0, photometric=0), 1e-3, 1e-2),
         (Augmentation(geometric=1, photometric=0), 0.3, 0.6),
-        (Augmentation(geometric=0, photometric=1), 1.0, 4.0),
+        (Augmentation(geometric=0, photometric=1), 1.5, 4.0),
         (Augmentation(geometric=0, photometric=0, ultrasound=1), 0.3, 1.0),
-        (STRONG, 1.2, 6.0),
+        (STRONG, 1.8, 6.0),
     ],
 )
 def test_both_engines_make_the_same_picture_of_a_draw(pair, augment, mean, most):
