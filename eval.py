@@ -3,13 +3,13 @@
 import hydra
 from omegaconf import DictConfig
 
-from famseg import run
-from famseg.evaluate import evaluate
-
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="eval")
 def main(config: DictConfig) -> None:
     """Load, score, write the tables and overlays."""
+    from famseg import run  # torch and Lightning, which --help does not wait for
+    from famseg.evaluate import evaluate
+
     with run.recorded(config) as folder:
         evaluate(config, folder)
 

@@ -1,23 +1,23 @@
 """Train a network, test its best checkpoint, return the best validation score. Options: conf/train.yaml, --help."""
 
 import hydra
-from hydra.utils import instantiate
 from omegaconf import DictConfig
 
-from famseg import checkpoint, run
 from famseg.resume import resume_point
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="train")
 def main(config: DictConfig) -> float:
     """One run, from a composed configuration to a tested checkpoint."""
+    from famseg import checkpoint, run  # torch and Lightning, which --help does not wait for
+
     with run.recorded(config):
-        data = instantiate(config.data)
+        data = hydra.utils.instantiate(config.data)
         config.model.num_classes = len(data.classes)
-        task = instantiate(config.task, classes=data.classes)
+        task = hydra.utils.instantiate(config.task, classes=data.classes)
         task.metadata = run.describe(config.model)
         checkpoint.initialise(task.model, config.init_from)
-        trainer = instantiate(config.trainer, _convert_="all")
+        trainer = hydra.utils.instantiate(config.trainer, _convert_="all")
         last = resume_point(config.output, config.resume, task.metadata["model"])
         trainer.fit(task, datamodule=data, ckpt_path=last, weights_only=True)
         best = trainer.checkpoint_callback.best_model_path

@@ -163,9 +163,15 @@ def _add_network(command: argparse.ArgumentParser) -> None:
         nargs="+",
         action="extend",
         metavar="RUN_OR_FILE",
-        help="a run's folder or a checkpoint; several are averaged",
+        help="a run's folder, a checkpoint or an exported ONNX file; several are averaged",
     )
     command.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 ... (auto)")
+    command.add_argument(
+        "--backend",
+        choices=["auto", "torch", "onnxruntime", "openvino"],
+        default="auto",
+        help="what runs the network: torch a checkpoint, the others an ONNX file (auto)",
+    )
     command.add_argument(
         "--tta", choices=["none", "flip"], default="none", help="flip: average with the mirrored image"
     )
@@ -195,7 +201,7 @@ def _predict(options: argparse.Namespace) -> int:
     files = find_files(options.paths, but_not_in=options.out)
     weeks = parse_weeks(options.weeks) if options.weeks else math.nan
     spacing = spacings(options.spacing)
-    members = load_members(options.checkpoint, options.device, flip=options.tta == "flip")
+    members = load_members(options.checkpoint, options.device, options.tta == "flip", options.backend)
     results = predict(files, Job(members, options.out, spacing, weeks), options.batch)
     failures = [result.error for result in results if result.error]
     if options.hc18_submission:
@@ -210,7 +216,8 @@ def _predict(options: argparse.Namespace) -> int:
 def _serve(options: argparse.Namespace) -> int:
     from famseg.serve import serve
 
-    serve(options.checkpoint, options.device, options.tta == "flip", options.host, options.port)
+    flip = options.tta == "flip"
+    serve(options.checkpoint, options.device, flip, options.host, options.port, options.backend)
     return 0
 
 

@@ -60,7 +60,8 @@ class Predictor:
     @torch.inference_mode()
     def __call__(self, images: Tensor) -> Tensor:
         """Logits (B, classes, H, W), float32, of normalised images (B, 1, H, W) of `size` on any device."""
-        images = images.to(next(self.model.parameters()).device)
+        device = next((parameter.device for parameter in self.model.parameters()), torch.device("cpu"))
+        images = images.to(device)
         logits: Tensor = self.model(images).float()
         if not self.flip:
             return logits

@@ -15,11 +15,11 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import Progress
 
-from famseg.checkpoint import load_predictor
+from famseg.backends import load_network
 from famseg.errors import UserError
 from famseg.files import write_bytes, write_table
 from famseg.findings import NOTICE, Findings, examine
-from famseg.inference import Predictor, Segmentation, segment, select_device
+from famseg.inference import Predictor, Segmentation, segment
 from famseg.readout import draw_readout
 from famseg.scans import Scan, read_scan
 
@@ -60,18 +60,21 @@ class Job:
     names: dict[Path, str] = field(default_factory=dict)
 
 
-def load_members(checkpoints: Sequence[str], device: str = "auto", flip: bool = False) -> list[Predictor]:
+def load_members(
+    checkpoints: Sequence[str], device: str = "auto", flip: bool = False, backend: str = "auto"
+) -> list[Predictor]:
     """Load the networks of an ensemble (or one).
 
     Args:
-        checkpoints: folders of runs or checkpoint files.
+        checkpoints: folders of runs, checkpoint files or ONNX files.
         device: auto, cpu, cuda, cuda:1 ...
         flip: average each network with its prediction on the mirrored image.
+        backend: auto, torch, onnxruntime or openvino.
 
     Raises:
         UserError: one cannot be loaded, or their classes differ.
     """
-    members = [replace(load_predictor(where, select_device(device)), flip=flip) for where in checkpoints]
+    members = [replace(load_network(where, device, backend), flip=flip) for where in checkpoints]
     for where, member in zip(checkpoints, members, strict=True):
         if list(member.classes.items()) != list(members[0].classes.items()):
             one, other = dict(members[0].classes), dict(member.classes)

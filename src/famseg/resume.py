@@ -9,12 +9,12 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from famseg.checkpoint import METADATA_KEY, load
-from famseg.checkpoint_io import BEFORE_LAST, LAST, damage
 from famseg.errors import UserError
 from famseg.study.identity import IGNORED
 
 log = logging.getLogger(__name__)
+
+# torch and Lightning are imported by the functions that need them: train.py --help does not.
 
 
 def run_folder(study: str, resume: bool, overrides: Sequence[str]) -> str:
@@ -55,6 +55,8 @@ def resume_point(output: str, resume: bool, model: Mapping[str, Any] | None = No
     Raises:
         UserError: all checkpoints are damaged, or they are of another network.
     """
+    from famseg.checkpoint_io import BEFORE_LAST, LAST, damage
+
     folder = Path(output) / "checkpoints"
     present = [folder / name for name in (LAST, BEFORE_LAST) if (folder / name).exists()] if resume else []
     for path in present:
@@ -72,6 +74,8 @@ def resume_point(output: str, resume: bool, model: Mapping[str, Any] | None = No
 
 
 def _require_same(path: Path, model: Mapping[str, Any] | None) -> None:
+    from famseg.checkpoint import METADATA_KEY, load
+
     there = load(path)[METADATA_KEY]["model"]
     if model is None or there == model:
         return

@@ -85,7 +85,7 @@ def build(viewer: Viewer) -> Any:
     return page
 
 
-def serve(checkpoints: Sequence[str], device: str, flip: bool, host: str, port: int) -> None:
+def serve(checkpoints: Sequence[str], device: str, flip: bool, host: str, port: int, backend: str = "auto") -> None:
     """Show the page until Ctrl-C or SIGTERM.
 
     Args:
@@ -94,11 +94,12 @@ def serve(checkpoints: Sequence[str], device: str, flip: bool, host: str, port: 
         flip: average with the mirrored image.
         host: address to listen on.
         port: its port.
+        backend: auto, torch, onnxruntime or openvino.
 
     Raises:
         UserError: Gradio is missing, a checkpoint cannot be loaded, or the port is taken.
     """
-    viewer = Viewer(load_members(checkpoints, device, flip))
+    viewer = Viewer(load_members(checkpoints, device, flip, backend))
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # so that the folder goes, too
     with tempfile.TemporaryDirectory(prefix="famseg-") as folder:
         # Read when Gradio is imported, which else asks for its newest version and writes beside the folder.

@@ -1,10 +1,14 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from famseg.data.datamodule import SegmentationDataModule
+from famseg.data.on_device import engine, room_for
 from famseg.data.source import Problem
+from famseg.data.transforms import Augmentation
 from famseg.errors import UserError
 
 OPTIONS = {"size": (32, 48), "batch_size": 4, "folds": 4, "val_fraction": 0.2}
@@ -54,7 +58,7 @@ def test_cache_none_gives_the_same_batches(toy):
 def test_mean_and_std_are_those_of_the_training_split(toy, data):
     data.setup("test")  # without fit
     only = SegmentationDataModule(toy(), **OPTIONS)
-    only._prepare.decode(only.indices("train"), "test", keep=False)
+    only._prepare.measure(only.indices("train"), "test")
     assert (data.mean, data.std) == (only.mean, only.std)
     assert data.metadata() == {
         "classes": {"BG": 0, "FB": 2},
@@ -96,7 +100,7 @@ def test_a_written_split_is_read_again(toy, tmp_path):
         ({"size": [256]}, r"data.size=\[256\]"),
         ({"size": [16, 256]}, "at least 32 px"),
         ({"batch_size": 0}, "data.batch_size=0"),
-        ({"cache": "disk"}, "data.cache=disk: give ram or none"),
+        ({"cache": "tape"}, "data.cache=tape: give gpu, ram, disk or none"),
     ],
 )
 def test_impossible_options_are_named(toy, options, says):
@@ -168,24 +172,128 @@ class SaveEverywhere(Callback):
         self.save(trainer, "epoch_end")
 
 
-def fit(toy, workers, checkpoint=None, **options):
+JITTER = {"augment": jitter}
+ON_DEVICE = {"augment": Augmentation(engine="gpu", ultrasound=0.5), "cache": "gpu"}
+
+
+@pytest.fixture
+def roomy(monkeypatch):
+    """The CPU counts as a device with room for the images."""
+    monkeypatch.setattr("famseg.data.datamodule.room_for", lambda *_: True)
+
+
+def fit(toy, workers, checkpoint=None, data=JITTER, **options):
     model = Recorder()
     quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
     trainer = Trainer(accelerator="cpu", max_epochs=3, enable_model_summary=False, **quiet, **options)
-    data = SegmentationDataModule(toy(), augment=jitter, num_workers=workers, **OPTIONS)
+    data = SegmentationDataModule(toy(), num_workers=workers, **OPTIONS | data)
     trainer.fit(model, data, ckpt_path=checkpoint, weights_only=False)
     return model.seen, model.weight.item()
 
 
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize(
-    ("workers", "options"), [(0, {}), (0, {"val_check_interval": 1}), (0, {"limit_val_batches": 0}), (2, {})]
+    ("workers", "options", "data"),
+    [
+        (0, {}, JITTER),
+        (0, {"val_check_interval": 1}, JITTER),
+        (0, {"limit_val_batches": 0}, JITTER),
+        (2, {}, JITTER),
+        (0, {}, ON_DEVICE),
+        (2, {}, ON_DEVICE | {"cache": "ram"}),
+    ],
 )
-def test_a_resumed_run_gets_what_the_unbroken_run_got(toy, tmp_path, workers, options):
+def test_a_resumed_run_gets_what_the_unbroken_run_got(toy, tmp_path, roomy, workers, options, data):
     save = SaveEverywhere(tmp_path)
-    seen, weight = fit(toy, 0, callbacks=[save], **options)
+    seen, weight = fit(toy, 0, callbacks=[save], data=data, **options)
     assert len(seen) == 9
     # Starting processes takes long; the ends of epochs are where a loader that starts early goes wrong.
     some = [(path, step) for path, step in save.saved if workers == 0 or step % 3 == 0]
     for checkpoint, step in some:
-        assert fit(toy, workers, checkpoint, **options) == (seen[step:], weight), checkpoint.name
+        assert fit(toy, workers, checkpoint, data=data, **options) == (seen[step:], weight), checkpoint.name
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_wherever_the_images_lie_the_device_makes_the_same_batches(toy, tmp_path, roomy):
+    seen = fit(toy, 0, data=ON_DEVICE)
+    for cache in ("ram", "none", "disk"):
+        assert fit(toy, 0, data=ON_DEVICE | {"cache": cache, "cache_dir": tmp_path}) == seen
+    assert fit(toy, 0, data=ON_DEVICE | {"seed": 1}) != seen
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_wherever_the_images_lie_the_loader_makes_the_same_batches(toy, tmp_path):
+    seen = fit(toy, 0, data={"augment": Augmentation(), "cache": "none"})
+    for cache in ("ram", "disk", "gpu"):  # no GPU here: ram
+        assert fit(toy, 0, data={"augment": Augmentation(), "cache": cache, "cache_dir": tmp_path}) == seen
+
+
+class Batches(LightningModule):
+    """Keeps the batches of training and validation."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.zeros(()))
+        self.train_batches, self.val_batches = [], []
+
+    def training_step(self, batch, batch_idx):
+        self.train_batches.append(batch)
+        return self.weight * batch["image"].mean()
+
+    def validation_step(self, batch, batch_idx):
+        self.val_batches.append(batch)
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), 0.1)
+
+
+def batches(toy, **options):
+    model, data = Batches(), SegmentationDataModule(toy(), **OPTIONS | options)
+    quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
+    Trainer(accelerator="cpu", max_epochs=1, enable_model_summary=False, **quiet).fit(model, data)
+    return model.train_batches + model.val_batches
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("augment", [None, Augmentation(), Augmentation(flip=0, geometric=0, photometric=0)])
+def test_both_engines_make_batches_of_the_same_images(toy, roomy, augment):
+    on_device = None if augment is None else replace(augment, engine="gpu")
+    there = batches(toy, augment=on_device, cache="gpu")
+    for one, other in zip(there, batches(toy, augment=augment), strict=True):
+        assert set(one) == set(other) == {"image", "mask", "known", "index"}
+        for key in one:
+            assert (one[key].shape, one[key].dtype) == (other[key].shape, other[key].dtype)
+        assert torch.equal(one["known"], other["known"])
+        assert torch.equal(one["index"], other["index"])
+        if augment is None or not augment.geometric:
+            assert torch.equal(one["mask"], other["mask"])
+            torch.testing.assert_close(one["image"], other["image"], atol=1e-4, rtol=0)
+
+
+def test_a_set_on_the_gpu_cannot_be_augmented_in_the_loader():
+    for augment in (jitter, Augmentation(engine="albumentations")):
+        with pytest.raises(UserError, match=r"data\.augment\.engine=gpu, or data\.cache=ram"):
+            engine(augment, "gpu", on_gpu=True)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "on_gpu", "who"),
+    [
+        ("auto", False, "loader"),
+        ("auto", True, "device"),
+        ("gpu", False, "device"),
+        ("albumentations", True, "loader"),
+    ],
+)
+def test_who_augments(wanted, on_gpu, who):
+    assert engine(Augmentation(engine=wanted), "ram", on_gpu) == who
+
+
+def test_a_set_that_does_not_fit_the_gpu_stays_in_ram_and_says_so(monkeypatch, caplog):
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (6 * 2**30, 8 * 2**30))
+    gpu = torch.device("cuda", 0)
+    assert room_for(10000, (256, 384), 3, gpu, 0.25)
+    assert not caplog.records
+    assert not room_for(12000, (256, 384), 3, gpu, 0.25)
+    assert "12000 images take 2.20 GiB, allowed are 2.00 (data.cache_share=0.25" in caplog.text
+    assert not room_for(1, (256, 384), 3, torch.device("cpu"), 0.25)

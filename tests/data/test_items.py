@@ -22,20 +22,20 @@ def jitter(image, mask, seed):
 def test_mean_and_std_are_those_of_the_pictures_without_their_padding(toy):
     source = toy(6)
     prepare = Preparation(source, Letterbox((64, 60)), {"BG": 0, "FB": 2})  # width fits: pictures are not resized
-    prepare.decode(range(6), "test", keep=False)
+    prepare.measure(range(6), "test")
     pixels = np.concatenate([source[index].image.ravel() for index in range(6)]) / 255
     assert prepare.mean == pytest.approx(pixels.mean(), abs=1e-12)
     assert prepare.std == pytest.approx(pixels.std(), abs=1e-12)
 
 
 def test_known_mean_and_std_are_not_measured_again(prepare):
-    prepare.decode(range(6), "test", keep=True)
+    prepare.measure(range(6), "test")
     assert (prepare.mean, prepare.std) == (0.5, 0.25)
 
 
 def test_kept_pairs_are_those_decoded_again_and_decoded_once(toy, prepare):
     fresh = prepare.get(3)
-    prepare.decode(range(6), "test", keep=True)
+    prepare.keep(range(6), "test")
     prepare.source = None
     for kept, again in zip(prepare.get(3), fresh, strict=True):
         np.testing.assert_array_equal(kept, again)

@@ -98,7 +98,7 @@ def test_a_folder_that_cannot_be_written_is_named(job, write_image, picture, tmp
 def test_ensembles_need_the_same_classes(checkpoint, predictor, monkeypatch):
     assert len(load_members([str(checkpoint)] * 2, "cpu", flip=True)) == 2
     others = {"a": predictor, "b": replace(predictor, classes={"BG": 0, "FB": 2})}
-    monkeypatch.setattr(predict_module, "load_predictor", lambda where, device: others[where])
+    monkeypatch.setattr(predict_module, "load_network", lambda where, *_: others[where])
     with pytest.raises(UserError, match=r"b: its classes .* are not those of a"):
         load_members(["a", "b"], "cpu")
 

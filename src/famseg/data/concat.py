@@ -10,7 +10,7 @@ import numpy as np
 
 from famseg.data.datamodule import SegmentationDataModule
 from famseg.data.folder import PAPER_IDS
-from famseg.data.source import Pixels, Problem, Sample, Source
+from famseg.data.source import Pixels, Problem, Sample, Source, Stamp
 from famseg.errors import UserError
 
 
@@ -70,6 +70,13 @@ class Concat:
                     what = f"is in {other} too, and is taken for another subject"
                     mend = "Rename one of them, or, if they are one, give data.shared_subjects=true."
                     yield Problem(f"{name}, subject {group}", what, mend, fatal=False)
+
+    def stamp(self) -> Stamp:
+        """Of all sets."""
+        stamps = {name: source.stamp() for name, source in self.sets.items()}
+        options = {name: stamp.options for name, stamp in stamps.items()}
+        files = tuple(file for stamp in stamps.values() for file in stamp.files)
+        return Stamp({"kind": "concat", "classes": self.classes, "sets": options}, files)
 
 
 def datamodule(

@@ -12,11 +12,12 @@ from torch.utils.data import DataLoader, Dataset
 
 from famseg.data.images import MIN_SIDE
 from famseg.data.items import Augment, EvaluationItems, Item, Preparation, TrainItems, ValItems, collate
+from famseg.data.on_device import Assembly, Pictures, RawItems, engine, room_for
 from famseg.data.sampler import EvaluationSampler, LateLoader, TrainSampler
 from famseg.data.source import Source
 from famseg.data.splits import Splits, read_split, split_by_group, thin_out, write_split
 from famseg.data.survey import Seen, survey
-from famseg.data.transforms import Letterbox
+from famseg.data.transforms import Augmentation, Letterbox
 from famseg.errors import UserError
 
 
@@ -42,7 +43,10 @@ class SegmentationDataModule(LightningDataModule):
         split_file: Split to read instead, as `write_split` writes it.
         images: At most so many of the split's images, by whole groups; None: all.
         seed: Of order and augmentation.
-        cache: "ram" decodes and resizes once; "none" each time.
+        cache: Where training and validation images lie, decoded and resized once: "gpu", of the network, if they fit,
+            else in "ram"; "disk", in a file that workers and runs share; "none": nowhere, they are decoded each time.
+        cache_dir: Folder of such files; None: the user's cache folder.
+        cache_share: Part of the GPU's memory that "gpu" may take.
         mean: Of the training images, x/255; None: measured on the training split by `setup`.
         std: Likewise.
         classes: A model's classes, in the order of its outputs; None: the source's. A model may know more than the
@@ -76,6 +80,8 @@ class SegmentationDataModule(LightningDataModule):
         images: int | None = None,
         seed: int = 0,
         cache: str = "ram",
+        cache_dir: str | Path | None = None,
+        cache_share: float = 0.25,
         mean: float | None = None,
         std: float | None = None,
         classes: Mapping[str, int] | None = None,
@@ -89,7 +95,7 @@ class SegmentationDataModule(LightningDataModule):
         self.num_workers = _workers_beside_a_gpu() if num_workers is None else num_workers
         self.augment = augment
         self.seed = seed
-        self.cache = cache
+        self.cache, self.cache_dir, self.cache_share = cache, cache_dir, cache_share
         self.classes = dict(classes or source.classes)
         self._weights = weights
         self._groups = dict(zip(source.names, source.groups, strict=True))
@@ -110,6 +116,8 @@ class SegmentationDataModule(LightningDataModule):
         if images is not None:
             self.splits = thin_out(self.splits, self._groups, images)
         self._prepare = Preparation(source, self.letterbox, self.classes, mean, std)
+        self._assembly: Assembly | None = None  # None: the loader makes the batches
+        self._pictures: Pictures | None = None
 
     @property
     def size(self) -> tuple[int, int]:
@@ -157,20 +165,27 @@ class SegmentationDataModule(LightningDataModule):
         if stage == "fit":
             self._require_a_batch()
         unknown = self.mean is None or self.std is None
-        keep = self.cache == "ram"
-        if unknown or (stage == "fit" and keep):
+        if unknown:
             self._require_training_images()
-            self._prepare.decode(self.indices("train"), "Reading training images", keep)
-        if stage == "fit" and keep:
-            self._prepare.decode(self.indices("val"), "Reading validation images", keep)
+        cache = self._keep() if stage == "fit" else "none"
+        if unknown:
+            self._prepare.measure(self.indices("train"), "Reading training images")
+        if stage == "fit":
+            self._choose_engine(cache)
+
+    def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+        """Make the batch, if that is done on the device."""
+        return batch if self._assembly is None or "image" in batch else self._assembly(batch)
 
     def train_dataloader(self) -> DataLoader[Any]:
         """Shuffled, augmented, resumed where the run stopped; every batch is full."""
-        return self._loader(TrainItems(self._prepare, self.augment, self.seed), self._train_sampler(), LateLoader)
+        items = self._raw_items() or TrainItems(self._prepare, self.augment, self.seed)
+        return self._loader(items, self._train_sampler(), LateLoader)
 
     def val_dataloader(self) -> DataLoader[Any]:
         """In order, unchanged."""
-        return self._loader(ValItems(self._prepare), EvaluationSampler(self.indices("val"), self.trainer))
+        items = self._raw_items() or ValItems(self._prepare)
+        return self._loader(items, EvaluationSampler(self.indices("val"), self.trainer))
 
     def test_dataloader(self) -> DataLoader[Any]:
         """In order, unchanged, with the originals that metrics in mm need."""
@@ -179,6 +194,41 @@ class SegmentationDataModule(LightningDataModule):
     def predict_dataloader(self) -> DataLoader[Any]:
         """The test split."""
         return self.test_dataloader()
+
+    def _keep(self) -> str:
+        """Decode what training needs; returns where it lies in the end."""
+        train, val = self.indices("train"), self.indices("val")
+        cache, size = self.cache, self.letterbox.size
+        if cache == "gpu" and not room_for(len(train + val), size, len(self.classes), self._device, self.cache_share):
+            cache = "ram"
+        if cache == "disk":
+            self._prepare.keep_on_disk(Path(self.cache_dir) if self.cache_dir else None, train + val)
+        elif cache != "none":
+            self._prepare.keep(train, "Reading training images")
+            self._prepare.keep(val, "Reading validation images")
+        return cache
+
+    def _choose_engine(self, cache: str) -> None:
+        self._assembly = self._pictures = None
+        device = self._device
+        if device is None or engine(self.augment, cache, device.type == "cuda") == "loader":
+            return
+        if cache == "gpu":
+            self._pictures = Pictures(self._prepare, self.indices("train") + self.indices("val"), device)
+            self._prepare.forget()
+        augment = self.augment if isinstance(self.augment, Augmentation) else None
+        self._assembly = Assembly(self._prepare, augment, len(self.classes), self._pictures)
+
+    @property
+    def _device(self) -> torch.device | None:
+        return self.trainer.strategy.root_device if self.trainer else None
+
+    def _raw_items(self) -> RawItems | None:
+        """What the loader sends when the device makes the batches."""
+        if self._assembly is None:
+            return None
+        augment = self.augment if isinstance(self.augment, Augmentation) else None
+        return RawItems(self._prepare, augment, self.seed, pixels=self._pictures is None)
 
     def _train_sampler(self) -> TrainSampler:
         indices = self.indices("train")
@@ -204,15 +254,17 @@ class SegmentationDataModule(LightningDataModule):
     def _loader(
         self, dataset: Dataset[Item], sampler: Any, loader: type[DataLoader[Any]] = DataLoader
     ) -> DataLoader[Any]:
+        numbers_only = self._pictures is not None and isinstance(dataset, RawItems)
+        workers = 0 if numbers_only else self.num_workers
         return loader(
             dataset,
             batch_size=self.batch_size,
             sampler=sampler,
             collate_fn=collate,
-            num_workers=self.num_workers,
+            num_workers=workers,
             worker_init_fn=_one_thread,
-            persistent_workers=self.num_workers > 0,
-            pin_memory=torch.cuda.is_available(),
+            persistent_workers=workers > 0,
+            pin_memory=torch.cuda.is_available() and not numbers_only,
         )
 
 
@@ -221,8 +273,8 @@ def _check_options(size: Sequence[int], batch_size: int, cache: str) -> None:
         raise UserError(f"data.size={list(size)}: give height and width, each at least {MIN_SIDE} px.")
     if batch_size < 1:
         raise UserError(f"data.batch_size={batch_size}: give at least 1.")
-    if cache not in ("ram", "none"):
-        raise UserError(f"data.cache={cache}: give ram or none.")
+    if cache not in ("gpu", "ram", "disk", "none"):
+        raise UserError(f"data.cache={cache}: give gpu, ram, disk or none.")
 
 
 def _traits(image: Seen) -> tuple[float, float]:

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from famseg.data.datamodule import SegmentationDataModule
 from famseg.data.images import SUFFIXES, picture_size, read_image
 from famseg.data.progress import parallel
-from famseg.data.source import Problem, Sample
+from famseg.data.source import Problem, Sample, Stamp
 from famseg.data.tables import read_rows
 from famseg.errors import UserError
 
@@ -123,6 +123,17 @@ class FemurEnds:
         if decode:
             for found in parallel(self._picture_problems, [row for row in self._rows if row.name in self._images], ""):
                 yield from found
+
+    def stamp(self) -> Stamp:
+        """Of the table and the images."""
+        options = {
+            "kind": "femur",
+            "root": str(self.root.absolute()),
+            "width_mm": self.width_mm,
+            "known": sorted(self.known),
+        }
+        pictures = (self._images[row.name] for row in self._rows if row.name in self._images)
+        return Stamp.of(options, [self.table, *pictures])
 
     def _row_problems(self) -> Iterator[Problem]:
         count = Counter(row.name for row in self._all)

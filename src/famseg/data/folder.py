@@ -9,7 +9,7 @@ from typing import Any
 from famseg.data.datamodule import SegmentationDataModule
 from famseg.data.images import SUFFIXES, read_image, read_label
 from famseg.data.progress import parallel
-from famseg.data.source import Pixels, Problem, Sample
+from famseg.data.source import Pixels, Problem, Sample, Stamp
 from famseg.data.tables import read_rows
 from famseg.errors import UserError
 
@@ -88,6 +88,14 @@ class Folder:
                 what = f"mixed bit depths: {stretched} of {len(self)} images are scaled to their brightest pixel"
                 mend = "Export all images with one bit depth, so that equal tissue stays equally bright."
                 yield Problem(str(self.root / "images"), what, mend, fatal=False)
+
+    def stamp(self) -> Stamp:
+        """Of the tables, the images and the labels."""
+        root, classes = str(self.root.absolute()), dict(self.classes)
+        options = {"kind": "folder", "root": root, "classes": classes, "colours": self._colours}
+        options["known"] = sorted(self.known)
+        tables = (self.root / TABLE, self.root / CLASS_TABLE)
+        return Stamp.of(options, [*tables, *self._images, *(self._label(path) for path in self._images)])
 
     def _label_problems(self) -> Iterator[Problem]:
         stems: dict[str, str] = {}

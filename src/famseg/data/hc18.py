@@ -17,7 +17,7 @@ from famseg.biometry import Ellipse, ellipse_from_outline
 from famseg.data.datamodule import SegmentationDataModule
 from famseg.data.images import read_image
 from famseg.data.progress import parallel
-from famseg.data.source import Problem, Sample
+from famseg.data.source import Problem, Sample, Stamp
 from famseg.data.tables import read_rows
 from famseg.errors import UserError
 
@@ -81,6 +81,11 @@ class HC18:
         if decode:
             for found in parallel(self._picture_problems, self._rows, "Checking images"):
                 yield from found
+
+    def stamp(self) -> Stamp:
+        """Of the table, the images and the annotations."""
+        pictures = (path for row in self._rows for path in (self._image(row), self._annotation(row)))
+        return Stamp.of({"kind": "hc18", "root": str(self.root.absolute())}, [self.root / TABLE, *pictures])
 
     def _table_problems(self) -> Iterator[Problem]:
         for row in self._rows:

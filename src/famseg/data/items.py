@@ -1,40 +1,27 @@
 """From a sample to an item of a batch: letterboxed, in output indices, normalised."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple, Protocol
+from pathlib import Path
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 from torch.utils.data import Dataset, default_collate
 
 from famseg.data.progress import parallel
 from famseg.data.sampler import Key
 from famseg.data.source import Pixels, Sample, Source
+from famseg.data.store import Entry, Histogram, Known, Prepared, Store, shared_store
 from famseg.data.transforms import Letterbox
 from famseg.errors import UserError
 
 Item = dict[str, Any]
 Pair = tuple[Pixels, Pixels]
-Known = NDArray[np.bool_]
-Histogram = NDArray[np.int64]
 
-_STACKED = ("image", "mask", "known", "index")
+_STACKED = ("image", "mask", "known", "index", "grey", "labels", "draw")
 _NO_CLASS = 255
-
-
-class Prepared(NamedTuple):
-    """A sample at the network's input size.
-
-    Attributes:
-        image: uint8 (H, W).
-        mask: uint8 (H, W) of output indices.
-        known: bool (classes,), which classes the mask marks wherever they are (`Sample.known`).
-    """
-
-    image: Pixels
-    mask: Pixels
-    known: Known
 
 
 class Augment(Protocol):
@@ -72,33 +59,56 @@ class Preparation:
         self.mean, self.std = mean, std
         self._names = list(classes)
         self._outputs = _output_table(source.classes, classes)
-        self._kept: dict[int, Prepared] = {}
+        self._memory: dict[int, Entry] = {}
+        self._kept: Store = self._memory
 
-    def decode(self, indices: Sequence[int], what: str, keep: bool) -> None:
-        """Decode images in parallel, `keep` them letterboxed, and measure mean and std on them when not yet known.
+    def keep(self, indices: Sequence[int], what: str) -> None:
+        """Decode images in parallel and keep them in memory."""
+        todo = [index for index in indices if index not in self._memory]
+        self._memory.update(zip(todo, parallel(self._read, todo, what), strict=True))
 
-        Both are taken over the images without their padding, and do not depend on the order of the images.
+    def keep_on_disk(self, folder: Path | None, used: Sequence[int]) -> None:
+        """Keep all images in a file that other processes share; it is written first if there is none.
+
+        Raises:
+            UserError: The file cannot be written, or one of the images that are `used` cannot be decoded.
         """
-        todo = [index for index in indices if index not in self._kept]
-        counts = np.zeros(256, np.int64)
-        for index, (prepared, histogram) in zip(todo, parallel(self._read, todo, what), strict=True):
-            counts += histogram
-            if keep:
-                self._kept[index] = prepared
+        stamp, size = self.source.stamp(), self.letterbox.size
+        self._kept = shared_store(folder, stamp, size, self._names, len(self.source), self._read)
+        for index in used:
+            if index not in self._kept:
+                self._read(index)
+
+    def forget(self) -> None:
+        """Give the memory back."""
+        self._memory.clear()
+
+    def measure(self, indices: Sequence[int], what: str) -> None:
+        """Measure mean and std when they are not yet known, over the images without their padding, in any order."""
         if self.mean is None or self.std is None:
+            counts = np.zeros(256, np.int64)
+            for _, more in parallel(self._entry, indices, what):
+                counts += more
             self.mean, self.std = _mean_and_std(counts)
 
     def get(self, index: int) -> Prepared:
-        """A sample at the network's input size, from memory when it is kept there."""
-        return self._kept[index] if index in self._kept else self._read(index)[0]
+        """A sample at the network's input size, from where it is kept if it is."""
+        return self._entry(index)[0]
+
+    def _entry(self, index: int) -> Entry:
+        return self._kept[index] if index in self._kept else self._read(index)
 
     def tensors(self, index: int, image: Pixels, mask: Pixels | None, known: Known) -> Item:
         """`image` float32 (1, H, W), normalised; `mask` int64 (H, W), if there is one; `known` (classes,); `index`."""
-        if self.mean is None or self.std is None:
-            raise RuntimeError("mean and std are not measured yet: call `setup` or `decode` first")
-        values = (torch.from_numpy(image)[None].float() / 255 - self.mean) / self.std  # (1, H, W)
+        values = self.normalised(torch.from_numpy(image)[None].float())  # (1, H, W)
         labels = {} if mask is None else {"mask": torch.from_numpy(mask).long()}
         return {"image": values, "known": torch.from_numpy(known), "index": index} | labels
+
+    def normalised(self, grey: Tensor) -> Tensor:
+        """Values 0 to 255 -> what the network takes."""
+        if self.mean is None or self.std is None:
+            raise RuntimeError("mean and std are not measured yet: call `setup` or `measure` first")
+        return (grey / 255 - self.mean) / self.std
 
     def outputs(self, sample: Sample) -> Pixels:
         """The sample's mask as output indices, uint8 (h, w).
@@ -119,12 +129,17 @@ class Preparation:
         names = enumerate(self._names)
         return np.array([i == 0 or sample.known is None or name in sample.known for i, name in names])
 
-    def _read(self, index: int) -> tuple[Prepared, Histogram]:
+    def _read(self, index: int) -> Entry:
         """A sample at the network's input size, and how many pixels of the image have each grey level."""
         sample = self.source[index]
         image, mask = self.letterbox.apply(sample.image), self.letterbox.apply_mask(self.outputs(sample))
         inside = image[self.letterbox.area((sample.image.shape[0], sample.image.shape[1]))]
         return Prepared(image, mask, self.known(sample)), np.bincount(inside.ravel(), minlength=256)
+
+
+def sample_seed(seed: int, key: Key) -> int:
+    """The seed of a sample's augmentation."""
+    return int(np.random.SeedSequence([seed, *key]).generate_state(1)[0])
 
 
 class TrainItems(Dataset[Item]):
@@ -134,11 +149,10 @@ class TrainItems(Dataset[Item]):
         self._prepare, self._augment, self._seed = prepare, augment, seed
 
     def __getitem__(self, key: Key) -> Item:
-        epoch, index, copy = key
+        _, index, _ = key
         image, mask, known = self._prepare.get(index)
         if self._augment is not None:
-            draw = np.random.SeedSequence([self._seed, epoch, index, copy]).generate_state(1)[0]
-            image, mask = self._augment(image, mask, int(draw))
+            image, mask = self._augment(image, mask, sample_seed(self._seed, key))
         return self._prepare.tensors(index, image, mask, known)
 
 
@@ -172,7 +186,7 @@ class EvaluationItems(Dataset[Item]):
 
 
 def collate(items: Sequence[Item]) -> Item:
-    """Stack image, mask, known and index; keep lists of everything else, which may differ in size."""
+    """Stack what is alike in all items; keep lists of everything else, which may differ in size."""
     return {
         key: default_collate([item[key] for item in items]) if key in _STACKED else [item[key] for item in items]
         for key in items[0]

@@ -1,8 +1,10 @@
 """Work on many files at once, with a progress line when it takes a while."""
 
+import os
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
 from rich.console import Console
@@ -17,6 +19,8 @@ SHOW_AFTER_S = 2.0
 def parallel(work: Callable[[In], Out], items: Sequence[In], what: str) -> Iterator[Out]:
     """Results of `work` in the order of `items`, made by threads: decoding and resizing release the interpreter.
 
+    Only a few results are ahead of who takes them, so that a large set does not gather in memory.
+
     Raises:
         Exception: What `work` raised, for the first item concerned; the rest is not begun.
     """
@@ -26,7 +30,8 @@ def parallel(work: Callable[[In], Out], items: Sequence[In], what: str) -> Itera
     line = Progress(transient=True, console=console, disable=not console.is_terminal)
     task = line.add_task(what, total=len(items))
     try:
-        for result in pool.map(work, items):
+        for future in _in_order(pool, work, items):
+            result = future.result()
             line.advance(task)
             if not line.live.is_started and time.monotonic() - start > SHOW_AFTER_S:
                 line.start()
@@ -35,3 +40,13 @@ def parallel(work: Callable[[In], Out], items: Sequence[In], what: str) -> Itera
         if line.live.is_started:
             line.stop()
         pool.shutdown(cancel_futures=True)
+
+
+def _in_order(pool: ThreadPoolExecutor, work: Callable[[In], Out], items: Sequence[In]) -> Iterator[Future[Out]]:
+    ahead = 8 * (os.cpu_count() or 1)
+    pending: deque[Future[Out]] = deque()
+    for item in items:
+        pending.append(pool.submit(work, item))
+        if len(pending) > ahead:
+            yield pending.popleft()
+    yield from pending

@@ -1,8 +1,9 @@
 """What a data set is: a sequence of samples that knows its classes, its groups and what is wrong with it."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from pathlib import Path
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -63,6 +64,32 @@ class Problem:
         return f"{self.file}: {self.what}. {self.mend}"
 
 
+@dataclass(frozen=True)
+class Stamp:
+    """What the decoded samples of a source follow from: equal stamps, equal samples.
+
+    Attributes:
+        options: Kind of the set and all options that change a sample, in plain values.
+        files: Path, size in bytes and time of change (ns) of every file that is read; -1 for one that is missing.
+    """
+
+    options: Mapping[str, Any]
+    files: tuple[tuple[str, int, int], ...] = ()
+
+    @classmethod
+    def of(cls, options: Mapping[str, Any], paths: Iterable[Path]) -> "Stamp":
+        """A stamp with the files as they are now."""
+        return cls(options, tuple(_state(path) for path in paths))
+
+
+def _state(path: Path) -> tuple[str, int, int]:
+    try:
+        status = path.stat()
+    except OSError:
+        return str(path.absolute()), -1, -1
+    return str(path.absolute()), status.st_size, status.st_mtime_ns
+
+
 class Source(Protocol):
     """A labelled set of images."""
 
@@ -89,4 +116,8 @@ class Source(Protocol):
 
     def problems(self, decode: bool = True) -> Iterator[Problem]:
         """Every bad input; with `decode=False` only those that can be seen without decoding an image."""
+        ...
+
+    def stamp(self) -> Stamp:
+        """What the samples follow from, for a cache on disk."""
         ...

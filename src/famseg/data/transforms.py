@@ -1,17 +1,19 @@
 """Letterbox with its exact inverse, and the training augmentation."""
 
-import os
-import random
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 import cv2
 import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
+from famseg.data.augment.albumented import augment_pair
+from famseg.data.augment.batches import augment_batch
+from famseg.data.augment.draw import GAIN_KNOBS, Dice, Draw
 from famseg.data.source import Pixels
+from famseg.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -76,9 +78,12 @@ class Augmentation:
     """Random changes that an ultrasound picture could have had; image and mask move together.
 
     Every draw follows from the seed that is handed in, so that a sample's augmentation does not depend on the worker,
-    the process or what was drawn before. A strength of 0 (or a probability of 0) turns a change off.
+    the process, the device or what was drawn before. A strength of 0 (or a probability of 0) turns a change off.
+    docs/augmentation.md shows each change.
 
     Attributes:
+        engine: Where a run makes the changes: "albumentations", one by one in the loader; "gpu", in batches on the
+            device of the network; "auto", there if it is a GPU.
         flip: Probability of a left-right flip.
         rotate: Largest rotation, degrees.
         scale: Largest relative change of size.
@@ -90,8 +95,14 @@ class Augmentation:
         speckle: Largest relative change of single pixels (multiplicative noise).
         blur: Largest sigma, px.
         photometric: Probability of each change of brightness, contrast and gamma; half as likely: speckle, blur.
+        ultrasound: Probability of each of the four that follow.
+        attenuation: Largest loss at the bottom of the picture, dB.
+        gain: Largest change by a knob of the gain curve, dB.
+        shadow: Largest loss behind a reflector, dB.
+        sector: Largest part of the opening that a narrower sector lacks; the label stays whole, as HC18's outlines do.
     """
 
+    engine: str = "auto"
     flip: float = 0.5
     rotate: float = 20.0
     scale: float = 0.2
@@ -103,9 +114,18 @@ class Augmentation:
     speckle: float = 0.15
     blur: float = 1.0
     photometric: float = 0.5
+    ultrasound: float = 0.0
+    attenuation: float = 12.0
+    gain: float = 6.0
+    shadow: float = 25.0
+    sector: float = 0.35
+
+    def __post_init__(self) -> None:
+        if self.engine not in ("auto", "albumentations", "gpu"):
+            raise UserError(f"data.augment.engine={self.engine}: give auto, albumentations or gpu.")
 
     def __call__(self, image: Pixels, mask: Pixels, seed: int) -> tuple[Pixels, Pixels]:
-        """Change a pair.
+        """Change a pair with albumentations.
 
         Args:
             image: uint8 (H, W).
@@ -115,32 +135,55 @@ class Augmentation:
         Returns:
             The changed pair, of the same shapes; what moves in from outside is 0.
         """
-        # One stream shared by all transforms: with `set_random_seed` each would draw the same numbers as the others.
-        self._pipeline.set_random_state(np.random.default_rng(seed), random.Random(seed))
-        # Maps of each class moved with interpolation and compared: a warped label's border does not step.
-        maps = (mask[..., None] == np.arange(mask.max() + 1)).astype(np.float32)
-        out = self._pipeline(image=image[..., None], mask=maps)
-        return out["image"][..., 0], out["mask"].argmax(axis=-1).astype(np.uint8)
+        return augment_pair(image, mask, Draw(*self.draw(seed).tolist()))
 
-    @cached_property
-    def _pipeline(self) -> Any:
-        os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"  # it would ask the package index on import
-        import albumentations as A  # seconds to import, and only training needs it
+    def batch(self, images: Tensor, masks: Tensor, draws: Tensor, classes: int) -> tuple[Tensor, Tensor]:
+        """Change pairs where they lie; but for rounding to grey levels, as `__call__` does.
 
-        affine = A.Affine(
-            rotate=(-self.rotate, self.rotate),
-            scale=(1 - self.scale, 1 + self.scale),
-            translate_percent=(-self.shift, self.shift),
-            keep_ratio=True,  # a head must not be squashed
-            mask_interpolation=cv2.INTER_LINEAR,
-            p=self.geometric,
-        )
+        Args:
+            images: uint8 (B, H, W).
+            masks: uint8 (B, H, W), below `classes`.
+            draws: float32 (B, parameters), rows of `draw`.
+            classes: Number of classes.
+
+        Returns:
+            Images float32 (B, 1, H, W), 0 to 255, and masks int64 (B, H, W).
+        """
+        return augment_batch(images, masks, Draw.batch(draws), classes, self.blur, self.ultrasound > 0)
+
+    def draw(self, seed: int) -> NDArray[np.float32]:
+        """The values of a `Draw` that follow from a seed."""
+        dice = Dice(seed)
+        return np.array([*self._scanner(dice), *self._geometry(dice), *self._photometry(dice)], np.float32)
+
+    def _scanner(self, dice: Dice) -> list[float]:
+        often = self.ultrasound
+        gain = _some(dice.chance(often), [dice.between(-self.gain, self.gain) for _ in range(GAIN_KNOBS)])
+        attenuation = _some(dice.chance(often), [dice.between(0, self.attenuation)])
+        shadow = _some(dice.chance(often), [dice.between(self.shadow / 3, self.shadow)])
+        shape = [dice.between(-0.8, 0.8), dice.between(0.04, 0.16), dice.between(0.1, 0.6)]
+        sector = _some(dice.chance(often), [dice.between(0, self.sector)])
+        return [*gain, *attenuation, *shadow, *shape, *sector, dice.between(-1, 1)]
+
+    def _geometry(self, dice: Dice) -> list[float]:
+        flip, moved = dice.chance(self.flip), dice.chance(self.geometric)
+        angle = dice.between(-self.rotate, self.rotate)
+        scale = dice.between(-self.scale, self.scale)
+        right, down = dice.between(-self.shift, self.shift), dice.between(-self.shift, self.shift)
+        angle, scale, right, down = _some(moved, [angle, scale, right, down])
+        return [flip, angle, 1 + scale, right, down]
+
+    def _photometry(self, dice: Dice) -> list[float]:
         often, seldom = self.photometric, self.photometric / 2
-        return A.Compose([
-            A.HorizontalFlip(p=self.flip),
-            affine,
-            A.RandomGamma((100 - self.gamma, 100 + self.gamma), p=often),
-            A.RandomBrightnessContrast(self.brightness, self.contrast, p=often),
-            A.MultiplicativeNoise((1 - self.speckle, 1 + self.speckle), elementwise=True, p=seldom),
-            A.GaussianBlur(blur_limit=0, sigma_limit=(0, self.blur), p=seldom if self.blur else 0),
-        ])  # fmt: skip
+        (gamma,) = _some(dice.chance(often), [dice.between(-self.gamma, self.gamma)])
+        levels = [dice.between(-self.contrast, self.contrast), dice.between(-self.brightness, self.brightness)]
+        contrast, brightness = _some(dice.chance(often), levels)
+        (speckle,) = _some(dice.chance(seldom), [self.speckle])
+        seed = float(int(dice.between(0, 2**24)))
+        (blur,) = _some(dice.chance(seldom), [dice.between(0, self.blur)])
+        return [1 + gamma / 100, 1 + contrast, brightness, speckle, seed, blur]
+
+
+def _some(happens: bool, values: list[float]) -> list[float]:
+    """The values, or zeros: no change."""
+    return values if happens else [0.0] * len(values)

@@ -19,6 +19,9 @@ NOT_PART = frozenset(
         "retry",
         "logger",
         "data.num_workers",
+        "data.cache",
+        "data.cache_dir",
+        "data.cache_share",
         "trainer.output",
         "trainer.callbacks",
         "trainer.logger",
@@ -27,7 +30,18 @@ NOT_PART = frozenset(
 )
 SEEDS = frozenset({"seed", "data.seed", "callbacks.seeding.seed"})
 # Beginnings of overrides that do not make another run of a command.
-IGNORED = ("resume", "retry", "runs", "study", "trainer.progress", "data.num_workers", "logger", "hydra.", "hydra/")
+IGNORED = (
+    "resume",
+    "retry",
+    "runs",
+    "study",
+    "trainer.progress",
+    "data.num_workers",
+    "data.cache",
+    "logger",
+    "hydra.",
+    "hydra/",
+)
 LONGEST = 120  # letters of a name, of the 255 that file systems have
 FOLDERS = frozenset({"data.root"})  # a data set may move; its own name stays
 

@@ -1,6 +1,7 @@
 """The phantom as a source of samples."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
 from functools import cached_property
 from typing import Any
 
@@ -11,7 +12,7 @@ from famseg.data.phantom.difficulty import DIFFICULTIES
 from famseg.data.phantom.render import render
 from famseg.data.phantom.scene import PLANES, Scene, Subject, draw_scene
 from famseg.data.phantom.screen import screen
-from famseg.data.source import Problem, Sample
+from famseg.data.source import Problem, Sample, Stamp
 from famseg.errors import UserError
 
 BACKGROUND, FEMUR, HEAD = 0, 1, 2
@@ -111,6 +112,19 @@ class Phantom:
     def problems(self, decode: bool = True) -> Iterator[Problem]:
         """None: drawn data has no bad files."""
         return iter(())
+
+    def stamp(self) -> Stamp:
+        """Of the options: there are no files."""
+        options = {
+            "kind": "phantom",
+            "n": self.n,
+            "size": [self.height, self.width],
+            "seed": self.seed,
+            "difficulty": asdict(self.difficulty),
+            "images_per_subject": self.images_per_subject,
+            "planes": list(self.planes.items()),
+        }
+        return Stamp(options)
 
 
 def _check_number(name: str, value: object, least: int) -> None:

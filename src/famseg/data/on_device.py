@@ -1,0 +1,143 @@
+"""Batches that are made on the network's device: what the loader sends there, and what becomes of it."""
+
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from famseg.data.items import Item, Preparation, sample_seed
+from famseg.data.sampler import Key
+from famseg.data.transforms import Augmentation
+from famseg.errors import UserError
+
+log = logging.getLogger(__name__)
+
+
+class RawItems(Dataset[Item]):
+    """`index` of a sample; its `draw` where it is augmented; `grey`, `labels` (uint8) and `known` if not on the device.
+
+    Args:
+        prepare: Of the images.
+        augment: Draws; None: nothing is changed.
+        seed: Of the draws.
+        pixels: Whether to send the pictures.
+    """
+
+    def __init__(self, prepare: Preparation, augment: Augmentation | None, seed: int, pixels: bool) -> None:
+        self._prepare, self._augment, self._seed, self._pixels = prepare, augment, seed, pixels
+
+    def __getitem__(self, key: Key | int) -> Item:
+        """A sample of training by its key, or one of validation by its index."""
+        index = key if isinstance(key, int) else key[1]
+        item: Item = {"index": index}
+        if self._augment is not None and not isinstance(key, int):
+            item["draw"] = torch.from_numpy(self._augment.draw(sample_seed(self._seed, key)))
+        if self._pixels:
+            image, labels, known = self._prepare.get(index)
+            item |= {"grey": torch.from_numpy(image), "labels": torch.from_numpy(labels)}
+            item["known"] = torch.from_numpy(known)
+        return item
+
+
+class Pictures:
+    """Samples that lie on a device as uint8.
+
+    Attributes:
+        grey: (N, H, W).
+        labels: (N, H, W).
+        known: bool (N, classes).
+    """
+
+    def __init__(self, prepare: Preparation, indices: Sequence[int], device: torch.device) -> None:
+        samples = [prepare.get(index) for index in indices]
+        self.grey, self.labels, self.known = (
+            torch.from_numpy(np.stack(part)).to(device) for part in zip(*samples, strict=True)
+        )
+        rows = torch.full((max(indices) + 1,), -1)
+        rows[torch.tensor(indices)] = torch.arange(len(indices))
+        self._rows = rows.to(device)
+
+    def __call__(self, index: Tensor) -> Item:
+        """`grey`, `labels` and `known` of indices (B,) in the source."""
+        rows = self._rows[index]
+        return {"grey": self.grey[rows], "labels": self.labels[rows], "known": self.known[rows]}
+
+
+class Assembly:
+    """Turns what the loader sent, once it is on the device, into a batch as the loader would have made it.
+
+    Args:
+        prepare: Of the images.
+        augment: Makes the changes that were drawn.
+        classes: Number of classes.
+        pictures: Those that lie on the device.
+    """
+
+    def __init__(
+        self, prepare: Preparation, augment: Augmentation | None, classes: int, pictures: Pictures | None
+    ) -> None:
+        self._prepare, self._augment, self._classes, self._pictures = prepare, augment, classes, pictures
+
+    @torch.no_grad()
+    def __call__(self, batch: Item) -> Item:
+        """`image`, `mask`, `known`, `index`."""
+        raw = batch if self._pictures is None else batch | self._pictures(batch["index"])
+        grey, mask = raw["grey"][:, None], raw["labels"]
+        if self._augment is not None and "draw" in batch:
+            grey, mask = self._augment.batch(raw["grey"], mask, batch["draw"], self._classes)
+        image = self._prepare.normalised(grey.float())
+        return {"image": image, "mask": mask.long(), "known": raw["known"], "index": batch["index"]}
+
+
+def room_for(count: int, size: tuple[int, int], classes: int, device: torch.device | None, share: float) -> bool:
+    """Whether samples may lie on a device, with a line in the log if not.
+
+    Args:
+        count: Number of samples.
+        size: Height and width.
+        classes: Number of classes.
+        device: Of the network.
+        share: Part of the device's memory that they may take.
+    """
+    if device is None or device.type != "cuda":
+        log.info("data.cache=gpu: the network is not on a GPU, images are kept in ram.")
+        return False
+    needed = count * (2 * size[0] * size[1] + classes)
+    free, total = torch.cuda.mem_get_info(device)
+    allowed = min(share * total, free)
+    if needed > allowed:
+        log.warning(
+            "data.cache=gpu: %d images take %.2f GiB, allowed are %.2f (data.cache_share=%g of the GPU's memory, and "
+            "what is free); they are kept in ram.",
+            count,
+            needed / 2**30,
+            allowed / 2**30,
+            share,
+        )
+    return needed <= allowed
+
+
+def engine(augment: Any, cache: str, on_gpu: bool) -> str:
+    """Who augments: "loader" or "device".
+
+    Args:
+        augment: The augmentation, or None.
+        cache: Where the pictures lie in the end.
+        on_gpu: Whether the network's device is a GPU.
+
+    Raises:
+        UserError: The pictures lie on the GPU and are to be augmented in the loader.
+    """
+    if augment is None:
+        return "device" if on_gpu or cache == "gpu" else "loader"
+    wanted = augment.engine if isinstance(augment, Augmentation) else "albumentations"
+    if cache == "gpu" and wanted == "albumentations":
+        raise UserError(
+            "data.cache=gpu keeps the images where albumentations cannot reach them. Give data.augment.engine=gpu, or "
+            "data.cache=ram."
+        )
+    return "device" if wanted == "gpu" or cache == "gpu" or (wanted == "auto" and on_gpu) else "loader"
