@@ -1,6 +1,8 @@
-"""Shared by all tests: one thread per process, since pytest runs several."""
+"""Shared by all tests: one thread per process, since pytest runs several, and Triton's kernels without a GPU."""
 
+import importlib
 import os
+import pkgutil
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("WANDB_MODE", "offline")
@@ -12,6 +14,16 @@ import pytest
 import torch
 
 torch.set_num_threads(1)
+
+# Triton decides when it is imported whether its interpreter runs kernels: before any library imports it, and for the
+# kernels themselves. That a layer may use them is said by the tests of the kernels alone.
+with pytest.MonkeyPatch.context() as patch:
+    if not torch.cuda.is_available():
+        patch.setenv("TRITON_INTERPRET", "1")
+    import famseg.kernels
+
+    for module in pkgutil.iter_modules(famseg.kernels.__path__, "famseg.kernels."):
+        importlib.import_module(module.name)
 
 
 @pytest.fixture

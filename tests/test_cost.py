@@ -130,7 +130,7 @@ def test_the_table_is_aligned():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--models", "famseg_x"], "model famseg_x: there is no such option. Choose from famseg_b, "),
+        (["--models", "famseg_x"], "model famseg_x: there is no such option. Choose from bisenet_v2, "),
         (["--kernel", "4"], "kernel 4, map 128 x 128, channels 1: give numbers from 1, and an odd kernel"),
         (["--models", "famseg_n", "--size", "16", "64"], "16 x 64 px is too small"),
     ],

@@ -83,7 +83,7 @@ def _maps(model: FAMSeg) -> dict[str, tuple[int, int]]:
 
 def _encoder(model: FAMSeg, maps: dict[str, tuple[int, int]]) -> list[str]:
     sizes = ["any height and width from 32 px,", "padded inside to a multiple of 32"]
-    stem = [_convolution(conv, *maps[f"encoder.stem.{i}"]) for i, conv in enumerate(model.encoder.stem)]
+    stem = [_convolution(conv, *maps[f"encoder.stem.{i}.1"]) for i, conv in enumerate(model.encoder.stem)]
     parts = [
         _box(ENCODER, ROWS[1], BOX, LOW, "plain", "image", model.in_channels, sizes),
         _box(ENCODER, ROWS[2], BOX, LOW, "encoder", "stem", maps["encoder.stem.1"][0], stem),

@@ -90,6 +90,8 @@ class _BatchLoss(nn.Module):
 def captured(task: SegmentationTask, sample: tuple[Tensor, ...]) -> Any:
     """The task's function (image, mask, known) -> loss as a pair of graphs; batch statistics stay as they are."""
     before = {name: buffer.clone() for name, buffer in task.named_buffers()}
+    # gradients are summed on the capture's stream, by design: torch's warning would alarm for nothing
+    torch.autograd.graph.set_warn_on_accumulate_grad_stream_mismatch(False)
     precision = task.trainer.precision_plugin
     with torch.random.fork_rng(devices=[task.device]), precision.forward_context():
         dtype = torch.get_autocast_dtype("cuda")
