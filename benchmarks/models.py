@@ -243,13 +243,16 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--repeats", type=int, default=7, help="blocks whose median counts (7)")
     parser.add_argument("--seconds", type=float, help="length of a block (0.5 on a GPU, one step on a CPU)")
     parser.add_argument("--warmup", type=int, help="steps before (10 on a GPU, 1 on a CPU)")
-    parser.add_argument("--channels-last", action="store_true", help="weights in channels last")
+    parser.add_argument(
+        "--channels-last", action=argparse.BooleanOptionalAction, help="weights in channels last (on a GPU, as train.py)"
+    )
     parser.add_argument("--no-graphs", dest="graphs", action="store_false", help="no CUDA graphs")
     parser.add_argument("--json", type=Path, metavar="FILE", help="all numbers")
     parser.add_argument("--document", type=Path, metavar="FILE", help="Markdown file whose table to replace")
     options = parser.parse_args()
     gpu = options.device == "cuda"
-    for name, values in {"batch": (16, 4), "seconds": (0.5, 0.0), "warmup": (10, 1)}.items():
+    defaults = {"batch": (16, 4), "seconds": (0.5, 0.0), "warmup": (10, 1), "channels_last": (True, False)}
+    for name, values in defaults.items():
         if getattr(options, name) is None:
             setattr(options, name, values[0] if gpu else values[1])
     return options

@@ -188,7 +188,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--modes", nargs="+", help="only these of each model's modes")
     parser.add_argument("--blocks", type=int, default=7, help="blocks of steps whose median counts (7)")
     parser.add_argument("--seconds", type=float, default=0.5, help="length of a block (0.5)")
-    parser.add_argument("--channels-last", action="store_true", help="weights and maps in channels last")
+    parser.add_argument(
+        "--channels-last", action=argparse.BooleanOptionalAction, default=True, help="weights in channels last (yes)"
+    )
     parser.add_argument("--profile", metavar="MODEL", choices=list(CASES), help="print the kernels of one eager step")
     parser.add_argument("--json", type=Path, metavar="FILE")
     return parser.parse_args()
