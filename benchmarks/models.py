@@ -29,6 +29,7 @@ from omegaconf import OmegaConf
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
+from train_step import captured
 
 from famseg.checkpoint import build
 from famseg.configuration import composed, folder
@@ -106,20 +107,6 @@ def steps_of(option: str, options: argparse.Namespace) -> tuple[Callable[[], Non
             model(image)
 
     return train, infer
-
-
-def captured(step: Callable[[], None]) -> Callable[[], None]:
-    """The step as a CUDA graph."""
-    side = torch.cuda.Stream()
-    side.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(side):
-        for _ in range(3):
-            step()
-    torch.cuda.current_stream().wait_stream(side)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        step()
-    return graph.replay
 
 
 def images_per_second(step: Callable[[], None], options: argparse.Namespace) -> tuple[float, ...]:
@@ -244,7 +231,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--seconds", type=float, help="length of a block (0.5 on a GPU, one step on a CPU)")
     parser.add_argument("--warmup", type=int, help="steps before (10 on a GPU, 1 on a CPU)")
     parser.add_argument(
-        "--channels-last", action=argparse.BooleanOptionalAction, help="weights in channels last (on a GPU, as train.py)"
+        "--channels-last",
+        action=argparse.BooleanOptionalAction,
+        help="weights in channels last (on a GPU)",
     )
     parser.add_argument("--no-graphs", dest="graphs", action="store_false", help="no CUDA graphs")
     parser.add_argument("--json", type=Path, metavar="FILE", help="all numbers")

@@ -57,7 +57,7 @@ def test_a_second_run_decodes_nothing(toy, tmp_path):
         def __getitem__(self, index):
             raise AssertionError("decoded again")
 
-    kept(Blind(6), tmp_path).get(5)
+    same(kept(Blind(6), tmp_path).get(5), preparation(toy(6)).get(5))
 
 
 @pytest.mark.parametrize("options", [{"size": (32, 64)}, {"classes": {"BG": 0, "FL": 1, "FB": 2}}])
