@@ -37,7 +37,7 @@ def main() -> None:
     matplotlib.use("Agg")
     names = executed(Path(__file__).parents[2] / "notebooks" / "03_network.ipynb")
     for name, file in FIGURES.items():
-        names[name].savefig(options.out / file, dpi=80, pil_kwargs={"optimize": True})
+        names[name].savefig(options.out / file, dpi=80, bbox_inches="tight", pil_kwargs={"optimize": True})
 
 
 if __name__ == "__main__":

@@ -89,5 +89,6 @@ def test_unlabelled_classes_are_learnt_from_the_other_set():
     known, ignored = train(data, True, 8), train(data, False, 8)
     assert (known[-1] > known[0]).all()
     assert known[-1].min() > 0.6
-    # Taken for background, each set unteaches the other's class.
-    assert (1 - known[-1] < 0.7 * (1 - ignored[-1]))[1:].all()
+    # Taken for background, each set unteaches the other's class. Two evaluations: one of so short a training is noisy.
+    error = [1 - scores[-2:].mean(0) for scores in (known, ignored)]
+    assert (error[0] < 0.7 * error[1])[1:].all()
