@@ -96,7 +96,11 @@ def test_gradient_checkpointing_keeps_less():
     assert saving < 0.6 * plain
 
 
-@pytest.mark.parametrize("name", options())
+QUICK = ("famseg_n", "famseg_t", "unet", "bisenet_v2")  # each family's small ones; the others take seconds each
+EVERY = [pytest.param(name, marks=[] if name in QUICK else pytest.mark.slow) for name in options()]
+
+
+@pytest.mark.parametrize("name", EVERY)
 def test_every_model_of_the_configuration_is_counted(name, capsys):
     assert main(["cost", "--models", name, "--size", "64", "96"]) == 0
     (row,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith(f"| {name} ")]
