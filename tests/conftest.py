@@ -7,6 +7,8 @@ import pkgutil
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("WANDB_MODE", "offline")
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
+# mamba-ssm would compile dozens of cuts of each of its kernels and time them, for minutes, in each process; so, one.
+os.environ.setdefault("MAMBA_DETERMINISTIC", "1")
 
 from pathlib import Path
 
