@@ -1,8 +1,9 @@
 """FAM's softmax and weighted reassembly in Triton; the plain twin is `famseg.layers.fam.reassemble`.
 
 Maps are channels last: a program works on a run of positions n of the small map, all of them counted through,
-n = (b H + h) W + w. The softmax turns the logits, (N, 4 K K) in memory, into weights that lie tap by tap, (4 K K, N):
-all further reads are contiguous then. Backward needs no more than these weights and the features:
+n = (b H + h) W + w. The softmax turns the logits, (N, ROW) in memory with ROW >= 4 K K, into weights that lie tap by
+tap, (4 K K, N): all further reads are contiguous then. Logits' channels beyond 4 K K are padding. Backward needs no
+more than the weights and the features:
 
     dL/dw[t] = sum_c g[c] (f[n + t, c] - f[n, c])      up to a summand shared by the taps, which the softmax cancels;
                                                        without it, half precision would lose what differs between taps
@@ -19,14 +20,17 @@ from torch import Tensor
 
 from famseg.layers.fam import MAX_CHANNELS, PHASES
 
+POSITIONS = 64  # of a program of the softmax
+
 
 @triton.jit
-def _softmax(logits, weights, N, TAPS: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_T: tl.constexpr):
+def _softmax(logits, logit_bias, weights, N, ROW, TAPS: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_T: tl.constexpr):
     n = (tl.program_id(0).to(tl.int64) * BLOCK_N + tl.arange(0, BLOCK_N))[:, None]
     t = tl.arange(0, BLOCK_T)[None, :]
     mask = (n < N) & (t < TAPS)
     for phase in tl.static_range(4):
-        x = tl.load(logits + n * (4 * TAPS) + phase * TAPS + t, mask=mask, other=-float("inf")).to(tl.float32)
+        x = tl.load(logits + n * ROW + phase * TAPS + t, mask=mask, other=-float("inf")).to(tl.float32)
+        x += tl.load(logit_bias + phase * TAPS + t, mask=t < TAPS, other=0.0).to(tl.float32)
         x = tl.where(n < N, x, 0.0)  # no inf - inf beyond the last position
         e = tl.exp(x - tl.max(x, 1)[:, None])
         w = e / tl.sum(e, 1)[:, None]
@@ -34,7 +38,10 @@ def _softmax(logits, weights, N, TAPS: tl.constexpr, BLOCK_N: tl.constexpr, BLOC
 
 
 @triton.jit
-def _softmax_backward(weights, grad_weights, grad, N, TAPS: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_T: tl.constexpr):
+def _softmax_backward(
+    weights, grad_weights, grad, partials, N, ROW, TAPS: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_T: tl.constexpr
+):
+    """Partials (programs, 4 TAPS): this program's sums of the gradient, which are the bias's."""
     n = (tl.program_id(0).to(tl.int64) * BLOCK_N + tl.arange(0, BLOCK_N))[:, None]
     t = tl.arange(0, BLOCK_T)[None, :]
     mask = (n < N) & (t < TAPS)
@@ -44,7 +51,12 @@ def _softmax_backward(weights, grad_weights, grad, N, TAPS: tl.constexpr, BLOCK_
         d = tl.load(grad_weights + at, mask=mask, other=0.0).to(tl.float32)
         mean = tl.sum(w * d, 1) / tl.maximum(tl.sum(w, 1), 1e-6)  # rounded weights do not sum to 1
         g = w * (d - mean[:, None])
-        tl.store(grad + n * (4 * TAPS) + phase * TAPS + t, g.to(grad.dtype.element_ty), mask=mask)
+        tl.store(grad + n * ROW + phase * TAPS + t, g.to(grad.dtype.element_ty), mask=mask)
+        to = partials + (tl.program_id(0) * 4 + phase) * TAPS + tl.arange(0, BLOCK_T)
+        tl.store(to, tl.sum(g, 0), mask=tl.arange(0, BLOCK_T) < TAPS)
+    for padding in range(4 * TAPS, ROW, BLOCK_T):
+        at = padding + t
+        tl.store(grad + n * ROW + at, tl.zeros((BLOCK_N, BLOCK_T), grad.dtype.element_ty), (n < N) & (at < ROW))
 
 
 @triton.jit
@@ -144,13 +156,13 @@ def _backward_features(
     tl.store(grad_features + at, total.to(grad_features.dtype.element_ty), mask=mask)
 
 
-def reassemble(features: Tensor, logits: Tensor, bias: Tensor) -> Tensor:
+def reassemble(features: Tensor, logits: Tensor, logit_bias: Tensor, bias: Tensor) -> Tensor:
     """Softmax over the taps, weighted sum of each position's neighbourhood, once per output phase, and a bias.
 
-    Shapes: features (B, C, H, W) with C <= MAX_CHANNELS, logits (B, 4 K K, H, W) of the same dtype, bias (C,) ->
-    (B, C, 2 H, 2 W), channels last.
+    Shapes: features (B, C, H, W) with C <= MAX_CHANNELS, logits (B, 4 K K or more, H, W) of the same dtype, of which
+    only the first 4 K K count, logit_bias (4 K K,), bias (C,) -> (B, C, 2 H, 2 W), channels last.
     """
-    return _op(_last(features), _last(logits), bias)[0]  # type: ignore[no-any-return]
+    return _op(_last(features), _last(logits), logit_bias, bias)[0]  # type: ignore[no-any-return]
 
 
 def _last(t: Tensor) -> Tensor:
@@ -164,47 +176,53 @@ def _blocks(channels: int, held: int, limit: int) -> tuple[int, int]:
 
 
 @torch.library.custom_op("famseg::reassemble", mutates_args=())
-def _op(features: Tensor, logits: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
+def _op(features: Tensor, logits: Tensor, logit_bias: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
     batch, channels, height, width = features.shape
-    number, kernel = batch * height * width, math.isqrt(logits.shape[1] // PHASES)
-    weights = features.new_empty(PHASES * kernel**2, number)
+    number, taps = batch * height * width, logit_bias.numel() // PHASES
+    weights = features.new_empty(PHASES * taps, number)
     out = _empty_last(features, (batch, channels, 2 * height, 2 * width))
-    taps = triton.next_power_of_2(kernel**2)
-    _softmax[(triton.cdiv(number, 64),)](logits, weights, number, kernel**2, 64, taps)
+    block_t = triton.next_power_of_2(taps)
+    _softmax[(triton.cdiv(number, POSITIONS),)](
+        logits, logit_bias, weights, number, logits.shape[1], taps, POSITIONS, block_t
+    )
     block_n, block_c = _blocks(channels, 2048, 64)
     grid = (triton.cdiv(number, block_n), triton.cdiv(channels, block_c))
-    _forward[grid](features, weights, bias, out, number, height, width, channels, kernel, block_n, block_c)
+    _forward[grid](features, weights, bias, out, number, height, width, channels, math.isqrt(taps), block_n, block_c)
     return out, weights
 
 
 @_op.register_fake
-def _(features: Tensor, logits: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
+def _(features: Tensor, logits: Tensor, logit_bias: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
     batch, channels, height, width = features.shape
-    weights = features.new_empty(logits.shape[1], batch * height * width)
+    weights = features.new_empty(logit_bias.shape[0], batch * height * width)
     return _empty_last(features, (batch, channels, 2 * height, 2 * width)), weights
 
 
 @torch.library.custom_op("famseg::reassemble_backward", mutates_args=())
-def _backward_op(grad: Tensor, features: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
+def _backward_op(grad: Tensor, features: Tensor, weights: Tensor, row: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of the features, of the logits (B, row, H, W), and of their bias (4 K K,), float32."""
     batch, channels, height, width = features.shape
-    number, kernel = batch * height * width, math.isqrt(weights.shape[0] // PHASES)
+    number, taps = batch * height * width, weights.shape[0] // PHASES
     grad_features, grad_weights = torch.empty_like(features), torch.empty_like(weights)
-    grad_logits = _empty_last(features, (batch, weights.shape[0], height, width))
-    sizes = (number, height, width, channels, kernel)
+    grad_logits = _empty_last(features, (batch, row, height, width))
+    programs = triton.cdiv(number, POSITIONS)
+    partials = features.new_empty(programs, PHASES * taps, dtype=torch.float32)
+    sizes = (number, height, width, channels, math.isqrt(taps))
     block_n, block_c = _blocks(channels, 2048, 64)
     grid = (triton.cdiv(number, block_n), triton.cdiv(channels, block_c))
     _backward_features[grid](grad, weights, grad_features, *sizes, block_n, block_c)
     block_n, block_c = _blocks(channels, 2048, MAX_CHANNELS)
     _backward_weights[(triton.cdiv(number, block_n),)](grad, features, grad_weights, *sizes, block_n, block_c)
-    taps = triton.next_power_of_2(kernel**2)
-    _softmax_backward[(triton.cdiv(number, 64),)](weights, grad_weights, grad_logits, number, kernel**2, 64, taps)
-    return grad_features, grad_logits
+    block_t = triton.next_power_of_2(taps)
+    _softmax_backward[(programs,)](weights, grad_weights, grad_logits, partials, number, row, taps, POSITIONS, block_t)
+    return grad_features, grad_logits, partials.sum(0)
 
 
 @_backward_op.register_fake
-def _(grad: Tensor, features: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
+def _(grad: Tensor, features: Tensor, weights: Tensor, row: int) -> tuple[Tensor, Tensor, Tensor]:
     batch, _, height, width = features.shape
-    return torch.empty_like(features), _empty_last(features, (batch, weights.shape[0], height, width))
+    grad_logits = _empty_last(features, (batch, row, height, width))
+    return torch.empty_like(features), grad_logits, weights.new_empty(weights.shape[0], dtype=torch.float32)
 
 
 def _empty_last(like: Tensor, shape: tuple[int, ...]) -> Tensor:
@@ -212,16 +230,18 @@ def _empty_last(like: Tensor, shape: tuple[int, ...]) -> Tensor:
 
 
 def _save(ctx, inputs, output) -> None:
-    features, _, bias = inputs
+    features, logits, logit_bias, bias = inputs
     ctx.save_for_backward(features, output[1])
-    ctx.bias_dtype = bias.dtype
+    ctx.row, ctx.dtypes = logits.shape[1], (logit_bias.dtype, bias.dtype)
     ctx.set_materialize_grads(False)
 
 
 def _gradients(ctx, grad, _):
     features, weights = ctx.saved_tensors
-    grad_features, grad_logits = _backward_op(_last(grad), features, weights)
-    return grad_features, grad_logits, grad.sum((0, 2, 3), dtype=torch.float32).to(ctx.bias_dtype)
+    grad_features, grad_logits, sums = _backward_op(_last(grad), features, weights, ctx.row)
+    of_logits, of_output = ctx.dtypes
+    total = grad.sum((0, 2, 3), dtype=torch.float32)
+    return grad_features, grad_logits, sums.to(of_logits), total.to(of_output)
 
 
 _op.register_autograd(_gradients, setup_context=_save)

@@ -3,9 +3,12 @@
 from collections.abc import Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from famseg.errors import UserError
+
+ALIGNED = 8  # half-precision channels in the 16 bytes that a GPU loads at once
 
 
 class ScaledResidual(nn.Module):
@@ -42,6 +45,26 @@ def conv_norm(
     conv = nn.Conv2d(in_channels, out_channels, kernel, stride, kernel // 2, bias=False)  # the norm has the bias
     layers = [conv, nn.BatchNorm2d(out_channels)]
     return nn.Sequential(*layers, nn.GELU()) if activation else nn.Sequential(*layers)
+
+
+def padded_conv(x: Tensor, conv: nn.Conv2d) -> Tensor:
+    """A convolution without its bias, its channels filled up with zeros to multiples of 8 where they are none.
+
+    The matrix units read and write 16 bytes at a time: cuDNN copies narrower maps, or takes a kernel several times
+    slower. Shapes: (B, C, H, W) -> (B, output channels and zeros, H', W').
+    """
+    out, inner = (-n % ALIGNED for n in conv.weight.shape[:2])
+    weight = F.pad(conv.weight, (0, 0, 0, 0, 0, inner, 0, out)) if out or inner else conv.weight
+    if inner:
+        narrow = as_autocast(x)
+        x = F.pad(narrow.permute(0, 2, 3, 1), (0, inner)).permute(0, 3, 1, 2)  # channels last
+    return F.conv2d(x, weight, None, conv.stride, conv.padding)
+
+
+def as_autocast(x: Tensor) -> Tensor:
+    """The map in the dtype in which autocast would hand it to a convolution; autocast does not see our kernels."""
+    device = x.device.type
+    return x.to(torch.get_autocast_dtype(device)) if torch.is_autocast_enabled(device) else x
 
 
 def require_numbers(least: int, **options: object) -> None:

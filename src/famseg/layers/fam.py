@@ -1,7 +1,7 @@
 """FAM, the paper's feature-aware upsampling (section 3.3, Fig. 3): content-aware reassembly (arXiv 1905.02188)."""
 
 import math
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -10,7 +10,7 @@ from torch.autograd.function import once_differentiable
 
 from famseg.errors import UserError
 from famseg.kernels import BACKENDS, use_triton
-from famseg.layers.basic import require_choice
+from famseg.layers.basic import padded_conv, require_choice
 
 SCALE = 2  # every FAM of the decoder doubles the map
 PHASES = SCALE * SCALE  # output positions of one input position
@@ -61,18 +61,15 @@ class FeatureAwareUpsample(nn.Module):
         if features.shape[1] <= MAX_CHANNELS and use_triton(self.backend, features):
             from famseg.kernels import fam  # Triton is imported where it runs
 
-            return fam.reassemble(features, self._logits(x), self.bias).to(x.dtype)
+            logits = padded_conv(self.compress(x), self.reorganize)
+            return fam.reassemble(features, logits, cast(Tensor, self.reorganize.bias), self.bias).to(x.dtype)
         y = reassemble(features, self.kernels(x).to(features.dtype))
         return (y + self.bias.to(y.dtype)[:, None, None]).to(x.dtype)
 
     def kernels(self, x: Tensor) -> Tensor:
         """The reassembly kernels w of each position, (B, H, W, 4, K * K): output phase 2 i + j, tap K u + v."""
-        logits = self._logits(x).permute(0, 2, 3, 1)
+        logits = self.reorganize(self.compress(x)).permute(0, 2, 3, 1)
         return torch.unflatten(logits, -1, (PHASES, self.kernel**2)).softmax(-1)
-
-    def _logits(self, x: Tensor) -> Tensor:
-        logits: Tensor = self.reorganize(self.compress(x))
-        return logits
 
 
 def reassemble(features: Tensor, kernels: Tensor) -> Tensor:

@@ -12,6 +12,7 @@ from famseg.layers.basic import require_choice
 from famseg.layers.ssd import runs_on_maps, ssd
 
 DIRECTIONS = (1, 2, 4)
+EPSILON = 1e-5  # of the norm
 
 
 class Mamba2D(nn.Module):
@@ -63,17 +64,24 @@ class Mamba2D(nn.Module):
         self.A_log = nn.Parameter(torch.empty(self.split[2]).uniform_(1, 16).log())
         self.D = nn.Parameter(torch.ones(self.split[2]))
         self.dt_bias = nn.Parameter(_initial_dt_bias(self.split[2]))
-        self.norm = nn.RMSNorm(inner, eps=1e-5)
+        self.norm = nn.RMSNorm(inner, eps=EPSILON)
         self.out_proj = nn.Conv2d(inner, channels, 1, bias=False)
 
     def forward(self, u: Tensor) -> Tensor:
         """(B, channels, H, W) -> the same."""
         z, mixed, dt = torch.split(self.in_proj(u), self.split, dim=1)
         mixed = F.silu(self.conv(mixed))
-        y = self._scan_and_skip(mixed, dt)  # (B, H, W, inner)
-        y = (y * F.silu(z.permute(0, 2, 3, 1))).to(self.norm.weight.dtype)
-        out: Tensor = self.out_proj(self.norm(y).permute(0, 3, 1, 2))
+        y = self._gated_norm(self._scan_and_skip(mixed, dt), z.permute(0, 2, 3, 1))  # (B, H, W, inner)
+        out: Tensor = self.out_proj(y.permute(0, 3, 1, 2))
         return out
+
+    def _gated_norm(self, y: Tensor, z: Tensor) -> Tensor:
+        if runs_on_maps(self.backend, y, self.head_width, self.states):
+            from famseg.kernels.gated_norm import gated_norm  # Triton is imported where it runs
+
+            return gated_norm(y, z, self.norm.weight, EPSILON)
+        normed: Tensor = self.norm((y * F.silu(z)).to(self.norm.weight.dtype))
+        return normed
 
     def _scan_and_skip(self, mixed: Tensor, dt: Tensor) -> Tensor:
         skip = self.D.view(-1, self.heads).sum(0)  # the sum of the directions' D x is one product

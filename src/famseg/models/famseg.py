@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from famseg.errors import UserError
-from famseg.layers.basic import conv_norm, require_choice, require_device, require_numbers
+from famseg.kernels import use_triton
+from famseg.layers.basic import as_autocast, conv_norm, padded_conv, require_choice, require_device, require_numbers
 from famseg.layers.context import AggregatedDepthConv
 from famseg.layers.fam import FeatureAwareUpsample, InterpolateUpsample
 from famseg.layers.hamburger import Hamburger
@@ -72,7 +73,7 @@ class Encoder(nn.Module):
         bottle_blocks: BottleBlocks of the stages.
         drop_path: rate of the last StripBlock.
         mamba: arguments of the `Mamba2D` shortcuts; None for identity shortcuts.
-        strips: arguments of the `StripBlock`s.
+        strips: arguments of the `StripBlock`s, their backend among them, which is the stem's as well.
         checkpointing: keep no map within a stage for backward, which computes the stages again.
     """
 
@@ -89,7 +90,7 @@ class Encoder(nn.Module):
         checkpointing: bool = False,
     ) -> None:
         super().__init__()
-        self.checkpointing = checkpointing
+        self.checkpointing, self.backend = checkpointing, strips["backend"]
         half = widths[0] // 2
         self.stem = nn.Sequential(
             conv_norm(in_channels, half, 3, stride=2), conv_norm(half, widths[0], 3, stride=2, activation=False)
@@ -113,7 +114,9 @@ class Encoder(nn.Module):
         """(B, in_channels, H, W), H and W multiples of 32 -> (B, widths[i], H / 2^(i+2), W / 2^(i+2)), i = 0 to 3."""
         # Depthwise convolutions are several times faster in channels last, and so are norms on a GPU; one channel alone
         # has no such format, so the first convolution's output is where it begins.
-        x = self.stem[0][0](x).contiguous(memory_format=torch.channels_last)  # type: ignore[index]
+        first = cast(nn.Conv2d, self.stem[0][0])  # type: ignore[index]
+        x = padded_conv(x, first) if use_triton(self.backend, x) else first(x)
+        x = x.contiguous(memory_format=torch.channels_last)
         x = self.stem[1](self.stem[0][1:](x))  # type: ignore[index]
         maps = []
         for stage in self.stages:
@@ -136,6 +139,7 @@ class Decoder(nn.Module):
         context_width: channels of the context.
         num_classes: channels of the logits.
         refine: a convolution at full resolution.
+        backend: of the head: "auto", "torch" or "triton", see `famseg.kernels`.
     """
 
     def __init__(
@@ -147,9 +151,10 @@ class Decoder(nn.Module):
         context_width: int,
         num_classes: int,
         refine: bool,
+        backend: str = "auto",
     ) -> None:
         super().__init__()
-        self.context = context
+        self.context, self.backend = context, backend
         self.neck = conv_norm(encoder_widths[3], widths[0])
         self.upsamplings = nn.ModuleList(upsamplings)
         fused = [0] * len(upsamplings)
@@ -167,6 +172,14 @@ class Decoder(nn.Module):
         x: Tensor = self.neck(maps[3])
         for upsample, others, conv in zip(self.upsamplings, fused, self.convs, strict=True):
             x = conv(torch.cat([upsample(x), *others], dim=1))
+        return self._logits(x)
+
+    def _logits(self, x: Tensor) -> Tensor:
+        if isinstance(self.head, nn.Conv2d) and use_triton(self.backend, x):
+            from famseg.kernels import head  # Triton is imported where it runs
+
+            if head.suits(x, len(self.head.weight)):
+                return cast(Tensor, head.head(as_autocast(x), self.head.weight.flatten(1), self.head.bias))
         logits: Tensor = self.head(x)
         return logits
 
@@ -295,7 +308,9 @@ class FAMSeg(nn.Module):
                 decoder_widths[:-1], outputs, fam_compressed, fam_kernels, strict=True
             )
         ]
-        self.decoder = Decoder(widths, decoder_widths, upsamplings, context, context_width, num_classes, refine)
+        self.decoder = Decoder(
+            widths, decoder_widths, upsamplings, context, context_width, num_classes, refine, backend
+        )
         if weights is not None:
             load_mscan(self.encoder, weights)
 

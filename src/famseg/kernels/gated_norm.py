@@ -1,0 +1,154 @@
+"""The gate and the RMS norm at the end of a Mamba-2 layer, one pass over the maps forward and one backward.
+
+    s = y silu(z),    r = 1 / sqrt(mean_c s^2 + eps),    out = w s r
+
+A program holds all channels of a run of pixels. Sums are float32; nothing but the arguments is kept for backward. The
+gradient of the weight is a sum of float32 partials in a fixed order.
+"""
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from famseg.kernels.tiles import block_of, device_of, over, row_of
+
+HELD = 2048  # values of the map in a program
+PROGRAMS = 1056  # partial sums; a constant, so that no result depends on the machine
+
+
+@triton.jit(do_not_specialize=["N"])
+def gated_norm_kernel(
+    y, z, weight, out, N, Z_ROW, C, eps, ROWS: tl.constexpr, BLOCK_C: tl.constexpr, EVEN: tl.constexpr
+):
+    """Z's pixels lie Z_ROW apart; all others are dense."""
+    n = (tl.program_id(0) * ROWS + tl.arange(0, ROWS)).to(tl.int64)
+    c = tl.arange(0, BLOCK_C)
+    mask = over(n < N, c < C, EVEN)
+    n = n[:, None]
+    gate = block_of(z + n * Z_ROW + c[None, :], mask)
+    s = block_of(y + n * C + c[None, :], mask) * gate * tl.sigmoid(gate)
+    r = tl.rsqrt(tl.sum(s * s, 1) / C + eps)[:, None]
+    value = s * r * row_of(weight, 0, C, c, c < C)
+    tl.store(out + n * C + c[None, :], value.to(out.dtype.element_ty), mask=mask)
+
+
+@triton.jit(do_not_specialize=["N"])
+def gated_norm_backward_kernel(
+    dout,
+    y,
+    z,
+    weight,
+    dy,
+    dz,
+    partials,
+    N,
+    Z_ROW,
+    C,
+    eps,
+    ROWS: tl.constexpr,
+    BLOCK_C: tl.constexpr,
+    EVEN: tl.constexpr,
+):
+    """Partials (chunks, C): this chunk's sums for the weight."""
+    chunk = tl.program_id(0)
+    c = tl.arange(0, BLOCK_C)
+    scale = row_of(weight, 0, C, c, c < C)
+    totals = tl.zeros((ROWS, BLOCK_C), tl.float32)
+    tiles = tl.cdiv(N, ROWS)
+    steps = tl.cdiv(tiles, tl.num_programs(0))
+    for tile in range(chunk * steps, min((chunk + 1) * steps, tiles)):
+        n = (tile * ROWS + tl.arange(0, ROWS)).to(tl.int64)
+        mask = over(n < N, c < C, EVEN)
+        n = n[:, None]
+        at = n * C + c[None, :]
+        gate = block_of(z + n * Z_ROW + c[None, :], mask)
+        value, upstream = block_of(y + at, mask), block_of(dout + at, mask)
+        share = tl.sigmoid(gate)
+        s = value * gate * share
+        r = tl.rsqrt(tl.sum(s * s, 1) / C + eps)[:, None]
+        totals += upstream * s * r
+        g = upstream * scale
+        ds = r * (g - s * (r * r * (tl.sum(g * s, 1) / C)[:, None]))
+        tl.store(dy + at, (ds * gate * share).to(dy.dtype.element_ty), mask=mask)
+        slope = share * (1 + gate * (1 - share))
+        tl.store(dz + at, (ds * value * slope).to(dz.dtype.element_ty), mask=mask)
+    tl.store(partials + chunk * C + c, tl.sum(totals, 0), mask=c < C)
+
+
+def gated_norm(y: Tensor, z: Tensor, weight: Tensor, eps: float) -> Tensor:
+    """RMS norm over the channels of y silu(z).
+
+    Args:
+        y: (B, H, W, C).
+        z: the same; channels of a wider map are read where they are.
+        weight: (C,).
+        eps: added to the mean square.
+
+    Returns:
+        (B, H, W, C) in y's dtype.
+    """
+    result: Tensor = _op(y, z, weight, eps)
+    return result
+
+
+@torch.library.custom_op("famseg::gated_norm", mutates_args=())
+def _op(y: Tensor, z: Tensor, weight: Tensor, eps: float) -> Tensor:
+    y, (z, row) = y.contiguous(), _rows(z)
+    out = torch.empty_like(y)
+    rows, cut = _cut(y)
+    with device_of(y):
+        gated_norm_kernel[(triton.cdiv(rows, cut["ROWS"]),)](y, z, weight, out, rows, row, y.shape[-1], eps, **cut)
+    return out
+
+
+@_op.register_fake
+def _(y: Tensor, z: Tensor, weight: Tensor, eps: float) -> Tensor:
+    return torch.empty(y.shape, dtype=y.dtype, device=y.device)
+
+
+@torch.library.custom_op("famseg::gated_norm_backward", mutates_args=())
+def _backward_op(dout: Tensor, y: Tensor, z: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
+    dout, y, (z, row) = dout.contiguous(), y.contiguous(), _rows(z)
+    dy, dz = torch.empty_like(y), torch.empty(z.shape, dtype=z.dtype, device=z.device)
+    rows, cut = _cut(y)
+    chunks = min(PROGRAMS, triton.cdiv(rows, cut["ROWS"]))
+    partials = torch.empty(chunks, y.shape[-1], dtype=torch.float32, device=y.device)
+    with device_of(y):
+        gated_norm_backward_kernel[(chunks,)](dout, y, z, weight, dy, dz, partials, rows, row, y.shape[-1], eps, **cut)
+    return dy, dz, partials.sum(0)
+
+
+@_backward_op.register_fake
+def _(dout: Tensor, y: Tensor, z: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
+    dy, dz = (torch.empty(t.shape, dtype=t.dtype, device=t.device) for t in (y, z))
+    return dy, dz, weight.new_empty(weight.shape, dtype=torch.float32)
+
+
+def _rows(z: Tensor) -> tuple[Tensor, int]:
+    """Pixels that lie at equal distances, channels side by side: z itself or a copy of it, and the distance."""
+    _, height, width, channels = z.shape
+    row = z.stride(2)
+    in_place = z.stride() == (height * width * row, width * row, row, 1)
+    return (z, row) if in_place else (z.contiguous(), channels)
+
+
+def _cut(y: Tensor) -> tuple[int, dict[str, int]]:
+    """Pixels of the map, and what the kernels take for their cut of it."""
+    channels = y.shape[-1]
+    block_c = max(2, triton.next_power_of_2(channels))
+    cut = {"ROWS": max(1, HELD // block_c), "BLOCK_C": block_c, "EVEN": channels == block_c, "num_warps": 4}
+    return y.numel() // channels, cut
+
+
+def _keep(ctx, inputs, output) -> None:
+    *tensors, ctx.eps = inputs
+    ctx.save_for_backward(*tensors)
+
+
+def _differentiate(ctx, dout: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
+    dy, dz, sums = _backward_op(dout, *ctx.saved_tensors, ctx.eps)
+    return dy, dz, sums.to(ctx.saved_tensors[2].dtype), None
+
+
+_op.register_autograd(_differentiate, setup_context=_keep)

@@ -1,0 +1,146 @@
+"""The 1x1 convolution to a few classes, at full resolution: one pass over the map forward and one backward.
+
+The matrix units want 16 bytes of each pixel's result; of 3 classes they take a kernel several times slower than memory.
+Maps (B, C, H, W) are channels last: pixels (N, C) in memory. The gradients of weight and bias are sums of float32
+partials in a fixed order.
+"""
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from famseg.kernels.tiles import block_of, channels_last, device_of, empty_map, over, put, row_of, zeros
+
+MAX_CLASSES = 4  # whose weights' gradients a program holds
+HELD = 2048  # values of the map in a program
+PROGRAMS = 1056  # partial sums; a constant, so that no result depends on the machine
+
+
+@triton.jit(do_not_specialize=["N"])
+def head_kernel(
+    x, weight, bias, y, N, C, CLASSES: tl.constexpr, PIXELS: tl.constexpr, BLOCK_C: tl.constexpr, EVEN: tl.constexpr
+):
+    """Y (N, CLASSES) = x W^T + bias, for weights (CLASSES, C)."""
+    n = (tl.program_id(0) * PIXELS + tl.arange(0, PIXELS)).to(tl.int64)
+    c = tl.arange(0, BLOCK_C)
+    c_mask = c < C
+    value = block_of(x + n[:, None] * C + c[None, :], over(n < N, c_mask, EVEN))
+    for k in tl.static_range(CLASSES):
+        logit = tl.sum(value * row_of(weight, k, C, c, c_mask), 1) + tl.load(bias + k).to(tl.float32)
+        tl.store(y + n * CLASSES + k, logit.to(y.dtype.element_ty), mask=n < N)
+
+
+@triton.jit(do_not_specialize=["N"])
+def head_backward_kernel(
+    dy,
+    x,
+    weight,
+    dx,
+    partials,
+    N,
+    C,
+    CLASSES: tl.constexpr,
+    PIXELS: tl.constexpr,
+    BLOCK_C: tl.constexpr,
+    EVEN: tl.constexpr,
+):
+    """Partials (chunks, CLASSES, C + 1): this chunk's sums for the weight, and in the last column for the bias."""
+    chunk = tl.program_id(0)
+    c = tl.arange(0, BLOCK_C)
+    c_mask = c < C
+    products = zeros(CLASSES, PIXELS, BLOCK_C)
+    totals = zeros(CLASSES, PIXELS, 1)
+    tiles = tl.cdiv(N, PIXELS)
+    steps = tl.cdiv(tiles, tl.num_programs(0))
+    for tile in range(chunk * steps, min((chunk + 1) * steps, tiles)):
+        n = (tile * PIXELS + tl.arange(0, PIXELS)).to(tl.int64)
+        at, mask = n[:, None] * C + c[None, :], over(n < N, c_mask, EVEN)
+        value = block_of(x + at, mask)
+        slope = tl.zeros((PIXELS, BLOCK_C), tl.float32)
+        for k in tl.static_range(CLASSES):
+            upstream = tl.load(dy + n * CLASSES + k, mask=n < N, other=0.0).to(tl.float32)[:, None]
+            slope += upstream * row_of(weight, k, C, c, c_mask)
+            products = put(products, k, products[k] + upstream * value)
+            totals = put(totals, k, totals[k] + upstream)
+        tl.store(dx + at, slope.to(dx.dtype.element_ty), mask=mask)
+    for k in tl.static_range(CLASSES):
+        to = partials + (chunk * CLASSES + k) * (C + 1)
+        tl.store(to + c, tl.sum(products[k], 0), mask=c_mask)
+        tl.store(to + C + tl.arange(0, 1), tl.sum(totals[k], 0))
+
+
+def suits(x: Tensor, classes: int) -> bool:
+    """Whether the kernels are made for this map and so many classes."""
+    return classes <= MAX_CLASSES and x.shape[1] <= HELD // 16
+
+
+@torch.library.custom_op("famseg::head", mutates_args=())
+def head(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """1x1 convolution.
+
+    Args:
+        x: (B, C, H, W), see `suits`.
+        weight: (K, C).
+        bias: (K,).
+
+    Returns:
+        (B, K, H, W), channels last, in x's dtype; sums are float32.
+    """
+    x = channels_last(x)
+    y = _empty(x, weight)
+    pixels, cut = _cut(x)
+    with device_of(x):
+        head_kernel[(triton.cdiv(pixels, cut["PIXELS"]),)](
+            x, weight, bias, y, pixels, x.shape[1], CLASSES=weight.shape[0], **cut
+        )
+    return y
+
+
+@head.register_fake
+def _(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    return _empty(x, weight)
+
+
+@torch.library.custom_op("famseg::head_backward", mutates_args=())
+def head_backward(dy: Tensor, x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+    """Gradients of `head` for x, and for weight and bias as one (K, C + 1), float32."""
+    dy, x = channels_last(dy), channels_last(x)
+    dx, (classes, channels) = empty_map(x), weight.shape
+    pixels, cut = _cut(x)
+    chunks = min(PROGRAMS, triton.cdiv(pixels, cut["PIXELS"]))
+    partials = torch.empty(chunks, classes, channels + 1, dtype=torch.float32, device=x.device)
+    with device_of(x):
+        head_backward_kernel[(chunks,)](dy, x, weight, dx, partials, pixels, channels, CLASSES=classes, **cut)
+    return dx, partials.sum(0)
+
+
+@head_backward.register_fake
+def _(dy: Tensor, x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+    return empty_map(x), x.new_empty(weight.shape[0], weight.shape[1] + 1, dtype=torch.float32)
+
+
+def _empty(x: Tensor, weight: Tensor) -> Tensor:
+    shape = (x.shape[0], weight.shape[0], *x.shape[2:])
+    return torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
+
+
+def _cut(x: Tensor) -> tuple[int, dict[str, int]]:
+    """Pixels of the map, and what the kernels take for their cut of it."""
+    channels = x.shape[1]
+    block_c = max(2, triton.next_power_of_2(channels))
+    cut = {"PIXELS": HELD // block_c, "BLOCK_C": block_c, "EVEN": channels == block_c, "num_warps": 4}
+    return x.numel() // channels, cut
+
+
+def _keep(ctx, inputs, output) -> None:
+    ctx.save_for_backward(*inputs)
+
+
+def _differentiate(ctx, dy: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    x, weight, bias = ctx.saved_tensors
+    dx, sums = head_backward(dy, x, weight)
+    return dx, sums[:, :-1].to(weight.dtype), sums[:, -1].to(bias.dtype)
+
+
+head.register_autograd(_differentiate, setup_context=_keep)
