@@ -81,6 +81,7 @@ class Hamburger(nn.Module):
         super().__init__()
         if channels % GROUPS:
             raise UserError(f"model.context_width={channels} is no multiple of {GROUPS}, the groups of its norm.")
+        self.backend = backend
         self.bread_in = nn.Conv2d(channels, channels, 1)
         self.ham = NMF(channels, rank, train_steps, eval_steps, backend)
         self.bread_out = nn.Conv2d(channels, channels, 1, bias=False)
@@ -94,4 +95,11 @@ class Hamburger(nn.Module):
             if not self.ham.runs_kernel(positions):
                 positions = positions.to(torch.promote_types(ham.dtype, torch.float32))
             low_rank = self.ham(positions.flatten(1, 2)).view_as(positions).permute(0, 3, 1, 2)
-        return F.relu(x + self.norm(self.bread_out(low_rank.to(ham.dtype))))
+        return self._add_norm_relu(x, self.bread_out(low_rank.to(ham.dtype)))
+
+    def _add_norm_relu(self, x: Tensor, h: Tensor) -> Tensor:
+        if use_triton(self.backend, h):
+            from famseg.kernels.group_norm import add_norm_relu  # Triton is imported where it runs
+
+            return add_norm_relu(x.to(h.dtype), h, self.norm.weight, self.norm.bias, GROUPS, self.norm.eps)
+        return F.relu(x + self.norm(h))
