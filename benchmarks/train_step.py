@@ -149,17 +149,22 @@ def run_case(name: str, mode: str, options: argparse.Namespace) -> Result:
 
 
 def profile(name: str, options: argparse.Namespace) -> str:
-    """The kernels of one eager step, longest first."""
+    """Operations by the shapes of their arguments, then kernels, of one eager step, longest first."""
     model = CASES[name][0]().cuda().train()
+    if options.channels_last:
+        model = model.to(memory_format=torch.channels_last)
     image = torch.randn(options.batch, 1, *options.size, device="cuda")
     mask = torch.randint(CLASSES, (options.batch, *options.size), device="cuda")
     step = training_step(model, image, mask, compiled=False, graph=False)
     for _ in range(3):
         step()
-    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as record:
+    with torch.profiler.profile(activities=list(torch.profiler.supported_activities()), record_shapes=True) as record:
         step()
         torch.cuda.synchronize()
-    return record.key_averages().table(sort_by="cuda_time_total", row_limit=45, max_name_column_width=90)
+    by_shape = record.key_averages(group_by_input_shape=True)
+    ops = by_shape.table(sort_by="self_cuda_time_total", row_limit=120, max_name_column_width=60)
+    kernels = record.key_averages().table(sort_by="self_cuda_time_total", row_limit=60, max_name_column_width=100)
+    return f"{ops}\n{kernels}"
 
 
 def environment() -> dict[str, Any]:
@@ -168,6 +173,7 @@ def environment() -> dict[str, Any]:
         "torch": torch.__version__,
         "python": platform.python_version(),
         "revision": revision(),
+        "cudnn.benchmark": torch.backends.cudnn.benchmark,
     }
 
 
@@ -191,7 +197,15 @@ def parse() -> argparse.Namespace:
     parser.add_argument(
         "--channels-last", action=argparse.BooleanOptionalAction, default=True, help="weights in channels last (yes)"
     )
-    parser.add_argument("--profile", metavar="MODEL", choices=list(CASES), help="print the kernels of one eager step")
+    parser.add_argument(
+        "--cudnn-benchmark",
+        action=argparse.BooleanOptionalAction,
+        default=False,
+        help="let cuDNN time its algorithms for each convolution (no)",
+    )
+    parser.add_argument(
+        "--profile", metavar="MODEL", choices=list(CASES), help="print the operations and kernels of one eager step"
+    )
     parser.add_argument("--json", type=Path, metavar="FILE")
     return parser.parse_args()
 
@@ -200,6 +214,7 @@ def main() -> None:
     options = parse()
     if not torch.cuda.is_available():
         raise SystemExit("benchmarks/train_step.py needs a CUDA device.")
+    torch.backends.cudnn.benchmark = options.cudnn_benchmark
     if options.profile:
         print(profile(options.profile, options))
         return
