@@ -160,6 +160,6 @@ def on_its_way(numbers: torch.Tensor) -> tuple[torch.Tensor, torch.cuda.Event | 
         return numbers, None
     there = torch.empty(numbers.shape, dtype=numbers.dtype, pin_memory=True)
     there.copy_(numbers, non_blocking=True)
-    event = torch.cuda.Event()
+    event = torch.cuda.Event()  # type: ignore[no-untyped-call]
     event.record()
     return there, event

@@ -29,5 +29,5 @@ class StepSeed(Callback):
             torch.manual_seed(seed)
             return
         torch.default_generator.manual_seed(seed)
-        if torch.cuda.is_initialized():
+        if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
             torch.cuda.manual_seed_all(seed)
