@@ -1,6 +1,7 @@
 """The Lightning trainer of a run."""
 
 import logging
+import time
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,6 +16,23 @@ from lightning.pytorch.loggers import Logger
 
 from famseg.checkpoint_io import LAST, DurableCheckpointIO
 from famseg.errors import UserError
+
+REDRAW_SECONDS = 0.25
+
+
+class ProgressBar(RichProgressBar):
+    """Lightning's bar, drawn a few times a second: to show the loss it waits for all that the GPU has yet to do."""
+
+    _drawn = 0.0
+
+    def on_train_batch_end(
+        self, trainer: lightning.Trainer, task: lightning.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Draw, if it is time."""
+        now = time.monotonic()
+        if trainer.is_last_batch or now - self._drawn > REDRAW_SECONDS:
+            self._drawn = now
+            super().on_train_batch_end(trainer, task, outputs, batch, batch_idx)
 
 
 def build(
@@ -62,7 +80,7 @@ def build(
         logging.getLogger(chatty).setLevel(logging.WARNING)  # tips and device lists; environment.json has the devices
     warnings.filterwarnings("ignore", message=".*treespec, LeafSpec.*")  # Lightning's own use of torch
     warnings.filterwarnings("ignore", message="Checkpoint directory .* exists and is not empty")  # it does in a resume
-    bar = [RichProgressBar(leave=True)] if progress else []
+    bar = [ProgressBar(leave=True)] if progress else []
     try:
         return lightning.Trainer(
             default_root_dir=output,

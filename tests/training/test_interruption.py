@@ -130,6 +130,14 @@ class Poison(lightning.pytorch.callbacks.Callback):
             batch["image"].fill_(torch.inf)
 
 
+class PoisonOfLastStep(lightning.pytorch.callbacks.Callback):
+    """Makes the last batch of the first epoch infinite."""
+
+    def on_train_batch_start(self, trainer, task, batch, batch_idx):
+        if trainer.is_last_batch:
+            batch["image"].fill_(torch.inf)
+
+
 def test_nan_stops_and_keeps_the_evidence(fit, tmp_path, fault):
     fault("Inf in a batch, on_nan=stop", "stops before the weights change; nan.json has files, step, gradients")
     guard = NanGuard(str(tmp_path / "run"))
@@ -138,6 +146,21 @@ def test_nan_stops_and_keeps_the_evidence(fit, tmp_path, fault):
     report = json.loads((tmp_path / "run" / "nan.json").read_text())
     assert (report["epoch"], report["step"], len(report["files"])) == (0, 3, 4)
     assert "model.layers.0.weight" in report["largest_gradients"]
+
+
+@pytest.mark.parametrize("after", ["a step", "the last step of an epoch"])
+def test_late_verdict_names_the_same_batch_before_anything_is_saved(fit, tmp_path, monkeypatch, after):
+    """What a GPU does: step n is judged in step n + 1, or before validation and checkpoints."""
+    prompt, late = NanGuard(str(tmp_path / "prompt")), NanGuard(str(tmp_path / "late"))
+    poison = Poison() if after == "a step" else PoisonOfLastStep()
+    with pytest.raises(UserError):
+        fit(callbacks=[prompt, poison])
+    saved = len(list(tmp_path.rglob("*.ckpt")))
+    monkeypatch.setattr("famseg.callbacks.nan_guard.is_late", lambda task: True)
+    with pytest.raises(UserError, match="is not finite"):
+        fit(callbacks=[late, poison])
+    assert late.report.read_text() == prompt.report.read_text()
+    assert len(list(tmp_path.rglob("*.ckpt"))) == saved
 
 
 def test_nan_is_skipped_and_counted(fit, tmp_path, fault):

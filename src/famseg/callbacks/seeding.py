@@ -22,6 +22,12 @@ class StepSeed(Callback):
     def on_train_batch_start(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, batch: object, batch_idx: int
     ) -> None:
-        """Seed all devices."""
+        """Seed the CPU and the device; `torch.manual_seed` keeps a stack trace for each GPU library not yet in use."""
         step = trainer.fit_loop.epoch_loop.total_batch_idx  # counts micro-batches, also across epochs
-        torch.manual_seed(int(np.random.SeedSequence([self.seed, step]).generate_state(1, np.uint64)[0]))
+        seed = int(np.random.SeedSequence([self.seed, step]).generate_state(1, np.uint64)[0])
+        if pl_module.device.type not in ("cpu", "cuda"):
+            torch.manual_seed(seed)
+            return
+        torch.default_generator.manual_seed(seed)
+        if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+            torch.cuda.manual_seed_all(seed)
