@@ -1,12 +1,14 @@
 """Small pieces that several blocks share."""
 
 from collections.abc import Sequence
+from typing import cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from famseg.errors import UserError
+from famseg.kernels import use_triton
 
 ALIGNED = 8  # half-precision channels in the 16 bytes that a GPU loads at once
 
@@ -35,16 +37,53 @@ class ScaledResidual(nn.Module):
         return torch.addcmul(x, factor.to(x.dtype), branch.to(x.dtype))
 
 
+class ConvNorm(nn.Sequential):
+    """Convolution, batch norm and perhaps GELU, of which the last two are one kernel on a GPU in training.
+
+    Args:
+        modules: the convolution, the norm, and a GELU or none.
+        backend: "auto", "torch" or "triton", see `famseg.kernels`.
+    """
+
+    def __init__(self, *modules: nn.Module, backend: str) -> None:
+        super().__init__(*modules)
+        self.backend = backend
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) -> what the convolution makes of it."""
+        return self.after_conv(self[0](x))
+
+    def after_conv(self, x: Tensor) -> Tensor:
+        """The norm, and the GELU if there is one."""
+        return normalised(x, self[1], self.backend, gelu=len(self) > 2)
+
+
+def normalised(x: Tensor, norm: nn.Module, backend: str, gelu: bool = False) -> Tensor:
+    """A batch norm and, if asked for, GELU: (B, C, H, W) -> the same."""
+    if use_triton(backend, x):
+        from famseg.kernels.norm import batch_norm, suits  # Triton is imported where it runs
+
+        if suits(norm):
+            return batch_norm(x, cast(nn.BatchNorm2d, norm), gelu)
+    y: Tensor = norm(x)
+    return F.gelu(y) if gelu else y
+
+
 def conv_norm(
-    in_channels: int, out_channels: int, kernel: int = 1, stride: int = 1, activation: bool = True
-) -> nn.Sequential:
+    in_channels: int,
+    out_channels: int,
+    kernel: int = 1,
+    stride: int = 1,
+    activation: bool = True,
+    backend: str = "torch",
+) -> ConvNorm:
     """Convolution, batch norm and, unless switched off, GELU.
 
     Shapes: (B, in_channels, H, W) -> (B, out_channels, ceil(H / stride), ceil(W / stride)).
     """
     conv = nn.Conv2d(in_channels, out_channels, kernel, stride, kernel // 2, bias=False)  # the norm has the bias
     layers = [conv, nn.BatchNorm2d(out_channels)]
-    return nn.Sequential(*layers, nn.GELU()) if activation else nn.Sequential(*layers)
+    return ConvNorm(*layers, nn.GELU(), backend=backend) if activation else ConvNorm(*layers, backend=backend)
 
 
 def padded_conv(x: Tensor, conv: nn.Conv2d) -> Tensor:

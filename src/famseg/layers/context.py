@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from famseg.layers.basic import normalised
+
 
 class AggregatedDepthConv(nn.Module):
     """Brings encoder layers to one width and size, stacks them and scans the stack with a depthwise 7x7.
@@ -16,8 +18,11 @@ class AggregatedDepthConv(nn.Module):
     1x1 runs on the small map.
     """
 
-    def __init__(self, in_channels: Sequence[int], level_channels: int, out_channels: int) -> None:
+    def __init__(
+        self, in_channels: Sequence[int], level_channels: int, out_channels: int, backend: str = "auto"
+    ) -> None:
         super().__init__()
+        self.backend = backend
         stacked = level_channels * len(in_channels)
         self.levels = nn.ModuleList(nn.Conv2d(c, level_channels, 1) for c in in_channels)
         self.depthwise = nn.Conv2d(stacked, stacked, 7, padding=3, groups=stacked, bias=False)
@@ -29,5 +34,6 @@ class AggregatedDepthConv(nn.Module):
         size = maps[0].shape[-2:]
         levels = [level(x) for level, x in zip(self.levels, maps, strict=True)]
         stack = [levels[0], *(F.interpolate(x, size, mode="bilinear") for x in levels[1:])]
-        y: Tensor = self.project(F.gelu(self.norm(self.depthwise(torch.cat(stack, dim=1)))))
+        stacked = self.depthwise(torch.cat(stack, dim=1))
+        y: Tensor = self.project(normalised(stacked, self.norm, self.backend, gelu=True))
         return y

@@ -2,15 +2,15 @@
 
 from torch import Tensor, nn
 
-from famseg.layers.basic import conv_norm
+from famseg.layers.basic import conv_norm, normalised
 
 
-def _main_branch(in_channels: int, out_channels: int, stride: int) -> nn.Sequential:
+def _main_branch(in_channels: int, out_channels: int, stride: int, backend: str) -> nn.Sequential:
     inner = max(16, out_channels // 4)
     return nn.Sequential(
-        conv_norm(in_channels, inner, 1),
-        conv_norm(inner, inner, 3, stride),
-        conv_norm(inner, out_channels, 1, activation=False),
+        conv_norm(in_channels, inner, 1, backend=backend),
+        conv_norm(inner, inner, 3, stride, backend=backend),
+        conv_norm(inner, out_channels, 1, activation=False, backend=backend),
     )
 
 
@@ -20,14 +20,16 @@ class ConvolutionBlock(nn.Module):
     The inner width is max(16, out_channels / 4).
     """
 
-    def __init__(self, in_channels: int, out_channels: int) -> None:
+    def __init__(self, in_channels: int, out_channels: int, backend: str = "auto") -> None:
         super().__init__()
-        self.main = _main_branch(in_channels, out_channels, stride=2)
+        self.backend = backend
+        self.main = _main_branch(in_channels, out_channels, 2, backend)
         self.side = nn.Sequential(nn.AvgPool2d(2), *conv_norm(in_channels, out_channels, activation=False))
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, in_channels, H, W), H and W even -> (B, out_channels, H / 2, W / 2)."""
-        y: Tensor = self.main(x) + self.side(x)
+        pool, conv, norm = self.side
+        y: Tensor = self.main(x) + normalised(conv(pool(x)), norm, self.backend)
         return y
 
 
@@ -38,9 +40,9 @@ class BottleBlock(nn.Module):
     filters it. `nn.Identity()` as shortcut is the row "No mamba" of Table 3. The inner width is max(16, channels / 4).
     """
 
-    def __init__(self, channels: int, shortcut: nn.Module) -> None:
+    def __init__(self, channels: int, shortcut: nn.Module, backend: str = "auto") -> None:
         super().__init__()
-        self.main = _main_branch(channels, channels, stride=1)
+        self.main = _main_branch(channels, channels, 1, backend)
         self.shortcut = shortcut
 
     def forward(self, x: Tensor) -> Tensor:

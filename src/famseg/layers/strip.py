@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from famseg.errors import UserError
 from famseg.kernels import BACKENDS, use_triton
-from famseg.layers.basic import ScaledResidual, require_choice
+from famseg.layers.basic import ScaledResidual, as_autocast, normalised, require_choice
 
 STRIP_SCANS = ("independent", "sequential")
 
@@ -98,7 +98,7 @@ class StripAttention(nn.Module):
     def _by_kernels(self, x: Tensor) -> Tensor:
         from famseg.kernels.gate import gate, suits  # not without Triton
 
-        s = self._scans_by_kernels(_as_autocast(x))
+        s = self._scans_by_kernels(as_autocast(x))
         if s.dtype == x.dtype and suits(x):
             return cast(Tensor, gate(s, x, self.mix.weight.flatten(1), self.mix.bias))
         return cast(Tensor, self.mix(s) * x)
@@ -125,12 +125,6 @@ def _taps(conv: nn.Module) -> tuple[Tensor, Tensor]:
     """Weights (taps, C) and bias (C,) as the kernels take them."""
     weight, bias = cast(Tensor, conv.weight), cast(Tensor, conv.bias)
     return weight.flatten(1).t().contiguous(), bias
-
-
-def _as_autocast(x: Tensor) -> Tensor:
-    """The map in the dtype in which autocast would hand it to a convolution; autocast does not see the kernels."""
-    device = x.device.type
-    return x.to(torch.get_autocast_dtype(device)) if torch.is_autocast_enabled(device) else x
 
 
 class StripBlock(nn.Module):
@@ -173,9 +167,9 @@ class StripBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, channels, H, W) -> the same."""
-        n = self.norm1(x)
+        n = normalised(x, self.norm1, self.backend)
         x = self.residual1(x, self.proj_out(self.attention(F.gelu(self.proj_in(n)))) + n)
-        x = self.residual2(x, self.project(self._depthwise_gelu(self.expand(self.norm2(x)))))
+        x = self.residual2(x, self.project(self._depthwise_gelu(self.expand(normalised(x, self.norm2, self.backend)))))
         return x
 
     def _depthwise_gelu(self, hidden: Tensor) -> Tensor:
@@ -183,4 +177,4 @@ class StripBlock(nn.Module):
             return F.gelu(self.depthwise(hidden))
         from famseg.kernels.depthwise import depthwise  # not without Triton
 
-        return cast(Tensor, depthwise(_as_autocast(hidden), *_taps(self.depthwise), gelu=True))
+        return cast(Tensor, depthwise(as_autocast(hidden), *_taps(self.depthwise), gelu=True))

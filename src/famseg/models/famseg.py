@@ -14,7 +14,15 @@ from torch.utils.checkpoint import checkpoint
 
 from famseg.errors import UserError
 from famseg.kernels import use_triton
-from famseg.layers.basic import as_autocast, conv_norm, padded_conv, require_choice, require_device, require_numbers
+from famseg.layers.basic import (
+    as_autocast,
+    conv_norm,
+    normalised,
+    padded_conv,
+    require_choice,
+    require_device,
+    require_numbers,
+)
 from famseg.layers.context import AggregatedDepthConv
 from famseg.layers.fam import FeatureAwareUpsample, InterpolateUpsample
 from famseg.layers.hamburger import Hamburger
@@ -91,16 +99,17 @@ class Encoder(nn.Module):
     ) -> None:
         super().__init__()
         self.checkpointing, self.backend = checkpointing, strips["backend"]
-        half = widths[0] // 2
+        backend, half = self.backend, widths[0] // 2
         self.stem = nn.Sequential(
-            conv_norm(in_channels, half, 3, stride=2), conv_norm(half, widths[0], 3, stride=2, activation=False)
+            conv_norm(in_channels, half, 3, stride=2, backend=backend),
+            conv_norm(half, widths[0], 3, stride=2, activation=False, backend=backend),
         )
         rates = iter(drop_path * i / max(1, sum(depths) - 1) for i in range(sum(depths)))
         self.stages = nn.ModuleList()
         for i, width in enumerate(widths):
-            down = [ConvolutionBlock(widths[i - 1], width)] if i > 0 else []
+            down = [ConvolutionBlock(widths[i - 1], width, backend)] if i > 0 else []
             shortcuts = [nn.Identity() if mamba is None else Mamba2D(width, **mamba) for _ in range(bottle_blocks[i])]
-            bottles = [BottleBlock(width, shortcut) for shortcut in shortcuts]
+            bottles = [BottleBlock(width, shortcut, backend) for shortcut in shortcuts]
             scans = [StripBlock(width, mlp_ratios[i], drop_path=next(rates), **strips) for _ in range(depths[i])]
             self.stages.append(nn.Sequential(*down, *bottles, *scans, nn.BatchNorm2d(width)))
         if checkpointing:
@@ -117,12 +126,18 @@ class Encoder(nn.Module):
         first = cast(nn.Conv2d, self.stem[0][0])  # type: ignore[index]
         x = padded_conv(x, first) if use_triton(self.backend, x) else first(x)
         x = x.contiguous(memory_format=torch.channels_last)
-        x = self.stem[1](self.stem[0][1:](x))  # type: ignore[index]
-        maps = []
+        x = self.stem[1](self.stem[0].after_conv(x))  # type: ignore[operator]
+        maps, repeat = [], self.checkpointing and self.training
         for stage in self.stages:
-            x = checkpoint(stage, x, use_reentrant=False) if self.checkpointing and self.training else stage(x)
+            x = checkpoint(self._stage, stage, x, use_reentrant=False) if repeat else self._stage(stage, x)
             maps.append(x)
         return maps
+
+    def _stage(self, stage: nn.Module, x: Tensor) -> Tensor:
+        *blocks, norm = stage.children()
+        for block in blocks:
+            x = block(x)
+        return normalised(x, norm, self.backend)
 
 
 class Decoder(nn.Module):
@@ -139,7 +154,7 @@ class Decoder(nn.Module):
         context_width: channels of the context.
         num_classes: channels of the logits.
         refine: a convolution at full resolution.
-        backend: of the head: "auto", "torch" or "triton", see `famseg.kernels`.
+        backend: of convolutions' ends and the head: "auto", "torch" or "triton", see `famseg.kernels`.
     """
 
     def __init__(
@@ -155,12 +170,13 @@ class Decoder(nn.Module):
     ) -> None:
         super().__init__()
         self.context, self.backend = context, backend
-        self.neck = conv_norm(encoder_widths[3], widths[0])
+        self.neck = conv_norm(encoder_widths[3], widths[0], backend=backend)
         self.upsamplings = nn.ModuleList(upsamplings)
         fused = [0] * len(upsamplings)
         if context is not None:
             fused[:2] = encoder_widths[2], encoder_widths[1] + context_width
-        convs = [conv_norm(width + more, width, 3) for width, more in zip(widths[1:], fused, strict=True)]
+        inputs = [width + more for width, more in zip(widths[1:], fused, strict=True)]
+        convs = [conv_norm(wide, width, 3, backend=backend) for wide, width in zip(inputs, widths[1:], strict=True)]
         self.convs = nn.ModuleList(convs if refine else [*convs[:-1], nn.Identity()])
         self.head = nn.Conv2d(widths[-1], num_classes, 1) if refine else nn.Identity()
 
@@ -297,7 +313,7 @@ class FAMSeg(nn.Module):
         )
         context = None
         if fusion == "full":
-            aggregate = AggregatedDepthConv(widths[1:], level_width, context_width)
+            aggregate = AggregatedDepthConv(widths[1:], level_width, context_width, backend)
             context = nn.Sequential(aggregate, Hamburger(context_width, rank, backend=backend))
         outputs = [*decoder_widths[1:]] if refine else [*decoder_widths[1:-1], num_classes]
         upsamplings = [

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from famseg.errors import UserError
-from famseg.layers.basic import ChannelNorm
+from famseg.layers.basic import ChannelNorm, ConvNorm
 from famseg.layers.strip import StripBlock
 
 logger = logging.getLogger(__name__)
@@ -107,7 +107,7 @@ def _names(encoder: nn.Module) -> dict[str, str]:
         for name, module in stage.named_children():
             if isinstance(module, ChannelNorm):
                 modules[f"stages.{i}.{name}"] = f"norm{i + 1}"
-            elif type(module) is nn.Sequential:  # SegNeXt's down-sampling convolution; FAMSeg has another block
+            elif isinstance(module, ConvNorm):  # SegNeXt's down-sampling convolution; FAMSeg has another block
                 modules |= {
                     f"stages.{i}.{name}.{mine}": f"patch_embed{i + 1}.{source}" for mine, source in DOWN.items()
                 }

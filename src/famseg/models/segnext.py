@@ -59,12 +59,13 @@ class MSCAN(nn.Module):
         super().__init__()
         half = widths[0] // 2
         self.stem = nn.Sequential(
-            conv_norm(in_channels, half, 3, stride=2), conv_norm(half, widths[0], 3, stride=2, activation=False)
+            conv_norm(in_channels, half, 3, stride=2, backend=backend),
+            conv_norm(half, widths[0], 3, stride=2, activation=False, backend=backend),
         )
         rates = iter(drop_path * i / max(1, sum(depths) - 1) for i in range(sum(depths)))
         self.stages = nn.ModuleList()
         for i, width in enumerate(widths):
-            down = [conv_norm(widths[i - 1], width, 3, stride=2, activation=False)] if i > 0 else []
+            down = [conv_norm(widths[i - 1], width, 3, 2, activation=False, backend=backend)] if i > 0 else []
             options: dict[str, Any] = {"scan": "sequential", "backend": backend}
             blocks = [StripBlock(width, mlp_ratios[i], drop_path=next(rates), **options) for _ in range(depths[i])]
             self.stages.append(nn.Sequential(*down, *blocks, ChannelNorm(width)))
@@ -74,7 +75,7 @@ class MSCAN(nn.Module):
         # Depthwise convolutions are several times faster in channels last, and so are norms on a GPU; one channel alone
         # has no such format, so the first convolution's output is where it begins.
         x = self.stem[0][0](x).contiguous(memory_format=torch.channels_last)  # type: ignore[index]
-        x = self.stem[1](self.stem[0][1:](x))  # type: ignore[index]
+        x = self.stem[1](self.stem[0].after_conv(x))  # type: ignore[operator]
         maps = []
         for stage in self.stages:
             x = stage(x)

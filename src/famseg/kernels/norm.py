@@ -1,0 +1,258 @@
+"""Batch norm of training, with GELU behind it if asked for: two passes over the map forward and two backward.
+
+Maps (B, C, H, W) are channels last: R = B H W rows of C channels in memory. With d = x - x_0 (the first row: a value of
+about the mean's size, so that no digits are lost), m = the rows' mean and r = 1 / sqrt(their variance + eps):
+
+    m = x_0 + sum d / R,   variance = sum d^2 / R - (sum d / R)^2,   n = (x - m) r,   z = n weight + bias,   y = gelu(z)
+    dz = dy gelu'(z),   dbias = sum dz,   dweight = sum dz n,   dx = weight r (dz - dbias / R - n dweight / R)
+
+Backward keeps no map but x: z is computed again. Sums are float32 partials in a fixed order, whose number depends on
+nothing but the shape.
+"""
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor, nn
+
+from famseg.kernels.depthwise import normal
+from famseg.kernels.tiles import block_of, channels_last, device_of, empty_map, over, row_of
+
+HELD = 4096  # values of the map in a program
+WIDEST = 64  # channels of a program
+PROGRAMS = 528  # partial sums; a constant, so that no result depends on the machine
+AT_ONCE, FEW = 128, 16  # partial sums and channels that a merging program loads at once
+
+
+@triton.jit(do_not_specialize=["R"])
+def sums_kernel(x, partials, R, C, ROWS: tl.constexpr, BLOCK_C: tl.constexpr, EVEN: tl.constexpr):
+    """Partials (2, chunks, C): this chunk's sums of d and of d^2."""
+    chunk, chunks = tl.program_id(0), tl.num_programs(0)
+    c = tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)
+    c_mask = c < C
+    first = row_of(x, 0, C, c, c_mask)
+    total = tl.zeros((ROWS, BLOCK_C), tl.float32)
+    squares = tl.zeros((ROWS, BLOCK_C), tl.float32)
+    tiles = tl.cdiv(R, ROWS)
+    steps = tl.cdiv(tiles, chunks)
+    for tile in range(chunk * steps, min((chunk + 1) * steps, tiles)):
+        n = (tile * ROWS + tl.arange(0, ROWS)).to(tl.int64)
+        mask = over(n < R, c_mask, EVEN)
+        d = tl.where(mask, block_of(x + n[:, None] * C + c[None, :], mask) - first, 0.0)
+        total += d
+        squares += d * d
+    tl.store(partials + chunk * C + c, tl.sum(total, 0), mask=c_mask)
+    tl.store(partials + (chunks + chunk) * C + c, tl.sum(squares, 0), mask=c_mask)
+
+
+@triton.jit
+def merged(partials, chunks, C, c, c_mask, AT_ONCE: tl.constexpr, FEW: tl.constexpr):
+    """The sum of (chunks, C) partial sums for channels c."""
+    total = tl.zeros((AT_ONCE, FEW), tl.float32)
+    for start in range(0, chunks, AT_ONCE):
+        i = start + tl.arange(0, AT_ONCE)
+        total += block_of(partials + i[:, None] * C + c[None, :], over(i < chunks, c_mask, False))
+    return tl.sum(total, 0)
+
+
+@triton.jit(do_not_specialize=["R", "chunks"])
+def statistics_kernel(
+    x, partials, stats, mean, variance, batches, momentum, eps, chunks, R, C, AT_ONCE: tl.constexpr, FEW: tl.constexpr
+):
+    """Stats (2, C) = m and r; the running mean and variance move towards the batch's, and one more batch is counted."""
+    c = tl.program_id(0) * FEW + tl.arange(0, FEW)
+    c_mask = c < C
+    shift = merged(partials, chunks, C, c, c_mask, AT_ONCE, FEW) / R
+    squares = merged(partials + chunks * C, chunks, C, c, c_mask, AT_ONCE, FEW) / R
+    m = tl.load(x + c, mask=c_mask, other=0.0).to(tl.float32) + shift
+    v = tl.maximum(squares - shift * shift, 0.0)
+    tl.store(stats + c, m, mask=c_mask)
+    tl.store(stats + C + c, tl.rsqrt(v + eps), mask=c_mask)
+    before = tl.load(mean + c, mask=c_mask)
+    tl.store(mean + c, before + momentum * (m - before), mask=c_mask)
+    before = tl.load(variance + c, mask=c_mask)
+    unbiased = v * (R / tl.maximum(R - 1, 1).to(tl.float32))
+    tl.store(variance + c, before + momentum * (unbiased - before), mask=c_mask)
+    if tl.program_id(0) == 0:
+        tl.store(batches, tl.load(batches) + 1)
+
+
+@triton.jit(do_not_specialize=["R"])
+def norm_kernel(
+    x, weight, bias, stats, y, R, C,
+    GELU: tl.constexpr, ROWS: tl.constexpr, BLOCK_C: tl.constexpr, EVEN: tl.constexpr,
+):  # fmt: skip
+    """Y = z, or with GELU gelu(z)."""
+    n = (tl.program_id(0) * ROWS + tl.arange(0, ROWS)).to(tl.int64)
+    c = tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)
+    c_mask = c < C
+    at, mask = n[:, None] * C + c[None, :], over(n < R, c_mask, EVEN)
+    scale = row_of(stats, 1, C, c, c_mask) * row_of(weight, 0, C, c, c_mask)
+    z = (block_of(x + at, mask) - row_of(stats, 0, C, c, c_mask)) * scale + row_of(bias, 0, C, c, c_mask)
+    if GELU:
+        tail, _ = normal(z)
+        z = tl.maximum(z, 0.0) - tl.abs(z) * tail
+    tl.store(y + at, z.to(y.dtype.element_ty), mask=mask)
+
+
+@triton.jit
+def slope_at(dy, x, weight, bias, stats, at, mask, C, c, c_mask, GELU: tl.constexpr):
+    """Dz and n of a block."""
+    dz = block_of(dy + at, mask)
+    n = (block_of(x + at, mask) - row_of(stats, 0, C, c, c_mask)) * row_of(stats, 1, C, c, c_mask)
+    if GELU:
+        z = n * row_of(weight, 0, C, c, c_mask) + row_of(bias, 0, C, c, c_mask)
+        tail, density = normal(z)
+        dz *= tl.where(z < 0, tail, 1.0 - tail) + z * density
+    return dz, n
+
+
+@triton.jit(do_not_specialize=["R"])
+def gradient_sums_kernel(
+    dy, x, weight, bias, stats, partials, R, C,
+    GELU: tl.constexpr, ROWS: tl.constexpr, BLOCK_C: tl.constexpr, EVEN: tl.constexpr,
+):  # fmt: skip
+    """Partials (2, chunks, C): this chunk's sums of dz n and of dz."""
+    chunk, chunks = tl.program_id(0), tl.num_programs(0)
+    c = tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)
+    c_mask = c < C
+    of_weight = tl.zeros((ROWS, BLOCK_C), tl.float32)
+    of_bias = tl.zeros((ROWS, BLOCK_C), tl.float32)
+    tiles = tl.cdiv(R, ROWS)
+    steps = tl.cdiv(tiles, chunks)
+    for tile in range(chunk * steps, min((chunk + 1) * steps, tiles)):
+        row = (tile * ROWS + tl.arange(0, ROWS)).to(tl.int64)
+        at, mask = row[:, None] * C + c[None, :], over(row < R, c_mask, EVEN)
+        dz, n = slope_at(dy, x, weight, bias, stats, at, mask, C, c, c_mask, GELU)
+        of_weight += dz * n
+        of_bias += dz
+    tl.store(partials + chunk * C + c, tl.sum(of_weight, 0), mask=c_mask)
+    tl.store(partials + (chunks + chunk) * C + c, tl.sum(of_bias, 0), mask=c_mask)
+
+
+@triton.jit(do_not_specialize=["R"])
+def norm_backward_kernel(
+    dy, x, weight, bias, stats, sums, dx, R, C,
+    GELU: tl.constexpr, ROWS: tl.constexpr, BLOCK_C: tl.constexpr, EVEN: tl.constexpr,
+):  # fmt: skip
+    """Dx, from the sums (2, C) = dweight and dbias."""
+    row = (tl.program_id(0) * ROWS + tl.arange(0, ROWS)).to(tl.int64)
+    c = tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)
+    c_mask = c < C
+    at, mask = row[:, None] * C + c[None, :], over(row < R, c_mask, EVEN)
+    dz, n = slope_at(dy, x, weight, bias, stats, at, mask, C, c, c_mask, GELU)
+    centred = dz - (row_of(sums, 1, C, c, c_mask) + n * row_of(sums, 0, C, c, c_mask)) / R
+    value = centred * (row_of(stats, 1, C, c, c_mask) * row_of(weight, 0, C, c, c_mask))
+    tl.store(dx + at, value.to(dx.dtype.element_ty), mask=mask)
+
+
+def suits(norm: nn.Module) -> bool:
+    """Whether this norm is now one that the kernels compute: of this device's batch, with running statistics."""
+    if type(norm) is not nn.BatchNorm2d or not norm.training:  # a norm over several devices is another class
+        return False
+    return norm.affine and norm.track_running_stats and norm.momentum is not None
+
+
+def batch_norm(x: Tensor, norm: nn.BatchNorm2d, gelu: bool) -> Tensor:
+    """What the module does in training, and GELU after it if asked for; its buffers are updated.
+
+    Args:
+        x: (B, C, H, W).
+        norm: see `suits`.
+        gelu: whether the exact GELU follows.
+
+    Returns:
+        (B, C, H, W), channels last, in x's dtype.
+    """
+    x = channels_last(x)
+    buffers = norm.running_mean, norm.running_var, norm.num_batches_tracked
+    stats = statistics(x.detach(), *buffers, norm.momentum, norm.eps)
+    result: Tensor = normalise(x, norm.weight, norm.bias, stats, gelu)
+    return result
+
+
+@torch.library.custom_op("famseg::norm_statistics", mutates_args=("mean", "variance", "batches"))
+def statistics(x: Tensor, mean: Tensor, variance: Tensor, batches: Tensor, momentum: float, eps: float) -> Tensor:
+    """Mean and 1 / deviation of the channels of x, (2, C) float32; the running statistics are updated."""
+    rows, channels, cut, blocks = _cut(x)
+    chunks = _chunks(rows, cut, blocks)
+    partials = torch.empty(2, chunks, channels, dtype=torch.float32, device=x.device)
+    stats = torch.empty(2, channels, dtype=torch.float32, device=x.device)
+    with device_of(x):
+        sums_kernel[chunks, blocks](x, partials, rows, channels, **cut)
+        statistics_kernel[(triton.cdiv(channels, FEW),)](
+            x, partials, stats, mean, variance, batches, momentum, eps, chunks, rows, channels, AT_ONCE, FEW
+        )
+    return stats
+
+
+@statistics.register_fake
+def _(x: Tensor, mean: Tensor, variance: Tensor, batches: Tensor, momentum: float, eps: float) -> Tensor:
+    return x.new_empty(2, x.shape[1], dtype=torch.float32)
+
+
+@torch.library.custom_op("famseg::normalise", mutates_args=())
+def normalise(x: Tensor, weight: Tensor, bias: Tensor, stats: Tensor, gelu: bool) -> Tensor:
+    """The norm by given statistics; its gradient is that of the batch norm whose statistics they are."""
+    rows, channels, cut, blocks = _cut(x)
+    y = empty_map(x)
+    with device_of(x):
+        norm_kernel[triton.cdiv(rows, cut["ROWS"]), blocks](x, weight, bias, stats, y, rows, channels, GELU=gelu, **cut)
+    return y
+
+
+@normalise.register_fake
+def _(x: Tensor, weight: Tensor, bias: Tensor, stats: Tensor, gelu: bool) -> Tensor:
+    return empty_map(x)
+
+
+@torch.library.custom_op("famseg::normalise_backward", mutates_args=())
+def normalise_backward(
+    dy: Tensor, x: Tensor, weight: Tensor, bias: Tensor, stats: Tensor, gelu: bool
+) -> tuple[Tensor, Tensor]:
+    """Gradients of x, and of weight and bias as one (2, C), float32."""
+    dy = channels_last(dy)
+    rows, channels, cut, blocks = _cut(x)
+    chunks = _chunks(rows, cut, blocks)
+    partials = torch.empty(2, chunks, channels, dtype=torch.float32, device=x.device)
+    dx = empty_map(x)
+    with device_of(x):
+        gradient_sums_kernel[chunks, blocks](dy, x, weight, bias, stats, partials, rows, channels, GELU=gelu, **cut)
+        sums = partials.sum(1)
+        norm_backward_kernel[triton.cdiv(rows, cut["ROWS"]), blocks](
+            dy, x, weight, bias, stats, sums, dx, rows, channels, GELU=gelu, **cut
+        )
+    return dx, sums
+
+
+@normalise_backward.register_fake
+def _(dy: Tensor, x: Tensor, weight: Tensor, bias: Tensor, stats: Tensor, gelu: bool) -> tuple[Tensor, Tensor]:
+    return empty_map(x), torch.empty_like(stats)
+
+
+def _cut(x: Tensor) -> tuple[int, int, dict[str, int], int]:
+    """Rows and channels of the map, what the kernels take for their cut of it, and blocks of channels."""
+    channels = x.shape[1]
+    block_c = min(WIDEST, max(2, triton.next_power_of_2(channels)))
+    even = channels % block_c == 0
+    cut = {"ROWS": HELD // block_c, "BLOCK_C": block_c, "EVEN": even, "num_warps": 4}
+    return x.numel() // channels, channels, cut, triton.cdiv(channels, block_c)
+
+
+def _chunks(rows: int, cut: dict[str, int], blocks: int) -> int:
+    number: int = min(triton.cdiv(rows, cut["ROWS"]), triton.cdiv(PROGRAMS, blocks))
+    return number
+
+
+def _keep(ctx, inputs, output) -> None:
+    *tensors, ctx.gelu = inputs
+    ctx.save_for_backward(*tensors)
+
+
+def _differentiate(ctx, dy: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None]:
+    _, weight, bias, _ = ctx.saved_tensors
+    dx, sums = normalise_backward(dy, *ctx.saved_tensors, ctx.gelu)
+    return dx, sums[0].to(weight.dtype), sums[1].to(bias.dtype), None, None
+
+
+normalise.register_autograd(_differentiate, setup_context=_keep)

@@ -1,0 +1,84 @@
+"""The batch norm's kernels against PyTorch's in float64: value, gradients, running statistics."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from shapes import LAYOUTS, TOLERANCE, assert_like_twin, random_map, random_shapes
+from torch import nn
+
+from famseg.kernels.norm import batch_norm, suits
+
+SHAPES = [(2, 3, 1, 2), (1, 1, 9, 14), (2, 16, 1, 37), (2, 16, 37, 1), (1, 65, 2, 3), (1, 160, 7, 5), (3, 36, 9, 11)]
+
+
+def functions(gelu, device):
+    """Kernel and twin as functions of map, weight and bias."""
+
+    def kernel(x, weight, bias):
+        norm = nn.BatchNorm2d(x.shape[1]).to(device)
+        del norm.weight, norm.bias
+        norm.weight, norm.bias = weight, bias
+        return batch_norm(x, norm, gelu)
+
+    def twin(x, weight, bias):
+        y = F.batch_norm(x, None, None, weight, bias, training=True)
+        return F.gelu(y) if gelu else y
+
+    return kernel, twin
+
+
+def arguments(shape, dtype, device, layout="channels_last", seed=0, mean=0.0):
+    weight, bias = (torch.linspace(low, low + 1, shape[1], device=device) for low in (0.5, -0.5))
+    return random_map(shape, seed, dtype, device, layout) + mean, weight, bias
+
+
+@pytest.mark.parametrize("gelu", [False, True])
+@pytest.mark.parametrize("dtype", TOLERANCE)
+@pytest.mark.parametrize("shape", SHAPES)
+def test_small_maps(shape, dtype, gelu, device):
+    assert_like_twin(*functions(gelu, device), arguments(shape, dtype, device), TOLERANCE[dtype])
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_layouts(layout, device):
+    args = arguments((2, 20, 4, 6), torch.float32, device, layout)
+    assert_like_twin(*functions(True, device), args, TOLERANCE[torch.float32])
+
+
+def test_several_tiles_of_a_program(device, monkeypatch):
+    monkeypatch.setattr("famseg.kernels.norm.PROGRAMS", 3)
+    monkeypatch.setattr("famseg.kernels.norm.HELD", 256)
+    args = arguments((2, 8, 13, 17), torch.float32, device)
+    assert_like_twin(*functions(True, device), args, TOLERANCE[torch.float32])
+
+
+def test_far_from_zero(device):
+    args = arguments((2, 8, 13, 17), torch.float32, device, mean=1000.0)
+    assert_like_twin(*functions(False, device), args, 3e-4)  # of a deviation of 1, float32 has 4 digits left
+
+
+def test_running_statistics(device):
+    torch.manual_seed(0)
+    ours, theirs = (nn.BatchNorm2d(16, momentum=0.3).to(device) for _ in range(2))
+    for seed in range(3):
+        x = random_map((2, 16, 5, 7), seed, device=device) * 3 + 2
+        batch_norm(x, ours, gelu=False)
+        theirs(x)
+    for name, value in theirs.named_buffers():
+        torch.testing.assert_close(ours.get_buffer(name), value, rtol=1e-5, atol=1e-5, msg=name)
+    assert ours.num_batches_tracked == 3
+
+
+def test_norms_that_they_are_not_made_for():
+    assert suits(nn.BatchNorm2d(4))
+    others = [nn.BatchNorm2d(4).eval(), nn.BatchNorm2d(4, affine=False), nn.BatchNorm2d(4, momentum=None)]
+    assert not any(map(suits, [*others, nn.SyncBatchNorm(4), nn.BatchNorm2d(4, track_running_stats=False)]))
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("dtype", TOLERANCE)
+def test_random_shapes(dtype, device):
+    for i, (b, c, h, w) in enumerate(random_shapes(200, seed=10, elements=2**19)):
+        shape = (b, c, h, w + 4)  # of two rows a norm gives signs, and its gradient is noise
+        args = arguments(shape, dtype, device, LAYOUTS[i % 3], seed=i)
+        assert_like_twin(*functions(bool(i % 2), device), args, TOLERANCE[dtype])
