@@ -57,7 +57,7 @@ def parse() -> argparse.Namespace:
 
 
 def train(options: argparse.Namespace, arguments: list[str]) -> int:
-    return subprocess.run([sys.executable, "train.py", *options.overrides, *QUIET, *arguments], cwd=ROOT).returncode
+    return subprocess.run([sys.executable, "train.py", *arguments, *QUIET, *options.overrides], cwd=ROOT).returncode
 
 
 def measure(at_once: int, options: argparse.Namespace) -> dict[str, Any]:
@@ -69,7 +69,8 @@ def measure(at_once: int, options: argparse.Namespace) -> dict[str, Any]:
             logical.append(f"hydra.launcher.num_cpus={max(options.at_once)}")
         launcher = ["hydra/launcher=ray", f"hydra.launcher.gpus_per_cell={1 / at_once}", *logical]
         code = train(options, ["-m", *launcher, f"runs={runs}", "study=packing", f"seed={seeds}"])
-        cells = read_study(Path(runs) / "packing")
+        study = Path(runs) / "packing"
+        cells = read_study(study) if study.is_dir() else []
         spans = [span for cell in cells for span in read_spans(cell.folder) if span.end is not None]
         seconds = max((span.end for span in spans), default=0.0) - min((span.start for span in spans), default=0.0)
         speed = sum(images_per_s(cell) for cell in cells) / options.rounds
