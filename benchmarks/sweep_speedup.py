@@ -192,7 +192,7 @@ def table(record: dict[str, Any]) -> str:
         lines += [f"After the second: {kill['done']} of {kill['cells']} done; exit codes {kill['exit_codes']}."]
     if one := record.get("ddp"):
         lines += ["", f"DDP on {one['gpus']} {gpus} against one, batch {one['batch']} in all: {outcome(one)}."]
-    return "\n".join(lines) + "\n"
+    return "\n".join(lines).strip() + "\n"
 
 
 def outcome(one: dict[str, Any]) -> str:
