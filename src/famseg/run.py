@@ -147,6 +147,8 @@ class OutputFolder(Callback):
 
 
 def _refuse_used(folder: Path, config: DictConfig, mend: str) -> None:
+    if rank_zero_only.rank:  # type: ignore[attr-defined]
+        return  # a further process of the run that has just made the folder (DDP)
     if (folder / "status.json").exists() and not config.get("resume"):
         raise SystemExit(f"{folder}: holds a run already. Go on with it: {mend}.")
 

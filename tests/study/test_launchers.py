@@ -44,7 +44,8 @@ def test_a_failed_and_a_killed_cell_stop_no_other(stub, count):
     assert "4 of 4 cells are done" in third.stdout
 
 
-def test_a_second_start_is_refused_while_the_first_lives(stub, count):
+def test_a_second_start_is_refused_while_the_first_lives(stub, count, fault):
+    fault("a second start of a study, the first alive or killed", "refused while it lives; then it runs what is left")
     first = stub("seed=0,1", wait=False, HOLD="0")
     wait_for(lambda: count(stub.study), first)
     second = stub("seed=0,1")
@@ -60,7 +61,8 @@ def test_a_second_start_is_refused_while_the_first_lives(stub, count):
     os.kill(json.loads((held.folder / ".lock").read_text())["pid"], signal.SIGKILL)
 
 
-def test_sigterm_is_handed_on_and_ends_the_sweep(stub, count):
+def test_sigterm_is_handed_on_and_ends_the_sweep(stub, count, fault):
+    fault("SIGTERM to a sweep, serial launcher", "handed on to its cell; no other starts; exit code 75")
     process = stub("seed=0,1", wait=False, HOLD="0")
     wait_for(lambda: count(stub.study), process)
     process.terminate()

@@ -37,3 +37,17 @@ def test_two_gpus_equal_one_across_the_switch(tmp_path):
     values = on_one_and_two(tmp_path, "gpu")
     assert len(values[1]["losses"]) >= 20  # float32 drifts apart afterwards, as any two orders of sums do
     assert values[2]["losses"][:20] == pytest.approx(values[1]["losses"][:20], rel=1e-4)
+
+
+@pytest.mark.slow
+def test_the_program_trains_on_two_processes(repository, tmp_path):
+    """Lightning starts train.py once more in the same folder, which a second run would be refused."""
+    small = ["model=famseg_n", "model.depths=[1,1,1,1]", "data.size=[32,32]", "data.n=20", "data.batch_size=2"]
+    fixed = ["trainer=ddp_cpu", "trainer.max_epochs=2", "logger=none", "trainer.progress=false"]
+    command = [sys.executable, "train.py", *small, *fixed, f"hydra.run.dir={tmp_path}/run"]
+    done = subprocess.run(command, cwd=repository, capture_output=True, text=True, timeout=280)
+    assert done.returncode == 0, done.stderr
+    assert "MEMBER: 2/2" in done.stderr + done.stdout
+    assert len((tmp_path / "run" / "metrics.csv").read_text().splitlines()) == 3
+    assert json.loads((tmp_path / "run" / "status.json").read_text())["state"] == "done"
+    assert "holds a run already" in subprocess.run(command, cwd=repository, capture_output=True, text=True).stderr

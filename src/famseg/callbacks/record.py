@@ -2,15 +2,18 @@
 
 import csv
 import logging
+import math
 import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import lightning
+import torch
 from lightning.pytorch.callbacks import Callback
 from rich.console import Console
 
+from famseg import nvml
 from famseg.files import write_table
 from famseg.loggers import log_classes, log_panels
 from famseg.results import table, write_results
@@ -25,6 +28,9 @@ class RunRecord(Callback):
     """Writes metrics.csv and timing.csv (a row per epoch), split.csv, test.csv (a row per image) and test overlays.
 
     Lightning's own CSV logger deletes its file on a restart; these rows are cut back to the checkpoint instead.
+    On a GPU, timing.csv also has the energy of an epoch with its validation, where the driver counts it, and the most
+    memory that tensors took so far. The energy is that of the devices: of all runs that share them, and of the first
+    machine's alone if there are several.
 
     Args:
         folder: the run's folder.
@@ -37,6 +43,7 @@ class RunRecord(Callback):
         self.metrics = EpochTable(self.folder / "metrics.csv")
         self.timing = EpochTable(self.folder / "timing.csv")
         self._hinted = False
+        self._gpus: list[nvml.Gpu] = []
 
     def on_fit_start(self, trainer: lightning.Trainer, task: lightning.LightningModule) -> None:
         """Write the split; cut the tables back to the epoch that a resumed run starts with."""
@@ -48,12 +55,14 @@ class RunRecord(Callback):
 
     def on_train_start(self, trainer: lightning.Trainer, task: lightning.LightningModule) -> None:
         """Start the clocks; a run that resumes within an epoch has no start of an epoch."""
+        self._gpus = _gpus_of(trainer)
         self.on_train_epoch_start(trainer, task)
 
     def on_train_epoch_start(self, trainer: lightning.Trainer, task: lightning.LightningModule) -> None:
         """Start the clocks."""
         self._start = self._waiting_since = time.perf_counter()
         self._data_seconds, self._images = 0.0, 0
+        self._joules = self._read_joules()
 
     def on_train_batch_start(
         self, trainer: lightning.Trainer, task: lightning.LightningModule, batch: dict[str, Any], batch_idx: int
@@ -82,8 +91,20 @@ class RunRecord(Callback):
         self.metrics.append(row | values)
         seconds = getattr(self, "_train_seconds", time.perf_counter() - self._start)
         speed = {"train_seconds": seconds, "data_seconds": self._data_seconds, "images_per_s": self._images / seconds}
-        self.timing.append({"epoch": epoch, **{k: round(v, 3) for k, v in speed.items()}})
+        measured = speed | self._of_gpus(trainer)
+        self.timing.append({"epoch": epoch, **{k: round(v, 4) for k, v in measured.items()}})
         self._hint(trainer, self._data_seconds / seconds)
+
+    def _read_joules(self) -> float:
+        return sum((gpu.joules() for gpu in self._gpus), 0.0) if self._gpus else math.nan
+
+    def _of_gpus(self, trainer: lightning.Trainer) -> dict[str, float]:
+        """The epoch's columns that a CPU does not have."""
+        if trainer.strategy.root_device.type != "cuda":
+            return {}
+        joules = self._read_joules() - self._joules
+        energy = {} if math.isnan(joules) else {"energy_wh": joules / 3600}
+        return energy | {"peak_gib": torch.cuda.max_memory_allocated() / nvml.GIB}
 
     def _hint(self, trainer: lightning.Trainer, share: float) -> None:
         """Say once that the loader is the bottleneck; the first epoch also starts the workers and does not count."""
@@ -109,6 +130,14 @@ class RunRecord(Callback):
         Console().print(table(task.test_totals, len(task.test_rows)))
         log_panels(trainer.loggers, "test/extremes", drawn, source.classes)
         log_classes(trainer.loggers, "test/classes", task.test_totals)
+
+
+def _gpus_of(trainer: lightning.Trainer) -> list[nvml.Gpu]:
+    """The GPUs of the run on this machine, if the driver can be asked."""
+    if trainer.strategy.root_device.type != "cuda":
+        return []
+    visible = nvml.visible_gpus()
+    return [visible[i] for i in trainer.device_ids] if len(visible) > max(trainer.device_ids) else []
 
 
 class EpochTable:

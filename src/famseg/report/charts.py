@@ -15,7 +15,7 @@ from famseg.report.sizes import NAMES, SizeScores
 # Femur and cranium as in the paper's Fig. 4, darker, since they are on white.
 CLASS_COLOURS = {"BG": "#6b7280", "FL": "#d62728", "FB": "#1a9641"}
 INK, QUIET = "#1f2937", "#9ca3af"
-_PALETTE = (
+PALETTE = (
     "#2563a8",
     "#d98200",
     "#7b3fa0",
@@ -27,7 +27,7 @@ _PALETTE = (
     "#4f46e5",
     "#111827",
 )
-_DASHES = ("solid", "dash", "dot", "dashdot")
+DASHES = ("solid", "dash", "dot", "dashdot")
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Line:
 
     Attributes:
         name: for the legend.
-        x: epochs (n,).
+        x: epochs, or whatever the figure's axis is (n,).
         y: mean (n,).
         low: lowest seed (n,).
         high: highest seed (n,).
@@ -104,6 +104,7 @@ class Lines:
     y_label: str
     lines: Sequence[Line]
     caption: str = ""
+    x_label: str = "epoch"
 
 
 @dataclass(frozen=True)
@@ -229,8 +230,8 @@ def _styles(settings: Sequence[Setting]) -> list[tuple[str, str]]:
     if len(set(optimizers)) > 1 and len(set(decays)) > 1:
         pairs = zip(_numbers(optimizers), _numbers(decays), strict=True)
     else:
-        pairs = zip(range(len(settings)), (i // len(_PALETTE) for i in range(len(settings))), strict=True)
-    return [(_PALETTE[colour % len(_PALETTE)], _DASHES[dash % len(_DASHES)]) for colour, dash in pairs]
+        pairs = zip(range(len(settings)), (i // len(PALETTE) for i in range(len(settings))), strict=True)
+    return [(PALETTE[colour % len(PALETTE)], DASHES[dash % len(DASHES)]) for colour, dash in pairs]
 
 
 def _numbers(values: Sequence[Hashable]) -> list[int]:

@@ -32,6 +32,10 @@ def cost_table(settings: Sequence[Setting], names: Mapping[int, str], price: flo
         "A run's minutes are those of its process, a resumed run's at least those of its training epochs; images/s: "
         "the median of the epochs but the first."
     )
-    if not recorded:
+    if recorded:
+        notes.append(
+            "Energy: what the GPU took in the training epochs and their validation, of all runs that shared it."
+        )
+    else:
         notes.append("Energy: not available, no readings were recorded.")
     return Table("cost", "Time and cost", rows, columns, notes)

@@ -18,7 +18,7 @@ def figure(chart: Chart) -> dict[str, Any]:
 def _lines(chart: Lines) -> dict[str, Any]:
     traces = [trace for line in chart.lines for trace in _line(line)]
     layout = {
-        "xaxis": {"title": {"text": "epoch"}, "gridcolor": _GRID, "rangemode": "tozero"},
+        "xaxis": {"title": {"text": chart.x_label}, "gridcolor": _GRID, "rangemode": "tozero"},
         "yaxis": {"title": {"text": chart.y_label}, "gridcolor": _GRID},
         "hovermode": "x unified",
         "height": 460,

@@ -49,7 +49,7 @@ class Record:
         seconds: time of its process, or of its training if that is longer (it was resumed); NaN when unknown.
         train_seconds: time of its training epochs; NaN when unknown.
         images_per_s: median training speed of its epochs but the first; NaN when unknown.
-        energy_wh: energy of its GPU while it trained; NaN where no readings were recorded.
+        energy_wh: energy of its GPUs while it trained, other runs on them included; NaN where it was not recorded.
         remarks: what is wrong with it and yet does not keep it out of the tables.
     """
 

@@ -36,7 +36,7 @@ def _draw_lines(chart: Lines) -> Figure:
     axes = figure.subplots()
     for line in chart.lines:
         _draw_line(axes, line)
-    axes.set(xlabel="epoch", ylabel=chart.y_label, title=chart.title)
+    axes.set(xlabel=chart.x_label, ylabel=chart.y_label, title=chart.title)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.grid(color="#e5e7eb", linewidth=0.7)
     axes.legend(frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5), fontsize=9)

@@ -10,11 +10,13 @@ from famseg.report.charts import Chart, class_scores, curves, differences, size_
 from famseg.report.claims import Claim, make_claims
 from famseg.report.cost import cost_table
 from famseg.report.layout import Table
+from famseg.report.loads import gpu_loads
 from famseg.report.records import Record, read_record
 from famseg.report.settings import Setting, group_settings
 from famseg.report.sizes import score_sizes
 from famseg.report.tables import build_tables
 from famseg.study.cells import PLAN, Cell, is_cell, read_study
+from famseg.study.watch import LOADS
 
 OUT = "report"
 
@@ -86,7 +88,7 @@ def load_study(folder: Path, price: float | None = None) -> Study:
         names=names,
         tables=[*tables, cost_table(settings, names, price)],
         claims=claims,
-        charts=[*charts, *curves(settings, names)],
+        charts=[*charts, *curves(settings, names), *gpu_loads(folder / LOADS)],
         faults=[*faults, *(remark for record in records for remark in record.remarks)],
         remarks=_remarks(folder, cells, records, settings, tables),
     )
@@ -143,5 +145,5 @@ def _remarks(
         *gaps.revisions(records),
         *gaps.devices(records),
         *gaps.unequal_tests(records),
-        *gaps.foreign(folder, cells, (OUT, PLAN)),
+        *gaps.foreign(folder, cells, (OUT, PLAN, LOADS)),
     ]

@@ -22,6 +22,7 @@ from famseg.study.cells import read_study
 from famseg.study.identity import cell_name, identity, resolved, varying
 from famseg.study.progress import best_score
 from famseg.study.sweep import Job, different, run_sweep, write_plan
+from famseg.study.watch import watched
 from famseg.study.work import Work
 
 log = logging.getLogger(__name__)
@@ -78,6 +79,7 @@ class CellLauncher(Launcher):
         with ExitStack() as stack:
             for study in sorted({job.folder.parent for job in jobs}):
                 stack.enter_context(locked(study, "sweep"))
+                stack.enter_context(watched(study))
             write_plan(jobs)
             cells = run_sweep(jobs, self.run, OmegaConf.select(self.config, "retry"))
         if unfinished := len(jobs) - sum(cell.state == "done" for cell in cells.values()):

@@ -12,6 +12,7 @@ from famseg.errors import UserError
 from famseg.files import write_atomically
 from famseg.revision import revision
 from famseg.study.cells import PLAN, Cell, is_cell, read_cell, read_plan
+from famseg.study.spans import end
 from famseg.study.work import Work
 
 log = logging.getLogger(__name__)
@@ -95,6 +96,7 @@ def run_sweep(jobs: Sequence[Job], engine: Engine, retry: str | None) -> dict[Pa
     try:
         for work, words in engine(todo) if todo else ():
             ended += 1
+            end(work.folder, words)
             after[work.folder] = _outcome(work.folder, words)
             log.info("%d of %d: %s", ended, len(todo), sentence(after[work.folder]))
     except BaseException:

@@ -16,6 +16,8 @@ from hydra.errors import CompactHydraException
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
+from famseg.study.spans import begin
+
 
 @dataclass(frozen=True)
 class Work:
@@ -45,6 +47,7 @@ class Work:
         Returns:
             What ended it, in one line; "" if it came to its end. What became of it is in its status.json.
         """
+        begin(self.folder)
         setup_globals()
         Singleton.set_state(self.singletons)
         HydraConfig.instance().set_config(self.config)
