@@ -10,6 +10,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from famseg.kernels.rows import Rows, rows_of
 from famseg.kernels.tiles import block_of, channels_last, device_of, empty_map, over, put, row_of, zeros
 
 MAX_CLASSES = 4  # whose weights' gradients a program holds
@@ -19,10 +20,10 @@ PROGRAMS = 1056  # partial sums; a constant, so that no result depends on the ma
 
 @triton.jit(do_not_specialize=["N"])
 def head_kernel(
-    x, weight, bias, y, N, C, CLASSES: tl.constexpr, PIXELS: tl.constexpr, BLOCK_C: tl.constexpr, EVEN: tl.constexpr
+    x, weight, bias, y, N, C, CLASSES: tl.constexpr, ROWS: tl.constexpr, BLOCK_C: tl.constexpr, EVEN: tl.constexpr
 ):
     """Y (N, CLASSES) = x W^T + bias, for weights (CLASSES, C)."""
-    n = (tl.program_id(0) * PIXELS + tl.arange(0, PIXELS)).to(tl.int64)
+    n = (tl.program_id(0) * ROWS + tl.arange(0, ROWS)).to(tl.int64)
     c = tl.arange(0, BLOCK_C)
     c_mask = c < C
     value = block_of(x + n[:, None] * C + c[None, :], over(n < N, c_mask, EVEN))
@@ -41,7 +42,7 @@ def head_backward_kernel(
     N,
     C,
     CLASSES: tl.constexpr,
-    PIXELS: tl.constexpr,
+    ROWS: tl.constexpr,
     BLOCK_C: tl.constexpr,
     EVEN: tl.constexpr,
 ):
@@ -49,15 +50,15 @@ def head_backward_kernel(
     chunk = tl.program_id(0)
     c = tl.arange(0, BLOCK_C)
     c_mask = c < C
-    products = zeros(CLASSES, PIXELS, BLOCK_C)
-    totals = zeros(CLASSES, PIXELS, 1)
-    tiles = tl.cdiv(N, PIXELS)
+    products = zeros(CLASSES, ROWS, BLOCK_C)
+    totals = zeros(CLASSES, ROWS, 1)
+    tiles = tl.cdiv(N, ROWS)
     steps = tl.cdiv(tiles, tl.num_programs(0))
     for tile in range(chunk * steps, min((chunk + 1) * steps, tiles)):
-        n = (tile * PIXELS + tl.arange(0, PIXELS)).to(tl.int64)
+        n = (tile * ROWS + tl.arange(0, ROWS)).to(tl.int64)
         at, mask = n[:, None] * C + c[None, :], over(n < N, c_mask, EVEN)
         value = block_of(x + at, mask)
-        slope = tl.zeros((PIXELS, BLOCK_C), tl.float32)
+        slope = tl.zeros((ROWS, BLOCK_C), tl.float32)
         for k in tl.static_range(CLASSES):
             upstream = tl.load(dy + n * CLASSES + k, mask=n < N, other=0.0).to(tl.float32)[:, None]
             slope += upstream * row_of(weight, k, C, c, c_mask)
@@ -89,10 +90,10 @@ def head(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """
     x = channels_last(x)
     y = _empty(x, weight)
-    pixels, cut = _cut(x)
+    rows = _rows(x)
     with device_of(x):
-        head_kernel[(triton.cdiv(pixels, cut["PIXELS"]),)](
-            x, weight, bias, y, pixels, x.shape[1], CLASSES=weight.shape[0], **cut
+        head_kernel[rows.tiles](
+            x, weight, bias, y, rows.number, rows.channels, CLASSES=weight.shape[0], **rows.arguments
         )
     return y
 
@@ -107,11 +108,13 @@ def head_backward(dy: Tensor, x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor
     """Gradients of `head` for x, and for weight and bias as one (K, C + 1), float32."""
     dy, x = channels_last(dy), channels_last(x)
     dx, (classes, channels) = empty_map(x), weight.shape
-    pixels, cut = _cut(x)
-    chunks = min(PROGRAMS, triton.cdiv(pixels, cut["PIXELS"]))
+    rows = _rows(x)
+    chunks = rows.chunks(PROGRAMS)
     partials = torch.empty(chunks, classes, channels + 1, dtype=torch.float32, device=x.device)
     with device_of(x):
-        head_backward_kernel[(chunks,)](dy, x, weight, dx, partials, pixels, channels, CLASSES=classes, **cut)
+        head_backward_kernel[(chunks,)](
+            dy, x, weight, dx, partials, rows.number, channels, CLASSES=classes, **rows.arguments
+        )
     return dx, partials.sum(0)
 
 
@@ -125,12 +128,8 @@ def _empty(x: Tensor, weight: Tensor) -> Tensor:
     return torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
 
 
-def _cut(x: Tensor) -> tuple[int, dict[str, int]]:
-    """Pixels of the map, and what the kernels take for their cut of it."""
-    channels = x.shape[1]
-    block_c = max(2, triton.next_power_of_2(channels))
-    cut = {"PIXELS": HELD // block_c, "BLOCK_C": block_c, "EVEN": channels == block_c, "num_warps": 4}
-    return x.numel() // channels, cut
+def _rows(x: Tensor) -> Rows:
+    return rows_of(x, HELD, widest=HELD)  # all channels in a program
 
 
 def _keep(ctx, inputs, output) -> None:

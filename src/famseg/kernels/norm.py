@@ -16,11 +16,9 @@ import triton.language as tl
 from torch import Tensor, nn
 
 from famseg.kernels.depthwise import normal
+from famseg.kernels.rows import rows_of
 from famseg.kernels.tiles import block_of, channels_last, device_of, empty_map, over, row_of
 
-HELD = 4096  # values of the map in a program
-WIDEST = 64  # channels of a program
-PROGRAMS = 528  # partial sums; a constant, so that no result depends on the machine
 AT_ONCE, FEW = 128, 16  # partial sums and channels that a merging program loads at once
 
 
@@ -174,14 +172,14 @@ def batch_norm(x: Tensor, norm: nn.BatchNorm2d, gelu: bool) -> Tensor:
 @torch.library.custom_op("famseg::norm_statistics", mutates_args=("mean", "variance", "batches"))
 def statistics(x: Tensor, mean: Tensor, variance: Tensor, batches: Tensor, momentum: float, eps: float) -> Tensor:
     """Mean and 1 / deviation of the channels of x, (2, C) float32; the running statistics are updated."""
-    rows, channels, cut, blocks = _cut(x)
-    chunks = _chunks(rows, cut, blocks)
+    rows = rows_of(x)
+    channels, chunks = rows.channels, rows.chunks()
     partials = torch.empty(2, chunks, channels, dtype=torch.float32, device=x.device)
     stats = torch.empty(2, channels, dtype=torch.float32, device=x.device)
     with device_of(x):
-        sums_kernel[chunks, blocks](x, partials, rows, channels, **cut)
+        sums_kernel[chunks, rows.blocks](x, partials, rows.number, channels, **rows.arguments)
         statistics_kernel[(triton.cdiv(channels, FEW),)](
-            x, partials, stats, mean, variance, batches, momentum, eps, chunks, rows, channels, AT_ONCE, FEW
+            x, partials, stats, mean, variance, batches, momentum, eps, chunks, rows.number, channels, AT_ONCE, FEW
         )
     return stats
 
@@ -194,10 +192,10 @@ def _(x: Tensor, mean: Tensor, variance: Tensor, batches: Tensor, momentum: floa
 @torch.library.custom_op("famseg::normalise", mutates_args=())
 def normalise(x: Tensor, weight: Tensor, bias: Tensor, stats: Tensor, gelu: bool) -> Tensor:
     """The norm by given statistics; its gradient is that of the batch norm whose statistics they are."""
-    rows, channels, cut, blocks = _cut(x)
+    rows = rows_of(x)
     y = empty_map(x)
     with device_of(x):
-        norm_kernel[triton.cdiv(rows, cut["ROWS"]), blocks](x, weight, bias, stats, y, rows, channels, GELU=gelu, **cut)
+        norm_kernel[rows.tiles](x, weight, bias, stats, y, rows.number, rows.channels, GELU=gelu, **rows.arguments)
     return y
 
 
@@ -212,36 +210,21 @@ def normalise_backward(
 ) -> tuple[Tensor, Tensor]:
     """Gradients of x, and of weight and bias as one (2, C), float32."""
     dy = channels_last(dy)
-    rows, channels, cut, blocks = _cut(x)
-    chunks = _chunks(rows, cut, blocks)
+    rows = rows_of(x)
+    channels, chunks = rows.channels, rows.chunks()
     partials = torch.empty(2, chunks, channels, dtype=torch.float32, device=x.device)
+    sizes, options = (rows.number, channels), {"GELU": gelu, **rows.arguments}
     dx = empty_map(x)
     with device_of(x):
-        gradient_sums_kernel[chunks, blocks](dy, x, weight, bias, stats, partials, rows, channels, GELU=gelu, **cut)
+        gradient_sums_kernel[chunks, rows.blocks](dy, x, weight, bias, stats, partials, *sizes, **options)
         sums = partials.sum(1)
-        norm_backward_kernel[triton.cdiv(rows, cut["ROWS"]), blocks](
-            dy, x, weight, bias, stats, sums, dx, rows, channels, GELU=gelu, **cut
-        )
+        norm_backward_kernel[rows.tiles](dy, x, weight, bias, stats, sums, dx, *sizes, **options)
     return dx, sums
 
 
 @normalise_backward.register_fake
 def _(dy: Tensor, x: Tensor, weight: Tensor, bias: Tensor, stats: Tensor, gelu: bool) -> tuple[Tensor, Tensor]:
     return empty_map(x), torch.empty_like(stats)
-
-
-def _cut(x: Tensor) -> tuple[int, int, dict[str, int], int]:
-    """Rows and channels of the map, what the kernels take for their cut of it, and blocks of channels."""
-    channels = x.shape[1]
-    block_c = min(WIDEST, max(2, triton.next_power_of_2(channels)))
-    even = channels % block_c == 0
-    cut = {"ROWS": HELD // block_c, "BLOCK_C": block_c, "EVEN": even, "num_warps": 4}
-    return x.numel() // channels, channels, cut, triton.cdiv(channels, block_c)
-
-
-def _chunks(rows: int, cut: dict[str, int], blocks: int) -> int:
-    number: int = min(triton.cdiv(rows, cut["ROWS"]), triton.cdiv(PROGRAMS, blocks))
-    return number
 
 
 def _keep(ctx, inputs, output) -> None:

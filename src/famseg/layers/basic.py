@@ -30,11 +30,16 @@ class ScaledResidual(nn.Module):
 
     def forward(self, x: Tensor, branch: Tensor) -> Tensor:
         """X and branch (B, channels, H, W) -> the same."""
-        factor = self.scale[:, None, None]
-        if self.training and self.drop_rate > 0.0:
-            kept = torch.rand(len(x), 1, 1, 1, device=x.device) >= self.drop_rate
-            factor = factor * kept / (1.0 - self.drop_rate)
+        factor, keep = self.scale[:, None, None], self.kept(x)
+        if keep is not None:
+            factor = factor * keep[:, None, None, None]
         return torch.addcmul(x, factor.to(x.dtype), branch.to(x.dtype))
+
+    def kept(self, x: Tensor) -> Tensor | None:
+        """Each sample's factor (B,): 0 or 1 / (1 - drop_rate); None where none is dropped."""
+        if not self.training or self.drop_rate == 0.0:
+            return None
+        return (torch.rand(len(x), device=x.device) >= self.drop_rate) / (1.0 - self.drop_rate)
 
 
 class ConvNorm(nn.Sequential):

@@ -168,9 +168,29 @@ class StripBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B, channels, H, W) -> the same."""
         n = normalised(x, self.norm1, self.backend)
-        x = self.residual1(x, self.proj_out(self.attention(F.gelu(self.proj_in(n)))) + n)
-        x = self.residual2(x, self.project(self._depthwise_gelu(self.expand(normalised(x, self.norm2, self.backend)))))
-        return x
+        x = self._add(x, self.residual1, self.attention(self._project_in(n)), self.proj_out, n)
+        hidden = self._depthwise_gelu(self.expand(normalised(x, self.norm2, self.backend)))
+        return self._add(x, self.residual2, hidden, self.project)
+
+    def _project_in(self, n: Tensor) -> Tensor:
+        if not use_triton(self.backend, n):
+            return F.gelu(self.proj_in(n))
+        from famseg.kernels.bias_gelu import bias_gelu  # not without Triton
+
+        return cast(Tensor, bias_gelu(F.conv2d(n, self.proj_in.weight), self.proj_in.bias))
+
+    def _add(
+        self, x: Tensor, scaled: ScaledResidual, branch: Tensor, conv: nn.Conv2d, other: Tensor | None = None
+    ) -> Tensor:
+        """X + scaled (conv1x1(branch) + other)."""
+        if not use_triton(self.backend, x):
+            branch = conv(branch)
+            return cast(Tensor, scaled(x, branch if other is None else branch + other))
+        from famseg.kernels.residual import residual  # not without Triton
+
+        branch = F.conv2d(branch, conv.weight)
+        other = None if other is None else other.to(branch.dtype)
+        return residual(x, branch, cast(Tensor, conv.bias), scaled.scale, other, scaled.kept(x))
 
     def _depthwise_gelu(self, hidden: Tensor) -> Tensor:
         if not use_triton(self.backend, hidden):

@@ -1,0 +1,105 @@
+"""A convolution's bias and GELU in one pass forward and one backward, which sums the bias's gradient as well.
+
+    a = gelu(z + bias),    dz = da gelu'(z + bias),    dbias = sum dz
+
+Backward reads z, so that forward keeps no other map. Maps are channels last; sums are float32 partials in a fixed
+order.
+"""
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from famseg.kernels.depthwise import normal
+from famseg.kernels.rows import rows_of
+from famseg.kernels.tiles import block_of, channels_last, device_of, empty_map, over, row_of
+
+
+@triton.jit(do_not_specialize=["R"])
+def bias_gelu_kernel(z, bias, a, R, C, ROWS: tl.constexpr, BLOCK_C: tl.constexpr, EVEN: tl.constexpr):
+    """A, for R rows of C channels."""
+    row = (tl.program_id(0) * ROWS + tl.arange(0, ROWS)).to(tl.int64)
+    c = tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)
+    at, mask = row[:, None] * C + c[None, :], over(row < R, c < C, EVEN)
+    value = block_of(z + at, mask) + row_of(bias, 0, C, c, c < C)
+    tail, _ = normal(value)
+    tl.store(a + at, (tl.maximum(value, 0.0) - tl.abs(value) * tail).to(a.dtype.element_ty), mask=mask)
+
+
+@triton.jit(do_not_specialize=["R"])
+def bias_gelu_backward_kernel(
+    da, z, bias, dz, partials, R, C, ROWS: tl.constexpr, BLOCK_C: tl.constexpr, EVEN: tl.constexpr
+):
+    """Dz; partials (chunks, C): this chunk's sums of it."""
+    chunk = tl.program_id(0)
+    c = tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)
+    offset = row_of(bias, 0, C, c, c < C)
+    total = tl.zeros((ROWS, BLOCK_C), tl.float32)
+    tiles = tl.cdiv(R, ROWS)
+    steps = tl.cdiv(tiles, tl.num_programs(0))
+    for tile in range(chunk * steps, min((chunk + 1) * steps, tiles)):
+        row = (tile * ROWS + tl.arange(0, ROWS)).to(tl.int64)
+        at, mask = row[:, None] * C + c[None, :], over(row < R, c < C, EVEN)
+        value = block_of(z + at, mask) + offset
+        tail, density = normal(value)
+        slope = tl.where(value < 0, tail, 1.0 - tail) + value * density
+        gradient = block_of(da + at, mask) * slope
+        tl.store(dz + at, gradient.to(dz.dtype.element_ty), mask=mask)
+        total += gradient
+    tl.store(partials + chunk * C + c, tl.sum(total, 0), mask=c < C)
+
+
+@torch.library.custom_op("famseg::bias_gelu", mutates_args=())
+def bias_gelu(z: Tensor, bias: Tensor) -> Tensor:
+    """The exact GELU of z + bias.
+
+    Args:
+        z: (B, C, H, W).
+        bias: (C,).
+
+    Returns:
+        (B, C, H, W), channels last, in z's dtype.
+    """
+    z = channels_last(z)
+    a, rows = empty_map(z), rows_of(z)
+    with device_of(z):
+        bias_gelu_kernel[rows.tiles](z, bias, a, rows.number, rows.channels, **rows.arguments)
+    return a
+
+
+@bias_gelu.register_fake
+def _(z: Tensor, bias: Tensor) -> Tensor:
+    return empty_map(z)
+
+
+@torch.library.custom_op("famseg::bias_gelu_backward", mutates_args=())
+def bias_gelu_backward(da: Tensor, z: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
+    """Gradients of z, and of the bias in float32."""
+    da, z = channels_last(da), channels_last(z)
+    dz, rows = empty_map(z), rows_of(z)
+    chunks = rows.chunks()
+    partials = torch.empty(chunks, rows.channels, dtype=torch.float32, device=z.device)
+    with device_of(z):
+        bias_gelu_backward_kernel[chunks, rows.blocks](
+            da, z, bias, dz, partials, rows.number, rows.channels, **rows.arguments
+        )
+    return dz, partials.sum(0)
+
+
+@bias_gelu_backward.register_fake
+def _(da: Tensor, z: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
+    return empty_map(z), z.new_empty(z.shape[1], dtype=torch.float32)
+
+
+def _keep(ctx, inputs, output) -> None:
+    ctx.save_for_backward(*inputs)
+
+
+def _differentiate(ctx, da: Tensor) -> tuple[Tensor, Tensor]:
+    z, bias = ctx.saved_tensors
+    dz, total = bias_gelu_backward(da, z, bias)
+    return dz, total.to(bias.dtype)
+
+
+bias_gelu.register_autograd(_differentiate, setup_context=_keep)

@@ -1,0 +1,179 @@
+"""The end of a StripBlock's branch: its convolution's bias, layer scale, stochastic depth and the sum, in one pass.
+
+    y = x + f (branch + bias + other),    f = scale[c] keep[b]
+
+`other` is a second summand of the branch, or none. Backward is one pass as well:
+
+    dbranch = dother = f dy,    dbias = sum f dy,    dscale = sum keep dy (branch + bias + other),    dx = dy
+
+PyTorch adds a convolution's bias by a pass of its own and sums its gradient by a slow one. Maps are channels last; sums
+are float32 partials in a fixed order.
+"""
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from famseg.kernels.rows import rows_of
+from famseg.kernels.tiles import block_of, channels_last, device_of, empty_map, over, row_of
+
+
+@triton.jit
+def branch_at(branch, bias, other, at, mask, C, c, c_mask, OTHER: tl.constexpr):
+    """A block of branch + bias + other."""
+    value = block_of(branch + at, mask) + row_of(bias, 0, C, c, c_mask)
+    if OTHER:
+        value += block_of(other + at, mask)
+    return value
+
+
+@triton.jit
+def kept_at(keep, row, R, PIXELS, KEEP: tl.constexpr):
+    """The factors (rows, 1) of the rows' images."""
+    if KEEP:
+        return tl.load(keep + row // PIXELS, mask=row < R, other=0.0)[:, None]
+    else:
+        return 1.0
+
+
+@triton.jit(do_not_specialize=["R", "PIXELS"])
+def residual_kernel(
+    x, branch, bias, other, scale, keep, y, R, PIXELS, C,
+    OTHER: tl.constexpr, KEEP: tl.constexpr, ROWS: tl.constexpr, BLOCK_C: tl.constexpr, EVEN: tl.constexpr,
+):  # fmt: skip
+    """Y, for images of PIXELS rows."""
+    row = (tl.program_id(0) * ROWS + tl.arange(0, ROWS)).to(tl.int64)
+    c = tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)
+    c_mask = c < C
+    at, mask = row[:, None] * C + c[None, :], over(row < R, c_mask, EVEN)
+    factor = row_of(scale, 0, C, c, c_mask) * kept_at(keep, row, R, PIXELS, KEEP)
+    value = block_of(x + at, mask) + factor * branch_at(branch, bias, other, at, mask, C, c, c_mask, OTHER)
+    tl.store(y + at, value.to(y.dtype.element_ty), mask=mask)
+
+
+@triton.jit(do_not_specialize=["R", "PIXELS"])
+def residual_backward_kernel(
+    dy, branch, bias, other, scale, keep, d_branch, partials, R, PIXELS, C,
+    OTHER: tl.constexpr, KEEP: tl.constexpr, ROWS: tl.constexpr, BLOCK_C: tl.constexpr, EVEN: tl.constexpr,
+):  # fmt: skip
+    """The branch's gradient; partials (2, chunks, C): this chunk's sums for bias and scale."""
+    chunk, chunks = tl.program_id(0), tl.num_programs(0)
+    c = tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)
+    c_mask = c < C
+    by_channel = row_of(scale, 0, C, c, c_mask)
+    of_bias = tl.zeros((ROWS, BLOCK_C), tl.float32)
+    of_scale = tl.zeros((ROWS, BLOCK_C), tl.float32)
+    tiles = tl.cdiv(R, ROWS)
+    steps = tl.cdiv(tiles, chunks)
+    for tile in range(chunk * steps, min((chunk + 1) * steps, tiles)):
+        row = (tile * ROWS + tl.arange(0, ROWS)).to(tl.int64)
+        at, mask = row[:, None] * C + c[None, :], over(row < R, c_mask, EVEN)
+        upstream = block_of(dy + at, mask) * kept_at(keep, row, R, PIXELS, KEEP)
+        tl.store(d_branch + at, (upstream * by_channel).to(d_branch.dtype.element_ty), mask=mask)
+        of_bias += upstream
+        of_scale += upstream * branch_at(branch, bias, other, at, mask, C, c, c_mask, OTHER)
+    tl.store(partials + chunk * C + c, tl.sum(of_bias * by_channel, 0), mask=c_mask)
+    tl.store(partials + (chunks + chunk) * C + c, tl.sum(of_scale, 0), mask=c_mask)
+
+
+def residual(
+    x: Tensor, branch: Tensor, bias: Tensor, scale: Tensor, other: Tensor | None = None, keep: Tensor | None = None
+) -> Tensor:
+    """X + scale keep (branch + bias + other).
+
+    Args:
+        x: (B, C, H, W).
+        branch: the same shape, of any dtype.
+        bias: (C,).
+        scale: (C,).
+        other: like branch, in its dtype; None for none.
+        keep: (B,), a factor of each image, float32, without gradient; None for 1.
+
+    Returns:
+        (B, C, H, W), channels last, in x's dtype; sums are float32.
+    """
+    result: Tensor = _op(x, branch, bias, scale, other, keep)
+    return result
+
+
+@torch.library.custom_op("famseg::residual", mutates_args=())
+def _op(x: Tensor, branch: Tensor, bias: Tensor, scale: Tensor, other: Tensor | None, keep: Tensor | None) -> Tensor:
+    x, branch, other = channels_last(x), channels_last(branch), _last(other)
+    y, rows = empty_map(x), rows_of(x)
+    with device_of(x):
+        residual_kernel[rows.tiles](
+            x,
+            branch,
+            bias,
+            branch if other is None else other,
+            scale,
+            scale if keep is None else keep,
+            y,
+            rows.number,
+            x.shape[2] * x.shape[3],
+            rows.channels,
+            OTHER=other is not None,
+            KEEP=keep is not None,
+            **rows.arguments,
+        )
+    return y
+
+
+@_op.register_fake
+def _(x: Tensor, branch: Tensor, bias: Tensor, scale: Tensor, other: Tensor | None, keep: Tensor | None) -> Tensor:
+    return empty_map(x)
+
+
+@torch.library.custom_op("famseg::residual_backward", mutates_args=())
+def _backward_op(
+    dy: Tensor, branch: Tensor, bias: Tensor, scale: Tensor, other: Tensor | None, keep: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """Gradients of the branch, and of bias and scale as one (2, C), float32."""
+    dy, branch, other = channels_last(dy), channels_last(branch), _last(other)
+    d_branch, rows = empty_map(branch), rows_of(branch)
+    chunks = rows.chunks()
+    partials = torch.empty(2, chunks, rows.channels, dtype=torch.float32, device=dy.device)
+    with device_of(dy):
+        residual_backward_kernel[chunks, rows.blocks](
+            dy,
+            branch,
+            bias,
+            branch if other is None else other,
+            scale,
+            scale if keep is None else keep,
+            d_branch,
+            partials,
+            rows.number,
+            dy.shape[2] * dy.shape[3],
+            rows.channels,
+            OTHER=other is not None,
+            KEEP=keep is not None,
+            **rows.arguments,
+        )
+    return d_branch, partials.sum(1)
+
+
+@_backward_op.register_fake
+def _(
+    dy: Tensor, branch: Tensor, bias: Tensor, scale: Tensor, other: Tensor | None, keep: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    return empty_map(branch), branch.new_empty(2, branch.shape[1], dtype=torch.float32)
+
+
+def _last(t: Tensor | None) -> Tensor | None:
+    return None if t is None else channels_last(t)
+
+
+def _keep(ctx, inputs, output) -> None:
+    ctx.save_for_backward(*inputs[1:])
+
+
+def _differentiate(ctx, dy: Tensor):
+    branch, bias, scale, other, keep = ctx.saved_tensors
+    d_branch, (of_bias, of_scale) = _backward_op(dy, branch, bias, scale, other, keep)
+    d_other = None if other is None else d_branch
+    return dy, d_branch, of_bias.to(bias.dtype), of_scale.to(scale.dtype), d_other, None
+
+
+_op.register_autograd(_differentiate, setup_context=_keep)

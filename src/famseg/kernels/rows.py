@@ -1,0 +1,45 @@
+"""What kernels share that need no pixel's neighbours: a channels-last map as rows of channels, cut into tiles."""
+
+from dataclasses import dataclass
+
+import triton
+from torch import Tensor
+
+PROGRAMS = 528  # partial sums of a map; a constant, so that no result depends on the machine
+
+
+@dataclass(frozen=True)
+class Rows:
+    """A map (B, C, H, W) as B H W rows of C channels, in tiles of `height` rows and `width` channels."""
+
+    number: int
+    channels: int
+    height: int
+    width: int
+
+    @property
+    def tiles(self) -> tuple[int, int]:
+        """Programs along the rows and along the channels, if each has one tile."""
+        return triton.cdiv(self.number, self.height), self.blocks
+
+    @property
+    def blocks(self) -> int:
+        """Of channels."""
+        return int(triton.cdiv(self.channels, self.width))
+
+    def chunks(self, programs: int = PROGRAMS) -> int:
+        """Runs of tiles, for sums: about so many programs in all."""
+        return int(min(self.tiles[0], triton.cdiv(programs, self.blocks)))
+
+    @property
+    def arguments(self) -> dict[str, int | bool]:
+        """What a kernel takes for this cut."""
+        even = self.channels % self.width == 0
+        return {"ROWS": self.height, "BLOCK_C": self.width, "EVEN": even, "num_warps": 4}
+
+
+def rows_of(x: Tensor, held: int = 4096, widest: int = 64) -> Rows:
+    """A map's cut: `held` values in a program, and `widest` channels at most."""
+    channels = x.shape[1]
+    width = min(widest, max(2, triton.next_power_of_2(channels)))
+    return Rows(x.numel() // channels, channels, max(1, held // width), width)
