@@ -144,7 +144,7 @@ def test_table_3_knows_what_was_taken_out(ablation):
         "SegNeXt", "No mamba", "Apomixis (no fusion)", "FAMSeg",
         "No mamba, second reading (m = 0)", "Bilinear instead of FAM",
     ]  # fmt: skip
-    assert [t.key for t in ablation.tables] == ["ablation", "ablation-further", "cost"]
+    assert [t.key for t in ablation.tables] == ["ablation", "ablation-further", "sizes-fl", "sizes-fb", "cost"]
     assert table.rows[1].paper["miou"] == 91.29
 
 
@@ -154,7 +154,7 @@ def test_any_other_sweep_is_a_table_of_what_differs(tmp_path):
             write_cell(tmp_path, f"data.batch_size={size}", "data.cache=none", seed=seed, images=8, epochs=2)
     study = load_study(tmp_path)
     assert [row.name for row in study.tables[0].rows] == ["data.batch_size=16", "data.batch_size=8"]
-    assert [table.key for table in study.tables] == ["settings", "settings-further", "cost"]
+    assert [table.key for table in study.tables] == ["settings", "settings-further", "sizes-fb", "cost"]
 
 
 def test_classes_that_the_paper_does_not_have(tmp_path):
