@@ -145,5 +145,5 @@ def _remarks(
         *gaps.revisions(records),
         *gaps.devices(records),
         *gaps.unequal_tests(records),
-        *gaps.foreign(folder, cells, (OUT, PLAN, LOADS)),
+        *gaps.foreign(folder, cells, (OUT, PLAN, LOADS, "multirun.yaml")),  # the last is Hydra's
     ]
