@@ -181,3 +181,19 @@ def test_latex_escapes_what_latex_reads():
     assert r"a\_b \& 5 \%" in text
     assert r"\caption{50 \% of \$x" in text
     assert text.count("{") == text.count("}")
+
+
+def test_one_change_at_a_time_is_compared_with_the_baseline(tmp_path):
+    changes = [(), ("loss.dice_weight=3",), ("callbacks=ema",), ("data.augment.rotate=45", "data.augment.scale=0.3")]
+    for change, quality in zip(changes, (0.8, 0.9, 0.85, 0.85), strict=True):
+        write_cell(tmp_path, "model=famseg_t", *change, images=9, quality=quality, epochs=2)
+    write_cell(tmp_path, "model=famseg_s", images=9, epochs=2)
+    table = load_study(tmp_path).tables[0]
+    assert {row.name for row in table.rows} == {
+        "baseline",
+        "model=famseg_s",
+        "loss.dice_weight=3",
+        "callbacks=ema",
+        "data.augment.rotate=45, data.augment.scale=0.3",
+    }
+    assert table.reference.name == "baseline"  # though others are better

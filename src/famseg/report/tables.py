@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 
 from famseg.report.layout import Column, Row, Table
-from famseg.report.settings import Setting
+from famseg.report.settings import BASELINE, Setting
 
 _NAMES = {
     "sgd": "SGD",
@@ -55,7 +55,8 @@ def build_tables(settings: Sequence[Setting]) -> list[Table]:
         tables += [_with_rest(table, rest) for table in (*models, *_optimizers(members), *ablation)]
     placed = {key for table in tables for key in _settings(table)}
     left = [setting for setting in settings if id(setting) not in placed]
-    tables += [_table("settings", "Settings", [Row(s.name, s, {}) for s in left])] if left else []
+    own = next((s for s in left if s.name == BASELINE), None)
+    tables += [_table("settings", "Settings", [Row(s.name, s, {}) for s in left], own)] if left else []
     return [part for table in _numbered(tables) for part in (table, further_scores(table))]
 
 
