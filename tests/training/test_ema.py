@@ -36,3 +36,24 @@ def test_the_test_scores_the_average_that_was_validated(fit):
     assert not equal(average, current)
     trainer.test(task, datamodule=trainer.datamodule, ckpt_path=best, weights_only=True, verbose=False)
     assert equal(seen.tested, average)
+
+
+class Steps(lightning.pytorch.callbacks.Callback):
+    """The weights after each step."""
+
+    def __init__(self):
+        self.weights = []
+
+    def on_train_batch_end(self, trainer, task, outputs, batch, batch_idx):
+        self.weights.append(copy(task))
+
+
+def test_the_average_is_that_of_every_step(fit, tmp_path):
+    steps = Steps()
+    fit(epochs=1, switch=None, callbacks=[steps, MovingAverage(decay=0.9)])
+    content = torch.load(tmp_path / "run" / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
+    for name, value in steps.weights[0].items():
+        if value.is_floating_point():  # counters of norms have no mean
+            for each in steps.weights[1:]:
+                value = 0.9 * value + 0.1 * each[name]
+            torch.testing.assert_close(content[f"model.{name}"], value, msg=name)
