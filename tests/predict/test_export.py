@@ -70,7 +70,7 @@ def test_weights_need_their_suffix(checkpoint, tmp_path, capsys):
     assert not list(tmp_path.iterdir())
 
 
-def test_weights_that_compute_something_else(checkpoint, tmp_path, capsys, monkeypatch):
+def test_weights_that_compute_something_else_do_not_get_their_name(checkpoint, tmp_path, capsys, monkeypatch):
     real = exported.FORMATS["safetensors"]
 
     def read(path):
