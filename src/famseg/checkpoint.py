@@ -9,16 +9,21 @@ from typing import Any
 import torch
 from torch import nn
 
+from famseg import weights
 from famseg.errors import UserError
 from famseg.inference import Predictor
 
 log = logging.getLogger(__name__)
 
-METADATA_KEY = "famseg"
+METADATA_KEY = weights.KEY
+_PREFIX = "model."  # of the network's tensors in a checkpoint of the task
 
 
 def resolve(where: str | Path) -> Path:
-    """The checkpoint that a run's folder or a file's name means: `checkpoints/best.ckpt` of a folder.
+    """The file that is meant: a file itself, `checkpoints/best.ckpt` of a run's folder, or a network of the package.
+
+    Args:
+        where: a run's folder, a checkpoint, a `.safetensors` file of `famseg export`, or a shipped network's name.
 
     Raises:
         UserError: there is none.
@@ -31,7 +36,11 @@ def resolve(where: str | Path) -> Path:
             return candidate
     if path.is_dir():
         raise UserError(f"{path}: holds no checkpoints/best.ckpt. Give the folder of a run that has trained.")
-    raise UserError(f"{path}: no such file or folder. Give a run's folder or a checkpoint.")
+    shipped = weights.shipped()
+    if str(where) in shipped:
+        return shipped[str(where)]
+    known = f", or the name of a shipped network: {', '.join(shipped)}" if shipped else ""
+    raise UserError(f"{path}: no such file or folder. Give a run's folder or a checkpoint{known}.")
 
 
 def load(where: str | Path) -> dict[str, Any]:
@@ -41,13 +50,22 @@ def load(where: str | Path) -> dict[str, Any]:
         UserError: no such checkpoint, an unreadable file, or one that FAMSeg did not write.
     """
     path = resolve(where)
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises a dozen types for damaged files
-        raise UserError(f"{path}: not a readable checkpoint ({type(error).__name__}). Use another one.") from error
+    content = _read_weights(path) if path.suffix == weights.SUFFIX else _read_checkpoint(path)
     if not isinstance(content, dict) or METADATA_KEY not in content or "model" not in content[METADATA_KEY]:
         raise UserError(f"{path}: not a checkpoint of FAMSeg's train.py; it lacks the metadata to rebuild the model.")
     return content
+
+
+def _read_weights(path: Path) -> dict[str, Any]:
+    state, metadata = weights.read(path)
+    return {METADATA_KEY: metadata, "state_dict": {f"{_PREFIX}{name}": value for name, value in state.items()}}
+
+
+def _read_checkpoint(path: Path) -> Any:
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises a dozen types for damaged files
+        raise UserError(f"{path}: not a readable checkpoint ({type(error).__name__}). Use another one.") from error
 
 
 def build(metadata: Mapping[str, Any]) -> nn.Module:
@@ -74,10 +92,27 @@ def load_predictor(where: str | Path, device: str | torch.device = "cpu") -> Pre
     """A trained network ready to predict.
 
     Args:
-        where: a run's folder or a checkpoint file.
+        where: a run's folder, a checkpoint, a file of weights, or a shipped network's name.
         device: where the network runs.
     """
     content = load(where)
+    model = _trained(content, where)
+    data = content[METADATA_KEY]["data"]
+    height, width = data["size"]
+    model.to(device).eval()
+    return Predictor(model, dict(data["classes"]), (height, width), float(data["mean"]), float(data["std"]))
+
+
+def load_network(where: str | Path) -> nn.Module:
+    """A trained network on the CPU, in evaluation mode; images must be prepared as it needs them.
+
+    Args:
+        where: as for `load_predictor`, which prepares them.
+    """
+    return _trained(load(where), where).eval()
+
+
+def _trained(content: Mapping[str, Any], where: str | Path) -> nn.Module:
     metadata = content[METADATA_KEY]
     model = build(metadata)
     try:
@@ -85,10 +120,7 @@ def load_predictor(where: str | Path, device: str | torch.device = "cpu") -> Pre
     except RuntimeError as error:
         version = metadata.get("version")
         raise UserError(f"{where}: its weights do not fit the model of this version (written by {version}).") from error
-    data = metadata["data"]
-    height, width = data["size"]
-    model.to(device).eval()
-    return Predictor(model, dict(data["classes"]), (height, width), float(data["mean"]), float(data["std"]))
+    return model
 
 
 def initialise(model: nn.Module, where: str | Path | None) -> None:
@@ -103,17 +135,16 @@ def initialise(model: nn.Module, where: str | Path | None) -> None:
     if where is None:
         return
     own = model.state_dict()
-    weights = {k: v for k, v in _weights(load(where)).items() if k in own and own[k].shape == v.shape}
-    if 2 * len(weights) < len(own):
+    fitting = {k: v for k, v in _weights(load(where)).items() if k in own and own[k].shape == v.shape}
+    if 2 * len(fitting) < len(own):
         raise UserError(
-            f"init_from={where}: fits {len(weights)} of {len(own)} tensors. Use a checkpoint of this model."
+            f"init_from={where}: fits {len(fitting)} of {len(own)} tensors. Use a checkpoint of this model."
         )
-    model.load_state_dict(weights, strict=False)
-    left = sorted(own.keys() - weights.keys())
+    model.load_state_dict(fitting, strict=False)
+    left = sorted(own.keys() - fitting.keys())
     log.info("Weights of %s taken over; %s", where, f"new: {', '.join(left)}" if left else "all fit")
 
 
 def _weights(content: Mapping[str, Any]) -> dict[str, torch.Tensor]:
     """The network's tensors of a checkpoint's content."""
-    prefix = "model."
-    return {k.removeprefix(prefix): v for k, v in content["state_dict"].items() if k.startswith(prefix)}
+    return {k.removeprefix(_PREFIX): v for k, v in content["state_dict"].items() if k.startswith(_PREFIX)}

@@ -123,12 +123,12 @@ def _add_dashboard(commands: Any) -> None:
 def _add_export(commands: Any) -> None:
     export = commands.add_parser(
         "export",
-        help="a trained network as ONNX, TorchScript or PT2",
+        help="a trained network as ONNX, TorchScript, PT2 or bare weights",
         description="Write a network as a file for other programs, and run that file beside the network as a check.",
         epilog="example: famseg export runs/LAST --format onnx --size 256 384 --images scans/ --out famseg.onnx",
     )
-    export.add_argument("checkpoint", metavar="RUN_OR_CHECKPOINT", help="a run's folder or a checkpoint")
-    export.add_argument("--format", required=True, choices=["onnx", "torchscript", "pt2"])
+    export.add_argument("checkpoint", metavar="NETWORK", help="a run's folder, a checkpoint, or a shipped name")
+    export.add_argument("--format", required=True, choices=["onnx", "torchscript", "pt2", "safetensors"])
     export.add_argument("--out", required=True, type=Path, metavar="FILE", help="file to write")
     export.add_argument(
         "--size", type=_count, nargs=2, metavar=("H", "W"), help="only images of this size: seconds instead of minutes"
@@ -162,8 +162,9 @@ def _add_network(command: argparse.ArgumentParser) -> None:
         required=True,
         nargs="+",
         action="extend",
-        metavar="RUN_OR_FILE",
-        help="a run's folder, a checkpoint or an exported ONNX file; several are averaged",
+        metavar="NETWORK",
+        help="a run's folder, a checkpoint, a file of famseg export (onnx, safetensors), or a shipped network's name; "
+        "several are averaged",
     )
     command.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 ... (auto)")
     command.add_argument(

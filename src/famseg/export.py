@@ -15,7 +15,6 @@ from famseg.data.source import Pixels
 from famseg.errors import UserError
 from famseg.inference import Predictor
 
-TOLERANCE = 1e-4  # of logits, times their size where that is above 1
 SMALL = (64, 96)  # where the scan of the deepest map is a single chunk
 MOST = 2  # images of a batch
 
@@ -30,6 +29,7 @@ class Deviation:
         logits: largest difference, divided by the logit's size where that is above 1.
         pixels: pixels of another class.
         wrong: those of them that are no ties: the network's two logits are further apart than the tolerance explains.
+        tolerance: of logits, as `logits` counts.
     """
 
     size: tuple[int, int]
@@ -37,11 +37,12 @@ class Deviation:
     logits: float
     pixels: int
     wrong: int
+    tolerance: float
 
     @property
     def passed(self) -> bool:
         """Whether the file computes what the network computes; False for NaN too."""
-        return self.logits <= TOLERANCE and not self.wrong
+        return self.logits <= self.tolerance and not self.wrong
 
     def __str__(self) -> str:
         masks = f"masks differ in {self.pixels} pixels, {self.wrong} of them no ties" if self.pixels else "masks equal"
@@ -70,7 +71,7 @@ def export(
 
     Args:
         where: a run's folder or a checkpoint.
-        kind: onnx, torchscript or pt2.
+        kind: onnx, torchscript, pt2 or safetensors.
         out: the file; while it is unchecked, and for good if the check fails, it has `.unchecked` in its name.
         size: fixed height and width; None: any.
         images: names and uint8 (h, w) of the images to check with; none: two of the phantom.
@@ -87,7 +88,7 @@ def export(
         predictor = replace(predictor, size=size)
         metadata["data"] = metadata["data"] | {"size": list(size)}
     say(f"Writing {exported.FORMATS[kind].title} for {f'images of {size[0]} x {size[1]}' if size else 'any size'}.")
-    if not size and kind != "torchscript":
+    if not size and exported.FORMATS[kind].symbolic:
         say("Sizes are symbols in it: that takes minutes on a few cores. --size H W is faster.")
     unchecked = out.with_name(f"{out.stem}.unchecked{out.suffix}")
     try:
@@ -105,26 +106,31 @@ def _check(
     run, metadata = exported.read(unchecked, kind)
     if metadata["data"]["size"] != list(predictor.size):
         raise UserError(f"{unchecked}: lost its metadata.")
+    kind_of_file = exported.FORMATS[kind]
     pixels = [image for _, image in images]
     cases = [(predictor.size, 1), (predictor.size, MOST)]
     if any_size:
         height, width = predictor.size
         cases = [(predictor.size, 1), ((5 * height // 4 + 1, 5 * width // 4 + 3), MOST), (SMALL, MOST)]
-    found = [deviation(replace(predictor, size=size), run, pixels, batch) for size, batch in cases]
+    found = [
+        deviation(replace(predictor, size=size), run, pixels, batch, kind_of_file.tolerance) for size, batch in cases
+    ]
     passed = all(one.passed for one in found)
     path = unchecked.replace(out) if passed else unchecked
     names = ", ".join(name for name, _ in images[:4]) + (f" and {len(images) - 4} more" if len(images) > 4 else "")
     sizes = "any batch, height and width" if any_size else f"any batch of {predictor.size[0]} x {predictor.size[1]}"
     verdict = "Checked" if passed else "THE CHECK FAILED, do not use it. Run"
-    kind_of_file = exported.FORMATS[kind]
     message = (
-        f"{path}: {kind_of_file.title}, {sizes}. {verdict} with {kind_of_file.runner()} on {names}, "
-        f"allowed: {TOLERANCE:.0e} and ties.\n" + "\n".join(f"  {one}" for one in found)
+        f"{path}: {kind_of_file.title}, {path.stat().st_size / 1e6:.1f} MB, {sizes}. "
+        f"{verdict} with {kind_of_file.runner()} on {names}, "
+        f"allowed: {kind_of_file.tolerance:.0e} and ties.\n" + "\n".join(f"  {one}" for one in found)
     )
     return Checked(path, passed, message)
 
 
-def deviation(predictor: Predictor, run: exported.Run, images: Sequence[Pixels], batch: int) -> Deviation:
+def deviation(
+    predictor: Predictor, run: exported.Run, images: Sequence[Pixels], batch: int, tolerance: float
+) -> Deviation:
     """Compare a file's network with the one it was made of.
 
     Args:
@@ -132,6 +138,7 @@ def deviation(predictor: Predictor, run: exported.Run, images: Sequence[Pixels],
         run: the file's network.
         images: uint8 (h, w) each.
         batch: how many at a time.
+        tolerance: of logits, times their size where that is above 1.
     """
     largest, pixels, wrong = 0.0, 0, 0
     for inputs in _batches(predictor, images, batch):
@@ -143,8 +150,8 @@ def deviation(predictor: Predictor, run: exported.Run, images: Sequence[Pixels],
         chosen = ours.argmax(1, keepdim=True)
         gap = (truth.amax(1, keepdim=True) - truth.gather(1, chosen)) / scale.amax(1, keepdim=True)
         pixels += int((chosen != truth.argmax(1, keepdim=True)).sum())
-        wrong += int((gap > 2 * TOLERANCE).sum())
-    return Deviation(predictor.size, min(batch, len(images)), largest, pixels, wrong)
+        wrong += int((gap > 2 * tolerance).sum())
+    return Deviation(predictor.size, min(batch, len(images)), largest, pixels, wrong, tolerance)
 
 
 def _batches(predictor: Predictor, images: Sequence[Pixels], batch: int) -> Iterator[Tensor]:

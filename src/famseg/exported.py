@@ -1,7 +1,8 @@
-"""Networks as files that need none of FAMSeg's code: ONNX, TorchScript and PT2 (torch.export), written and run.
+"""Networks as files: ONNX, TorchScript and PT2 (torch.export), which need none of FAMSeg's code, and bare weights.
 
-Each holds the checkpoint's plain metadata as JSON under the key `famseg`: `metadata_props` of ONNX, an extra file of
-the others. The network takes normalised images: float32 (B, channels, H, W) `image` -> `logits` (B, classes, H, W).
+Each holds the checkpoint's plain metadata as JSON under the key `famseg`: `metadata_props` of ONNX, the header of
+safetensors, an extra file of the others. The network takes normalised images: float32 (B, channels, H, W) `image` ->
+`logits` (B, classes, H, W).
 """
 
 import json
@@ -15,7 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from famseg.checkpoint import METADATA_KEY
+from famseg import weights
+from famseg.checkpoint import METADATA_KEY, load, load_network
 from famseg.errors import UserError
 
 Run = Callable[[Tensor], Tensor]
@@ -34,12 +36,16 @@ class Format:
         write: (network in evaluation, images as an example, any size, metadata as JSON, path) -> None.
         read: path -> the network, and the metadata as JSON.
         runner: what runs it, with its version.
+        symbolic: whether a free size is captured in symbols, which takes minutes.
+        tolerance: of logits, times their size where that is above 1.
     """
 
     title: str
     write: Callable[[nn.Module, Tensor, bool, str, Path], None]
     read: Callable[[Path], tuple[Run, str]]
     runner: Callable[[], str]
+    symbolic: bool = True
+    tolerance: float = 1e-4
 
 
 def write(model: nn.Module, kind: str, path: Path, metadata: Mapping[str, Any], size: tuple[int, int] | None) -> None:
@@ -130,14 +136,29 @@ def _read_pt2(path: Path) -> tuple[Run, str]:
     return program.module(check_guards=False), extra[METADATA_KEY]
 
 
+def _write_weights(model: nn.Module, example: Tensor, any_size: bool, metadata: str, path: Path) -> None:
+    weights.write(path, model.state_dict(), metadata)
+
+
+def _read_weights(path: Path) -> tuple[Run, str]:
+    run = load_network(path)
+    return run, json.dumps(load(path)[METADATA_KEY])
+
+
 def _onnxruntime() -> str:
     import onnxruntime
 
     return f"onnxruntime {onnxruntime.__version__}"
 
 
+def _torch() -> str:
+    return f"torch {torch.__version__}"
+
+
 FORMATS = {
     "onnx": Format("ONNX", _write_onnx, _read_onnx, _onnxruntime),
-    "torchscript": Format("TorchScript", _write_torchscript, _read_torchscript, lambda: f"torch {torch.__version__}"),
-    "pt2": Format("PT2", _write_pt2, _read_pt2, lambda: f"torch {torch.__version__}"),
+    "torchscript": Format("TorchScript", _write_torchscript, _read_torchscript, _torch, symbolic=False),
+    "pt2": Format("PT2", _write_pt2, _read_pt2, _torch),
+    # Half precision rounds weights by up to 1/2048 of their size; what that does to logits is measured and printed.
+    "safetensors": Format("safetensors in half precision", _write_weights, _read_weights, _torch, False, 0.05),
 }

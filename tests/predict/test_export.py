@@ -32,7 +32,8 @@ def test_torchscript_takes_any_size_and_knows_its_metadata(checkpoint, tmp_path,
     out = tmp_path / "new" / "famseg.pt"
     assert run(checkpoint, out, "--format", "torchscript", "--images", str(tmp_path / "scan.png")) == 0
     said = capsys.readouterr().out
-    assert "famseg.pt: TorchScript, any batch, height and width. Checked with torch" in said
+    assert "famseg.pt: TorchScript, " in said
+    assert " MB, any batch, height and width. Checked with torch" in said
     assert "on scan.png, allowed: 1e-04 and ties" in said
     assert said.count("masks equal") == 3
     assert [path.name for path in out.parent.iterdir()] == ["famseg.pt"]
@@ -51,6 +52,36 @@ def test_a_fixed_size(checkpoint, tmp_path, capsys):
     assert "phantom_00000.png, phantom_00001.png" in said
     _, metadata = exported.read(tmp_path / "famseg.pt", "torchscript")
     assert metadata["data"]["size"] == metadata["export"]["size"] == [32, 64]
+
+
+def test_weights_in_half_precision(checkpoint, tmp_path, capsys):
+    out = tmp_path / "tiny.safetensors"
+    assert run(checkpoint, out, "--format", "safetensors") == 0
+    said = capsys.readouterr().out
+    assert f"tiny.safetensors: safetensors in half precision, {out.stat().st_size / 1e6:.1f} MB" in said
+    assert "allowed: 5e-02" in said
+    assert out.stat().st_size < 0.6 * (checkpoint / "checkpoints" / "best.ckpt").stat().st_size
+    assert [path.name for path in tmp_path.iterdir()] == ["tiny.safetensors"]
+
+
+def test_weights_need_their_suffix(checkpoint, tmp_path, capsys):
+    assert run(checkpoint, tmp_path / "tiny.bin", "--format", "safetensors") == 2
+    assert "Give a name that ends in .safetensors" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+def test_weights_that_compute_something_else_do_not_get_their_name(checkpoint, tmp_path, capsys, monkeypatch):
+    real = exported.FORMATS["safetensors"]
+
+    def read(path):
+        network, metadata = real.read(path)
+        torch.nn.init.constant_(network.decoder.head.bias[:1], 1.0)
+        return network, metadata
+
+    monkeypatch.setitem(exported.FORMATS, "safetensors", replace(real, read=read))
+    assert run(checkpoint, tmp_path / "tiny.safetensors", "--format", "safetensors") == 1
+    assert "THE CHECK FAILED" in capsys.readouterr().out
+    assert [path.name for path in tmp_path.iterdir()] == ["tiny.unchecked.safetensors"]
 
 
 @pytest.fixture
@@ -131,7 +162,7 @@ class Constant(torch.nn.Module):
 def test_ties_are_no_differences(truth, ours, pixels, wrong, passed):
     predictor = Predictor(Constant(*truth), {"BG": 0, "FB": 2}, (32, 64), mean=0, std=1)
     with torch.no_grad():
-        found = deviation(predictor, Constant(*ours), [picture(40, 80)], batch=2)
+        found = deviation(predictor, Constant(*ours), [picture(40, 80)], batch=2, tolerance=1e-4)
     assert found.passed == passed
     assert found.batch == 1
     if pixels is not None:

@@ -144,7 +144,7 @@ def test_table_3_knows_what_was_taken_out(ablation):
         "SegNeXt", "No mamba", "Apomixis (no fusion)", "FAMSeg",
         "No mamba, second reading (m = 0)", "Bilinear instead of FAM",
     ]  # fmt: skip
-    assert [t.key for t in ablation.tables] == ["ablation", "ablation-further", "cost"]
+    assert [t.key for t in ablation.tables] == ["ablation", "ablation-further", "sizes-fl", "sizes-fb", "cost"]
     assert table.rows[1].paper["miou"] == 91.29
 
 
@@ -154,7 +154,7 @@ def test_any_other_sweep_is_a_table_of_what_differs(tmp_path):
             write_cell(tmp_path, f"data.batch_size={size}", "data.cache=none", seed=seed, images=8, epochs=2)
     study = load_study(tmp_path)
     assert [row.name for row in study.tables[0].rows] == ["data.batch_size=16", "data.batch_size=8"]
-    assert [table.key for table in study.tables] == ["settings", "settings-further", "cost"]
+    assert [table.key for table in study.tables] == ["settings", "settings-further", "sizes-fb", "cost"]
 
 
 def test_classes_that_the_paper_does_not_have(tmp_path):
@@ -181,3 +181,19 @@ def test_latex_escapes_what_latex_reads():
     assert r"a\_b \& 5 \%" in text
     assert r"\caption{50 \% of \$x" in text
     assert text.count("{") == text.count("}")
+
+
+def test_one_change_at_a_time_is_compared_with_the_baseline(tmp_path):
+    changes = [(), ("loss.dice_weight=3",), ("callbacks=ema",), ("data.augment.rotate=45", "data.augment.scale=0.3")]
+    for change, quality in zip(changes, (0.8, 0.9, 0.85, 0.85), strict=True):
+        write_cell(tmp_path, "model=famseg_t", *change, images=9, quality=quality, epochs=2)
+    write_cell(tmp_path, "model=famseg_s", images=9, epochs=2)
+    table = load_study(tmp_path).tables[0]
+    assert {row.name for row in table.rows} == {
+        "baseline",
+        "model=famseg_s",
+        "loss.dice_weight=3",
+        "callbacks=ema",
+        "data.augment.rotate=45, data.augment.scale=0.3",
+    }
+    assert table.reference.name == "baseline"  # though others are better

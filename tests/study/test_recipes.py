@@ -32,6 +32,7 @@ def cells(recipe, *arguments):
     return batch
 
 
+STUDIES = {"hc18_models": 10, "switch": 6, "jagged": 3, "worst": 7}
 EVERY = [(recipe, number) for recipe, count in CELLS.items() for number in range(count)]
 
 
@@ -48,6 +49,23 @@ def test_every_cell_composes_with_the_papers_recipe(recipe, number):
     assert config.trainer.max_epochs == 200
     if recipe in ("table1", "table3"):
         assert (config.optimizer.name, config.switch.optimizer.name) == ("adamw", "sgd")
+
+
+@pytest.mark.parametrize("recipe", STUDIES)
+def test_the_studies_on_hc18(recipe):
+    every = cells(recipe, "data.root=none", "trainer.max_epochs=8", "seed=0,1")
+    assert len(every) == 2 * STUDIES[recipe]
+    configs = [resolved(composed("train", [*overrides, "output=out"])) for overrides in every]
+    assert len({identity(config) for config in configs}) == len(every)
+    for config in configs:
+        assert (config["study"], config["trainer"]["max_epochs"], config["data"]["batch_size"]) == (recipe, 8, 16)
+        assert config["data"]["_target_"] == "famseg.data.hc18.datamodule"
+
+
+def test_a_switch_moves_with_the_epochs():
+    switched = [each for each in cells("switch", "data.root=none") if "switch=sgd_at_150" in each]
+    configs = [composed("train", [*each, "output=out"]) for each in switched]
+    assert {(config.switch.at, config.switch.lr) for config in configs} == {(0.75, "continue"), (0.75, "restart")}
 
 
 def test_the_cells_of_table_2():

@@ -4,9 +4,10 @@ import csv
 
 import pytest
 import torch
-from lightning.pytorch.callbacks import EMAWeightAveraging, StochasticWeightAveraging
+from lightning.pytorch.callbacks import StochasticWeightAveraging
 
 from famseg import schedules
+from famseg.callbacks import MovingAverage
 from famseg.checkpoint import METADATA_KEY
 from famseg.errors import UserError
 from famseg.phases import Switch
@@ -90,7 +91,7 @@ def test_weight_averaging_that_sets_rates_is_refused_with_a_switch(fit):
 
 def test_moving_average_goes_across_the_switch_and_resumes(fit, tmp_path):
     def average():
-        return [EMAWeightAveraging(decay=0.9)]
+        return [MovingAverage(decay=0.9)]
 
     _, whole = fit("whole", callbacks=average())
     with pytest.raises(fit.Stopped):

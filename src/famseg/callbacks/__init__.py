@@ -1,5 +1,6 @@
 """Lightning callbacks: optimizer phases, seeds, and what a run leaves in its folder."""
 
+from famseg.callbacks.ema import MovingAverage
 from famseg.callbacks.graphs import CUDAGraphs
 from famseg.callbacks.nan_guard import NanGuard
 from famseg.callbacks.overlays import ValidationOverlays
@@ -8,4 +9,13 @@ from famseg.callbacks.preemption import Preemption
 from famseg.callbacks.record import RunRecord
 from famseg.callbacks.seeding import StepSeed
 
-__all__ = ["CUDAGraphs", "NanGuard", "OptimizerPhases", "Preemption", "RunRecord", "StepSeed", "ValidationOverlays"]
+__all__ = [
+    "CUDAGraphs",
+    "MovingAverage",
+    "NanGuard",
+    "OptimizerPhases",
+    "Preemption",
+    "RunRecord",
+    "StepSeed",
+    "ValidationOverlays",
+]

@@ -330,6 +330,25 @@ class FAMSeg(nn.Module):
         if weights is not None:
             load_mscan(self.encoder, weights)
 
+    @classmethod
+    def from_pretrained(cls, where: str | Path) -> "FAMSeg":
+        """A trained FAMSeg in evaluation mode.
+
+        `famseg.checkpoint.load_predictor` gives it with the resize and normalisation that it was trained with.
+
+        Args:
+            where: a network of the package by name, a file of weights, a checkpoint, or a run's folder.
+
+        Raises:
+            UserError: there is none, or it is of another model.
+        """
+        from famseg.checkpoint import load_network  # which imports models by name
+
+        model = load_network(where)
+        if not isinstance(model, cls):
+            raise UserError(f"{where}: is a {type(model).__name__}, no FAMSeg. Use famseg.checkpoint.load_network.")
+        return model
+
     def forward(self, image: Tensor) -> Tensor:
         """(B, in_channels, H, W), H and W >= 32 -> logits (B, num_classes, H, W)."""
         require_device(image, cast(Tensor, self.decoder.neck[0].weight))

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 
+from famseg.report.derived import LEVEL
 from famseg.report.layout import Column, Row, Table
 from famseg.report.settings import Setting
 
@@ -21,6 +22,13 @@ def cost_table(settings: Sequence[Setting], names: Mapping[int, str], price: flo
         Column("train_seconds", "minutes of training", 1 / 60, 1, -1),
         Column("images_per_s", "images/s", 1, 1, 1),
     ]
+    runs = [record for s in settings for record in s.records if "epochs_to_97" in record.scores]
+    reached = sum(not math.isnan(record.scores["epochs_to_97"]) for record in runs)
+    if reached:
+        columns += [
+            Column("epochs_to_97", f"epochs to Dice {LEVEL:.0%}", 1, 1, -1),
+            Column("seconds_to_97", f"s to Dice {LEVEL:.0%}", 1, 1, -1),
+        ]
     recorded = any(not math.isnan(s.mean("energy_wh")) for s in settings)
     columns += [Column("energy_wh", "energy Wh", 1, 1, -1)] if recorded else []
     columns += [Column("seconds", "cost a run", price / 3600, 2, -1)] if price else []
@@ -32,6 +40,14 @@ def cost_table(settings: Sequence[Setting], names: Mapping[int, str], price: flo
         "A run's minutes are those of its process, a resumed run's at least those of its training epochs; images/s: "
         "the median of the epochs but the first."
     )
+    if reached:
+        left_out = (
+            f"; {len(runs) - reached} of {len(runs)} runs never had it and are left out" if reached < len(runs) else ""
+        )
+        notes.append(
+            f"To Dice {LEVEL:.0%}: training until validation, mean of the foreground classes, first had it{left_out}. "
+            "Seconds of runs that shared a device are no comparison with others."
+        )
     if recorded:
         notes.append(
             "Energy: what the GPU took in the training epochs and their validation, of all runs that shared it."

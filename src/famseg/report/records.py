@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from famseg.errors import UserError
+from famseg.report.derived import derived
 from famseg.study.cells import Cell
 
 Column = NDArray[np.float64]
@@ -43,7 +44,7 @@ class Record:
 
     Attributes:
         cell: where it lies and what it is.
-        scores: scores of the test split, fractions and mm.
+        scores: scores of the test split, fractions and mm, and those of `report.derived`.
         images: scores of every test image.
         epochs: metrics.csv, name -> values; empty if it cannot be used.
         seconds: time of its process, or of its training if that is longer (it was resumed); NaN when unknown.
@@ -86,7 +87,7 @@ def read_record(cell: Cell) -> Record:
     train_seconds = _sum(timing, "train_seconds")
     return Record(
         cell=cell,
-        scores=scores,
+        scores=scores | derived(images.columns, epochs, timing),
         images=images,
         epochs=epochs,
         seconds=float(np.fmax(_seconds(cell), train_seconds)),

@@ -1,8 +1,9 @@
 """Cells that differ in their seed only are repeats of one setting; what tells the settings of a study apart."""
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import PurePath
 from statistics import fmean, stdev
 from typing import Any
@@ -15,6 +16,8 @@ _NO_GROUP = ("hydra", "experiment", "logger", "scale")
 _NO_KEY = ("task.", "trainer.callbacks", "trainer.logger", "trainer.progress", "logger", "runs", "study", "resume")
 _NO_LEAF = ("seed", "folder", "output", "num_workers")
 
+BASELINE = "baseline"  # name of the setting that others change in one thing
+
 
 @dataclass(frozen=True)
 class Setting:
@@ -24,11 +27,13 @@ class Setting:
         cells: all its cells, finished or not.
         records: those that are finished and can be used, by seed.
         differs: what tells it from the study's other settings: option by group, value by key.
+        usual: of these, what more than half of the settings have in common, and names leave out.
     """
 
     cells: Sequence[Cell]
     records: Sequence[Record]
     differs: Mapping[str, str]
+    usual: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def choices(self) -> Mapping[str, str]:
@@ -37,8 +42,9 @@ class Setting:
 
     @property
     def name(self) -> str:
-        """What tells it apart, in one line."""
-        return ", ".join(f"{key}={value}" for key, value in self.differs.items()) or self.choices.get("model", "run")
+        """What tells it apart, in one line; `baseline` if that is nothing but what most have in common."""
+        own = [f"{key}={value}" for key, value in self.differs.items() if self.usual.get(key) != value]
+        return ", ".join(own) or (BASELINE if self.differs else self.choices.get("model", "run"))
 
     def values(self, score: str) -> list[float]:
         """A score of every finished run that has it."""
@@ -70,8 +76,9 @@ def group_settings(cells: Iterable[Cell], records: Iterable[Record]) -> list[Set
     for record in records:
         usable.setdefault(record.cell.setting, []).append(record)
     differences = differing([group[0] for group in members.values()])
+    usual = _usual(differences)
     return [
-        Setting(group, sorted(usable.get(key, []), key=lambda record: record.seed), differs)
+        Setting(group, sorted(usable.get(key, []), key=lambda record: record.seed), differs, usual)
         for (key, group), differs in zip(members.items(), differences, strict=True)
     ]
 
@@ -94,6 +101,14 @@ def differing(cells: Sequence[Cell]) -> list[dict[str, str]]:
         | {key: str(values[key]) for key in keys if key in values}
         for cell, values in zip(cells, flat, strict=True)
     ]
+
+
+def _usual(differences: Sequence[Mapping[str, str]]) -> dict[str, str]:
+    """The values that more than half of three or more settings share."""
+    if len(differences) < 3:
+        return {}
+    counts = Counter(pair for differs in differences for pair in differs.items())
+    return {key: value for (key, value), count in counts.items() if 2 * count > len(differences)}
 
 
 def _differs(key: str, cells: Sequence[Cell], flat: Sequence[Mapping[str, Any]]) -> bool:

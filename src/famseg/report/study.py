@@ -13,7 +13,7 @@ from famseg.report.layout import Table
 from famseg.report.loads import gpu_loads
 from famseg.report.records import Record, read_record
 from famseg.report.settings import Setting, group_settings
-from famseg.report.sizes import score_sizes
+from famseg.report.sizes import score_sizes, size_tables, with_sizes
 from famseg.report.tables import build_tables
 from famseg.study.cells import PLAN, Cell, is_cell, read_study
 from famseg.study.watch import LOADS
@@ -73,7 +73,7 @@ def load_study(folder: Path, price: float | None = None) -> Study:
     if not records:
         why = " ".join(faults[:3])
         raise UserError(f"{folder}: none of its {len(cells)} cells has finished with a test. {why}")
-    grouped = group_settings(cells, records)
+    grouped = with_sizes(group_settings(cells, records))
     tables = build_tables(grouped)
     names = _names(grouped, tables)
     order = list(names)
@@ -86,7 +86,7 @@ def load_study(folder: Path, price: float | None = None) -> Study:
         cells=cells,
         settings=settings,
         names=names,
-        tables=[*tables, cost_table(settings, names, price)],
+        tables=[*tables, *size_tables(settings, names), cost_table(settings, names, price)],
         claims=claims,
         charts=[*charts, *curves(settings, names), *gpu_loads(folder / LOADS)],
         faults=[*faults, *(remark for record in records for remark in record.remarks)],
@@ -145,5 +145,5 @@ def _remarks(
         *gaps.revisions(records),
         *gaps.devices(records),
         *gaps.unequal_tests(records),
-        *gaps.foreign(folder, cells, (OUT, PLAN, LOADS)),
+        *gaps.foreign(folder, cells, (OUT, PLAN, LOADS, "multirun.yaml")),  # the last is Hydra's
     ]

@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 
 from famseg.report.layout import Column, Row, Table
-from famseg.report.settings import Setting
+from famseg.report.settings import BASELINE, Setting
 
 _NAMES = {
     "sgd": "SGD",
@@ -55,7 +55,8 @@ def build_tables(settings: Sequence[Setting]) -> list[Table]:
         tables += [_with_rest(table, rest) for table in (*models, *_optimizers(members), *ablation)]
     placed = {key for table in tables for key in _settings(table)}
     left = [setting for setting in settings if id(setting) not in placed]
-    tables += [_table("settings", "Settings", [Row(s.name, s, {}) for s in left])] if left else []
+    own = next((s for s in left if s.name == BASELINE), None)
+    tables += [_table("settings", "Settings", [Row(s.name, s, {}) for s in left], own)] if left else []
     return [part for table in _numbered(tables) for part in (table, further_scores(table))]
 
 
@@ -67,22 +68,25 @@ def further_scores(table: Table) -> Table:
     columns = [Column(f"dice_{name}", f"Dice{label[name]} %", 100, 2) for name in classes]
     columns += [Column(f"hd95_mm_{name}", f"HD95{label[name]} mm", better=-1) for name in classes]
     columns += [Column(f"{x}_mae_mm", f"{x.upper()} error mm", better=-1) for x in ("hc", "fl")]
+    columns += [Column("hc_median_mm", "HC error median mm", better=-1)]
     columns += [Column(f"jaggedness_{name}", f"jaggedness{label[name]}", 1, 4, -1) for name in classes]
     columns += [Column(f"missed_{name}", f"missed{label[name]}", 1, 1, -1) for name in classes]
     columns += [Column("images_per_s", "images/s", 1, 1, 1)]
     present = [column for column in columns if _present(column, rows)]
     notes = (
-        "Dice counts the pixels of the whole test split; HD95, the errors of HC and FL (mean absolute) and jaggedness "
-        "(0: smooth) are means over its images. A missed object costs HD95 the picture's diagonal; it has no error in "
-        "mm and no jaggedness: read these beside the number of missed objects. images/s: in training.",
+        "Dice counts the pixels of the whole test split; HD95, the errors of HC and FL (mean absolute; of HC the "
+        "median, too) and jaggedness (0: smooth) are means over its images. A missed object costs HD95 the picture's "
+        "diagonal; it has no error in mm and no jaggedness: read these beside the number of missed objects. "
+        "images/s: in training.",
     )
     return Table(f"{table.key}-further", f"{table.title}: further scores", rows, present, notes)
 
 
 def profile(setting: Setting) -> Profile:
-    """Option names of the groups that the paper's tables vary, and `part`, what is taken out of the network."""
+    """What the paper's tables vary: options of groups, `rates` after a switch, and `part`, taken out of the network."""
     groups = {group: setting.choices.get(group, "none") for group in ("model", "optimizer", "scheduler", "switch")}
-    return groups | {"part": _part(setting)}
+    rates = setting.differs.get("switch.lr")
+    return groups | {"part": _part(setting), "rates": f" ({rates})" if rates else ""}
 
 
 def _settings(table: Table) -> set[int]:
@@ -99,7 +103,15 @@ def _part(setting: Setting) -> str:
 
 
 def _rest(setting: Setting) -> str:
-    ours = {"model", "optimizer", "scheduler", "switch", "model.bottle_blocks", *(f"model.{key}" for key in _PARTS)}
+    ours = {
+        "model",
+        "optimizer",
+        "scheduler",
+        "switch",
+        "model.bottle_blocks",
+        "switch.lr",
+        *(f"model.{key}" for key in _PARTS),
+    }
     return ", ".join(f"{key}={value}" for key, value in setting.differs.items() if key not in ours)
 
 
@@ -130,7 +142,9 @@ def _training_name(options: Profile) -> str:
     optimizer, scheduler, switch = (
         _NAMES.get(options[group], options[group]) for group in ("optimizer", "scheduler", "switch")
     )
-    return f"{optimizer} + {scheduler}" + (f", {switch}" if options["switch"] != "none" else "")
+    if options["switch"] == "none":
+        return f"{optimizer} + {scheduler}"
+    return f"{optimizer} + {scheduler}, {switch}{options['rates']}"
 
 
 def _network_name(options: Profile) -> str:
