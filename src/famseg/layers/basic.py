@@ -91,8 +91,8 @@ def conv_norm(
     return ConvNorm(*layers, nn.GELU(), backend=backend) if activation else ConvNorm(*layers, backend=backend)
 
 
-def padded_conv(x: Tensor, conv: nn.Conv2d) -> Tensor:
-    """A convolution without its bias, its channels filled up with zeros to multiples of 8 where they are none.
+def padded_conv(x: Tensor, conv: nn.Conv2d, bias: Tensor | None = None) -> Tensor:
+    """A convolution with this bias, its channels filled up with zeros to multiples of 8 where they are none.
 
     The matrix units read and write 16 bytes at a time: cuDNN copies narrower maps, or takes a kernel several times
     slower. Shapes: (B, C, H, W) -> (B, output channels and zeros, H', W').
@@ -102,7 +102,8 @@ def padded_conv(x: Tensor, conv: nn.Conv2d) -> Tensor:
     if inner:
         narrow = as_autocast(x)
         x = F.pad(narrow.permute(0, 2, 3, 1), (0, inner)).permute(0, 3, 1, 2)  # channels last
-    return F.conv2d(x, weight, None, conv.stride, conv.padding)
+    bias = F.pad(bias, (0, out)) if bias is not None else None
+    return F.conv2d(x, weight, bias, conv.stride, conv.padding)
 
 
 def as_autocast(x: Tensor) -> Tensor:

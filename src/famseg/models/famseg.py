@@ -124,7 +124,7 @@ class Encoder(nn.Module):
         # Depthwise convolutions are several times faster in channels last, and so are norms on a GPU; one channel alone
         # has no such format, so the first convolution's output is where it begins.
         first = cast(nn.Conv2d, self.stem[0][0])  # type: ignore[index]
-        x = padded_conv(x, first) if use_triton(self.backend, x) else first(x)
+        x = padded_conv(x, first, first.bias) if use_triton(self.backend, x) else first(x)
         x = x.contiguous(memory_format=torch.channels_last)
         x = self.stem[1](self.stem[0].after_conv(x))  # type: ignore[operator]
         maps, repeat = [], self.checkpointing and self.training
