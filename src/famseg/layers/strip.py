@@ -105,12 +105,14 @@ class StripAttention(nn.Module):
 
     def _scans_by_kernels(self, x: Tensor) -> Tensor:
         from famseg.kernels.depthwise import depthwise
+        from famseg.kernels.merge import merge_scans
         from famseg.kernels.strip import BOTH, COLUMNS, ROWS, strip_scans
 
         a: Tensor = depthwise(x, *_taps(self.local), gelu=False)
         if self.scan == "independent":
-            taps, bias = self._merged_taps()
-            return cast(Tensor, strip_scans(a, taps.flatten(1).t().contiguous(), bias, BOTH))
+            scans = [cast(nn.Conv2d, conv) for conv in (*self.rows, *self.columns)]
+            weights, biases = [conv.weight for conv in scans], [cast(Tensor, conv.bias) for conv in scans]
+            return cast(Tensor, strip_scans(a, *merge_scans(weights, biases), BOTH))
         s = a
         for rows, columns in zip(self.rows, self.columns, strict=True):
             s = s + strip_scans(strip_scans(a, *_taps(rows), ROWS), *_taps(columns), COLUMNS)
