@@ -220,7 +220,7 @@ def knobs() -> dict[str, Knob]:
     return {
         "FILTERS[5]": Knob(fives(5), filter_of(5, ""), areas, attention),
         "FILTERS[3], GELU": Knob(threes(3), filter_of(3, "gelu"), areas, mlp),
-        "FILTERS[3], slope": Knob(threes(3), filter_of(3, "slope"), areas, mlp),
+        "SLOPE": Knob(attribute(depthwise, "SLOPE"), filter_of(3, "slope"), areas, mlp),
         "GRADIENTS": Knob(attribute(depthwise, "GRADIENTS"), gradients, areas, mlp),
         "strip.STRIPS": Knob(attribute(strip, "STRIPS"), strips, ((2, 2),), attention),
         "tap_gradients.SQUARES": Knob(

@@ -37,7 +37,8 @@ FILTERS = {  # by side; others as 5
     3: Tile(64, 4, 4, 2, 2, warps=4, registers=128),
     5: Tile(32, 4, 4, 1, 4, warps=4),
 }
-GRADIENTS = Tile(64, 4, 4, 1, 2, warps=8)  # of the 3x3: 4 channels a thread, each with 11 totals
+SLOPE = Tile(64, 4, 4, 2, 2, warps=4)
+GRADIENTS = Tile(64, 2, 4, 2, 2, warps=4, registers=168)  # of the 3x3: 4 channels a thread, each with 11 totals
 PROGRAMS = 2048  # at about so many partial sums end; a constant, so that no result depends on the machine
 
 
@@ -311,7 +312,7 @@ def _filter(
     x = channels_last(x)
     y = empty_map(x)
     _, c, h, w = x.shape
-    tile = fit(FILTERS.get(_side(weight), FILTERS[5]), c)
+    tile = fit(SLOPE if then == "slope" else FILTERS.get(_side(weight), FILTERS[5]), c)
     tiles, blocks = tile.count(x)
     with device_of(x):
         depthwise_kernel[(tiles * blocks,)](
