@@ -196,16 +196,16 @@ def knobs() -> dict[str, Knob]:
     def taps(x: Tensor, count: int) -> tuple[Tensor, Tensor]:
         return torch.randn(count, x.shape[1], device=x.device), torch.randn(x.shape[1], device=x.device)
 
-    def filter_of(side: int, gelu: bool, flip: bool = False) -> Callable[[Tensor], Callable[[], Any]]:
+    def filter_of(side: int, then: str) -> Callable[[Tensor], Callable[[], Any]]:
         def call(x: Tensor) -> Callable[[], Any]:
             weight, bias = taps(x, side * side)
-            return lambda: depthwise._filter(x, weight, bias, flip, gelu)
+            return lambda: depthwise._filter(x, weight, bias, bias if then else None, x, then=then)
 
         return call
 
-    def gelu_backward(x: Tensor) -> Callable[[], Any]:
+    def gradients(x: Tensor) -> Callable[[], Any]:
         weight, bias = taps(x, 9)
-        return lambda: depthwise._gelu_backward(x, x, weight, bias)
+        return lambda: depthwise._gradients(x, x, weight, bias)
 
     def strips(x: Tensor) -> Callable[[], Any]:
         lines, bias = taps(x, 42)
@@ -218,10 +218,10 @@ def knobs() -> dict[str, Knob]:
     areas, lines = ((2, 2), (1, 4), (1, 2)), ((1, 2), (1, 4), (1, 8))
     threes, fives = (lambda side: lambda tile: depthwise.FILTERS.update({side: tile}) for _ in range(2))
     return {
-        "FILTERS[5]": Knob(fives(5), filter_of(5, gelu=False), areas, attention),
-        "FILTERS[3], GELU": Knob(threes(3), filter_of(3, gelu=True), areas, mlp),
-        "FILTERS[3], flipped": Knob(threes(3), filter_of(3, gelu=False, flip=True), areas, mlp),
-        "GELU_BACKWARD": Knob(attribute(depthwise, "GELU_BACKWARD"), gelu_backward, areas, mlp),
+        "FILTERS[5]": Knob(fives(5), filter_of(5, ""), areas, attention),
+        "FILTERS[3], GELU": Knob(threes(3), filter_of(3, "gelu"), areas, mlp),
+        "SLOPE": Knob(attribute(depthwise, "SLOPE"), filter_of(3, "slope"), areas, mlp),
+        "GRADIENTS": Knob(attribute(depthwise, "GRADIENTS"), gradients, areas, mlp),
         "strip.STRIPS": Knob(attribute(strip, "STRIPS"), strips, ((2, 2),), attention),
         "tap_gradients.SQUARES": Knob(
             attribute(tap_gradients, "SQUARES"),

@@ -9,11 +9,13 @@ from famseg.kernels.depthwise import depthwise
 
 
 def kernel(gelu):
-    return lambda *arguments: depthwise(*arguments, gelu)
+    return lambda x, weight, bias, *input_bias: depthwise(x, weight, bias, gelu, *input_bias)
 
 
 def twin(gelu):
-    def convolve(x, weight, bias):
+    def convolve(x, weight, bias, *input_bias):
+        for b in input_bias:
+            x = x + b.view(-1, 1, 1)
         side = round(len(weight) ** 0.5)
         square = weight.t().reshape(-1, 1, side, side)
         y = F.conv2d(x, square, bias, padding=side // 2, groups=x.shape[1])
@@ -22,13 +24,17 @@ def twin(gelu):
     return convolve
 
 
-def arguments(shape, side, seed, dtype=torch.float32, device="cpu", layout="channels_last"):
+def arguments(shape, side, seed, dtype=torch.float32, device="cpu", layout="channels_last", biases=1):
+    """Input, weight, bias and, as the second of the biases, the input's: of the numbers that its dtype has."""
     x = random_map(shape, seed, dtype, device, layout)
     generator = torch.Generator().manual_seed(seed + 1)
     weight = torch.randn(side * side, shape[1], generator=generator) / side
-    return x, weight.to(device), torch.randn(shape[1], generator=generator).to(device)
+    both = torch.randn(2, shape[1], generator=generator)
+    both[1] = both[1].to(dtype)
+    return x, weight.to(device), *both[:biases].to(device)
 
 
+@pytest.mark.parametrize("biases", [1, 2])
 @pytest.mark.parametrize(("side", "gelu"), [(3, True), (5, False)])
 @pytest.mark.parametrize(
     ("shape", "dtype", "layout"),
@@ -38,9 +44,22 @@ def arguments(shape, side, seed, dtype=torch.float32, device="cpu", layout="chan
         ((1, 40, 2, 18), torch.bfloat16, "sliced"),
     ],
 )
-def test_like_the_twin(shape, dtype, layout, side, gelu, device):
-    args = arguments(shape, side, 0, dtype, device, layout)
+def test_like_the_twin(shape, dtype, layout, side, gelu, biases, device):
+    args = arguments(shape, side, 0, dtype, device, layout, biases)
     assert_like_twin(kernel(gelu), twin(gelu), args, TOLERANCE[dtype])
+
+
+def test_without_gelu_and_with_a_bias_of_the_input(device):
+    args = arguments((2, 3, 5, 7), 3, 0, device=device, biases=2)
+    assert_like_twin(kernel(False), twin(False), args, TOLERANCE[torch.float32])
+
+
+def test_padding_has_no_bias(device):
+    """A map of nothing but the input's bias: each output counts the taps that lie on the map."""
+    x, ones = torch.zeros(1, 1, 3, 4, device=device), torch.ones(9, 1, device=device)
+    y = depthwise(x, ones, torch.zeros(1, device=device), False, torch.full((1,), 100.0, device=device))
+    expected = torch.tensor([[4.0, 6, 6, 4], [6, 9, 9, 6], [4, 6, 6, 4]], device=device) * 100
+    torch.testing.assert_close(y[0, 0], expected)
 
 
 def test_gelu_far_out(device):
@@ -58,8 +77,8 @@ def test_gelu_far_out(device):
 @pytest.mark.parametrize("gelu", [True, False])
 def test_the_same_bits_every_time(gelu, device):
     def run():
-        args = [t.requires_grad_() for t in arguments((2, 16, 11, 9), 3, 3, device=device)]
-        return torch.autograd.grad(depthwise(*args, gelu).square().sum(), args)
+        args = [t.requires_grad_() for t in arguments((2, 16, 11, 9), 3, 3, device=device, biases=2)]
+        return torch.autograd.grad(kernel(gelu)(*args).square().sum(), args)
 
     for first, second in zip(run(), run(), strict=True):
         assert torch.equal(first, second)
@@ -71,16 +90,31 @@ def test_result_is_channels_last(device):
 
 
 def test_as_the_compiler_sees_it(device):
-    args = [t.requires_grad_() for t in arguments((1, 3, 4, 5), 3, 0, device=device)]
-    torch.library.opcheck(depthwise, (*args, True), test_utils=("test_schema", "test_faketensor"))
+    *args, input_bias = [t.requires_grad_() for t in arguments((1, 3, 4, 5), 3, 0, device=device, biases=2)]
+    torch.library.opcheck(depthwise, (*args, True, input_bias), test_utils=("test_schema", "test_faketensor"))
+    dy = torch.ones_like(args[0])
+    for side, last in ((3, input_bias), (3, None), (5, None)):
+        weight = torch.ones(side * side, 3, device=device)
+        backward = torch.ops.famseg.depthwise_backward
+        torch.library.opcheck(backward, (dy, args[0], weight, args[2], True, last), test_utils=("test_faketensor",))
+
+
+def test_gradients_lie_as_parameters_do(device):
+    """Autograd keeps them as they are, instead of a copy."""
+    weight = torch.randn(3, 1, 3, 3, device=device, requires_grad=True)
+    x, _, bias = arguments((1, 3, 4, 5), 3, 0, device=device)
+    (gradient,) = torch.autograd.grad(depthwise(x, weight.flatten(1).t().contiguous(), bias, True).sum(), weight)
+    assert gradient.stride() == weight.stride()
 
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize(("side", "gelu"), [(3, True), (5, False), (7, False)])
-def test_random_shapes(side, gelu, dtype):
+@pytest.mark.parametrize(
+    ("side", "gelu", "biases"), [(3, True, 1), (3, True, 2), (3, False, 2), (5, False, 1), (7, False, 2)]
+)
+def test_random_shapes(side, gelu, biases, dtype):
     for seed, shape in enumerate(random_shapes(200, seed=side)):
-        args = arguments(shape, side, seed, dtype, "cuda", LAYOUTS[seed % 3])
+        args = arguments(shape, side, seed, dtype, "cuda", LAYOUTS[seed % 3], biases)
         assert_like_twin(kernel(gelu), twin(gelu), args, TOLERANCE[dtype])
 
 

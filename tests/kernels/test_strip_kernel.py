@@ -5,6 +5,7 @@ import torch
 import torch.nn.functional as F
 from shapes import LAYOUTS, TOLERANCE, assert_like_twin, random_map, random_shapes, relative_norm
 
+from famseg.kernels.merge import merge_scans
 from famseg.kernels.strip import BOTH, COLUMNS, ROWS, strip_scans
 from famseg.layers.strip import StripAttention, StripBlock
 
@@ -62,6 +63,34 @@ def test_the_same_bits_every_time(device):
 def test_as_the_compiler_sees_it(device):
     args = [t.requires_grad_() for t in arguments((1, 3, 4, 5), 3, BOTH, 0, device=device)]
     torch.library.opcheck(strip_scans, (*args, BOTH), test_utils=("test_schema", "test_faketensor"))
+
+
+@pytest.mark.parametrize(("channels", "lengths"), [(1, (1,)), (3, (3, 5)), (33, (7, 11, 21))])
+def test_merged_scans_like_the_plain_ones(channels, lengths, device):
+    """Taps, bias and all gradients; rows before columns, the map itself in the centre of the rows."""
+    torch.manual_seed(0)
+    layer = StripAttention(channels, lengths).to(device)
+    scans = (*layer.rows, *layer.columns)
+    parameters = [conv.weight for conv in scans] + [conv.bias for conv in scans]
+    row, column, bias = layer.merged()
+    expected = torch.cat((row.flatten(1), column.flatten(1)), 1).t(), bias
+    found = merge_scans(parameters[: len(scans)], parameters[len(scans) :])
+    upstream = [torch.randn(t.shape, generator=torch.Generator().manual_seed(1)).to(device) for t in expected]
+    for one, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(one, other)
+    ours, theirs = (torch.autograd.grad(results, parameters, upstream) for results in (found, expected))
+    for one, other, parameter in zip(ours, theirs, parameters, strict=True):
+        torch.testing.assert_close(one, other)
+        assert one.stride() == parameter.stride()
+
+
+def test_merging_as_the_compiler_sees_it(device):
+    scans = [torch.ones(3, 1, 1, k, device=device) for k in (3, 5)]
+    weights, biases = scans + [w.transpose(2, 3) for w in scans], [torch.ones(3, device=device)] * 4
+    torch.library.opcheck(merge_scans, (weights, biases), test_utils=("test_schema", "test_faketensor"))
+    split = torch.ops.famseg.split_scans
+    lines, bias = merge_scans(weights, biases)
+    torch.library.opcheck(split, (lines, bias, weights, biases), test_utils=("test_schema", "test_faketensor"))
 
 
 def on_both_backends(make, x):

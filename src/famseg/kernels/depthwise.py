@@ -1,7 +1,11 @@
 """Depthwise convolution with bias and, if asked for, GELU: one pass over the map forward, two backward.
 
-Backward computes the GELU's argument again from the input, so that forward keeps no map but its input. The gradients of
-weights and bias are sums of float32 partials in a fixed order: the same result in every run.
+Backward's first pass computes the GELU's argument again from the input, so that forward keeps no map but its input, and
+writes the gradient before the GELU; the second makes of that all other gradients. Those of weights and biases are sums
+of float32 partials in a fixed order: the same result in every run.
+
+The input's own bias b, if there is one, costs nothing: pixels off the map are loaded as -b, and what is left is a
+constant of the channel,  sum w (x + b) = sum w x + b sum w,  with x = -b where x + b must be 0.
 """
 
 import math
@@ -11,7 +15,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from famseg.kernels.tap_gradients import PROGRAMS, tap_gradients
+from famseg.kernels.tap_gradients import sum_partials, tap_gradients
 from famseg.kernels.tiles import (
     Tile,
     block_of,
@@ -29,14 +33,36 @@ from famseg.kernels.tiles import (
 )
 
 # How maps are cut; chosen on a GPU by `benchmarks/blocks.py --sweep`.
-FILTERS = {3: Tile(32, 4, 8, 2, 2, warps=4), 5: Tile(32, 4, 4, 1, 4, warps=4)}  # by side; others as 5
-GELU_BACKWARD = Tile(32, 4, 4, 2, 2, warps=4)
+FILTERS = {  # by side; others as 5
+    3: Tile(64, 4, 4, 2, 2, warps=4, registers=128),
+    5: Tile(32, 4, 4, 1, 4, warps=4),
+}
+SLOPE = Tile(64, 4, 4, 2, 2, warps=4)
+GRADIENTS = Tile(64, 2, 4, 2, 2, warps=4, registers=168)  # of the 3x3: 4 channels a thread, each with 11 totals
+PROGRAMS = 2048  # at about so many partial sums end; a constant, so that no result depends on the machine
+
+
+@triton.jit
+def shift_of(input_bias, C, c, c_mask, like, INPUT_BIAS: tl.constexpr):
+    """The input's bias (1, block_c), rounded as the map's numbers are; zeros without one."""
+    if INPUT_BIAS:
+        return row_of(input_bias, 0, C, c, c_mask).to(like.dtype.element_ty).to(tl.float32)
+    return tl.zeros((1, c.shape[0]), tl.float32)
+
+
+@triton.jit
+def values_of(pointer, mask, shift, INPUT_BIAS: tl.constexpr):
+    """A block of the map as float32, -shift off the map."""
+    if INPUT_BIAS:
+        return tl.load(pointer, mask=mask, other=(-shift).to(pointer.dtype.element_ty)).to(tl.float32)
+    return block_of(pointer, mask)
 
 
 @triton.jit
 def patch_sums(
     at,
     weight,
+    shift,
     h,
     w,
     H,
@@ -46,6 +72,7 @@ def patch_sums(
     c_mask,
     SIDE: tl.constexpr,
     FLIP: tl.constexpr,
+    INPUT_BIAS: tl.constexpr,
     PATCH_H: tl.constexpr,
     PATCH_W: tl.constexpr,
     EVEN: tl.constexpr,
@@ -57,7 +84,8 @@ def patch_sums(
         in_h = inside(h + (i - HALF), H)
         for j in tl.static_range(SIDE + PATCH_W - 1):
             pixels = in_h & inside(w + (j - HALF), W)
-            value = block_of(at + ((i - HALF) * W + (j - HALF)) * C, over(pixels, c_mask, EVEN))
+            here = at + ((i - HALF) * W + (j - HALF)) * C
+            value = values_of(here, over(pixels, c_mask, EVEN), shift, INPUT_BIAS)
             for p in tl.static_range(PATCH_H):
                 for q in tl.static_range(PATCH_W):
                     if (i >= p) & (i - p < SIDE) & (j >= q) & (j - q < SIDE):
@@ -86,6 +114,8 @@ def depthwise_kernel(
     x,
     weight,
     bias,
+    input_bias,
+    dy,
     y,
     H,
     W,
@@ -93,7 +123,8 @@ def depthwise_kernel(
     SIDE: tl.constexpr,
     FLIP: tl.constexpr,
     BIAS: tl.constexpr,
-    GELU: tl.constexpr,
+    INPUT_BIAS: tl.constexpr,
+    THEN: tl.constexpr,
     GROUPS_H: tl.constexpr,
     GROUPS_W: tl.constexpr,
     PATCH_H: tl.constexpr,
@@ -101,7 +132,10 @@ def depthwise_kernel(
     BLOCK_C: tl.constexpr,
     EVEN: tl.constexpr,
 ):
-    """Y = the convolution of x; FLIP takes the taps in reverse, which makes it the gradient of the input."""
+    """Y = the convolution z of x; FLIP takes the taps in reverse, which makes it the gradient of the input.
+
+    THEN "gelu": y = GELU(z); "slope": y = dy GELU'(z), the gradient of z.
+    """
     blocks = tl.cdiv(C, BLOCK_C)
     pid = tl.program_id(0)
     b, h0, w0 = tile_at(pid // blocks, H, W, GROUPS_H * PATCH_H, GROUPS_W * PATCH_W)
@@ -112,32 +146,47 @@ def depthwise_kernel(
     start = offset_of(b, h0, w0, H, W, C)
     within = ((down * W + right) * C)[:, None] + c[None, :]
     h, w = h0 + down, w0 + right
-    sums = patch_sums(x + start + within, weight, h, w, H, W, C, c, c_mask, SIDE, FLIP, PATCH_H, PATCH_W, EVEN)
+    shift = shift_of(input_bias, C, c, c_mask, x, INPUT_BIAS)
+    at = x + start + within
+    sums = patch_sums(
+        at, weight, shift, h, w, H, W, C, c, c_mask, SIDE, FLIP, INPUT_BIAS, PATCH_H, PATCH_W, EVEN
+    )  # fmt: skip
+    constant = tl.zeros((1, BLOCK_C), tl.float32)
+    if INPUT_BIAS:
+        for tap in tl.static_range(SIDE * SIDE):
+            constant += shift * row_of(weight, tap, C, c, c_mask)
+    if BIAS:
+        constant += row_of(bias, 0, C, c, c_mask)
     for p in tl.static_range(PATCH_H):
         for q in tl.static_range(PATCH_W):
             z = sums[p * PATCH_W + q]
-            if BIAS:
-                z += row_of(bias, 0, C, c, c_mask)
-            if GELU:
+            if BIAS or INPUT_BIAS:
+                z += constant
+            mask = over((h + p < H) & (w + q < W), c_mask, EVEN)
+            here = start + within + (p * W + q) * C
+            if THEN == "gelu":
                 tail, _ = normal(z)
                 z = tl.maximum(z, 0.0) - tl.abs(z) * tail
-            mask = over((h + p < H) & (w + q < W), c_mask, EVEN)
-            tl.store(y + start + within + (p * W + q) * C, z.to(y.dtype.element_ty), mask=mask)
+            if THEN == "slope":
+                tail, density = normal(z)
+                z = block_of(dy + here, mask) * (tl.where(z < 0, tail, 1.0 - tail) + z * density)
+            tl.store(y + here, z.to(y.dtype.element_ty), mask=mask)
 
 
 @triton.jit(do_not_specialize=["B", "H", "W"])
-def gelu_backward_kernel(
-    x,
-    dy,
-    weight,
-    bias,
+def gradients_kernel(
     g,
+    x,
+    weight,
+    input_bias,
+    dx,
     partials,
     B,
     H,
     W,
     C,
     SIDE: tl.constexpr,
+    INPUT_BIAS: tl.constexpr,
     GROUPS_H: tl.constexpr,
     GROUPS_W: tl.constexpr,
     PATCH_H: tl.constexpr,
@@ -145,10 +194,14 @@ def gelu_backward_kernel(
     BLOCK_C: tl.constexpr,
     EVEN: tl.constexpr,
 ):
-    """G = gradient before the GELU; partials (chunks, SIDE^2 + 1, C) = this chunk's sums for weights and bias."""
+    """Dx, and partials (chunks, SIDE^2 + 1 or 2, C): this chunk's sums for weights, bias and the input's bias.
+
+    A gradient g met beside a pixel q serves both:  dx(q) += w(tap) g,  dw(tap) += x(q) g.
+    """
     TILE_H: tl.constexpr = GROUPS_H * PATCH_H
     TILE_W: tl.constexpr = GROUPS_W * PATCH_W
     TAPS: tl.constexpr = SIDE * SIDE
+    ROWS: tl.constexpr = TAPS + 2 if INPUT_BIAS else TAPS + 1
     HALF: tl.constexpr = SIDE // 2
     blocks = tl.cdiv(C, BLOCK_C)
     chunk = tl.program_id(0) // blocks
@@ -157,44 +210,50 @@ def gelu_backward_kernel(
     group = tl.arange(0, GROUPS_H * GROUPS_W)
     down, right = group // GROUPS_W * PATCH_H, group % GROUPS_W * PATCH_W
     within = ((down * W + right) * C)[:, None] + c[None, :]
+    shift = shift_of(input_bias, C, c, c_mask, x, INPUT_BIAS)
     tiles = B * tl.cdiv(H, TILE_H) * tl.cdiv(W, TILE_W)
     steps = tl.cdiv(tiles, tl.num_programs(0) // blocks)
-    totals = zeros(TAPS + 1, GROUPS_H * GROUPS_W, BLOCK_C)
+    totals = zeros(ROWS, GROUPS_H * GROUPS_W, BLOCK_C)
     for index in range(chunk * steps, min((chunk + 1) * steps, tiles)):
         b, h0, w0 = tile_at(index, H, W, TILE_H, TILE_W)
         start = offset_of(b, h0, w0, H, W, C)
         h, w = h0 + down, w0 + right
-        at = x + start + within
-        sums = patch_sums(at, weight, h, w, H, W, C, c, c_mask, SIDE, False, PATCH_H, PATCH_W, EVEN)
+        pixels = ()
         for p in tl.static_range(PATCH_H):
             for q in tl.static_range(PATCH_W):
-                z = sums[p * PATCH_W + q] + row_of(bias, 0, C, c, c_mask)
-                tail, density = normal(z)
-                slope = tl.where(z < 0, tail, 1.0 - tail) + z * density
                 mask = over((h + p < H) & (w + q < W), c_mask, EVEN)
-                here = start + within + (p * W + q) * C
-                value = block_of(dy + here, mask) * slope
-                tl.store(g + here, value.to(g.dtype.element_ty), mask=mask)
-                totals = put(totals, TAPS, totals[TAPS] + value)
-                sums = put(sums, p * PATCH_W + q, value)
+                value = values_of(x + start + within + (p * W + q) * C, mask, shift, INPUT_BIAS)
+                pixels = pixels + (value + shift if INPUT_BIAS else value,)  # type: ignore[assignment]
+        sums = zeros(PATCH_H * PATCH_W, GROUPS_H * GROUPS_W, BLOCK_C)
         for i in tl.static_range(SIDE + PATCH_H - 1):
             in_h = inside(h + (i - HALF), H)
             for j in tl.static_range(SIDE + PATCH_W - 1):
-                pixels = in_h & inside(w + (j - HALF), W)
-                value = block_of(at + ((i - HALF) * W + (j - HALF)) * C, over(pixels, c_mask, EVEN))
+                there = in_h & inside(w + (j - HALF), W)
+                here = start + within + ((i - HALF) * W + (j - HALF)) * C
+                value = block_of(g + here, over(there, c_mask, EVEN))
                 for p in tl.static_range(PATCH_H):
                     for q in tl.static_range(PATCH_W):
                         if (i >= p) & (i - p < SIDE) & (j >= q) & (j - q < SIDE):
-                            product = value * sums[p * PATCH_W + q]
-                            total = totals[(i - p) * SIDE + j - q] + product
-                            totals = put(totals, (i - p) * SIDE + j - q, total)
-    for tap in tl.static_range(TAPS + 1):
-        total = tl.sum(totals[tap], 0)
-        tl.store(partials + (chunk.to(tl.int64) * (TAPS + 1) + tap) * C + c, total, mask=c_mask)
+                            taps = row_of(weight, TAPS - 1 - (i - p) * SIDE - (j - q), C, c, c_mask)
+                            sums = put(sums, p * PATCH_W + q, sums[p * PATCH_W + q] + value * taps)
+                            product = totals[TAPS - 1 - (i - p) * SIDE - (j - q)] + value * pixels[p * PATCH_W + q]
+                            totals = put(totals, TAPS - 1 - (i - p) * SIDE - (j - q), product)
+                        if (i - p == HALF) & (j - q == HALF):
+                            totals = put(totals, TAPS, totals[TAPS] + value)
+        for p in tl.static_range(PATCH_H):
+            for q in tl.static_range(PATCH_W):
+                value = sums[p * PATCH_W + q]
+                mask = over((h + p < H) & (w + q < W), c_mask, EVEN)
+                tl.store(dx + start + within + (p * W + q) * C, value.to(dx.dtype.element_ty), mask=mask)
+                if INPUT_BIAS:
+                    totals = put(totals, TAPS + 1, totals[TAPS + 1] + tl.where(mask, value, 0.0))
+    for row in tl.static_range(ROWS):
+        total = tl.sum(totals[row], 0)
+        tl.store(partials + (chunk.to(tl.int64) * ROWS + row) * C + c, total, mask=c_mask)
 
 
 @torch.library.custom_op("famseg::depthwise", mutates_args=())
-def depthwise(x: Tensor, weight: Tensor, bias: Tensor, gelu: bool) -> Tensor:
+def depthwise(x: Tensor, weight: Tensor, bias: Tensor, gelu: bool, input_bias: Tensor | None = None) -> Tensor:
     """Depthwise convolution of odd side n, zero-padded, plus bias, through the exact GELU if asked for.
 
     Args:
@@ -202,45 +261,66 @@ def depthwise(x: Tensor, weight: Tensor, bias: Tensor, gelu: bool) -> Tensor:
         weight: (n * n, C), tap by tap in reading order.
         bias: (C,).
         gelu: whether GELU follows.
+        input_bias: (C,), added to x beforehand, but not to the padding; rounded to x's dtype.
 
     Returns:
         (B, C, H, W), channels last, in x's dtype; sums are float32.
     """
-    return _filter(x, weight, bias, flip=False, gelu=gelu)
+    return _filter(x, weight, bias, input_bias, then="gelu" if gelu else "")
 
 
 @depthwise.register_fake
-def _(x: Tensor, weight: Tensor, bias: Tensor, gelu: bool) -> Tensor:
+def _(x: Tensor, weight: Tensor, bias: Tensor, gelu: bool, input_bias: Tensor | None = None) -> Tensor:
     return empty_map(x)
 
 
 @torch.library.custom_op("famseg::depthwise_backward", mutates_args=())
-def depthwise_backward(dy: Tensor, x: Tensor, weight: Tensor, bias: Tensor, gelu: bool) -> tuple[Tensor, Tensor]:
-    """Gradients of `depthwise` for x, and for weight and bias as one (n * n + 1, C), float32."""
+def depthwise_backward(
+    dy: Tensor, x: Tensor, weight: Tensor, bias: Tensor, gelu: bool, input_bias: Tensor | None = None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of `depthwise` for x; for weight; for bias and input_bias, (1 or 2, C): the latter two float32."""
     x, dy = channels_last(x), channels_last(dy)
     if gelu:
-        dy, sums = _gelu_backward(dy, x, weight, bias)
-    else:
-        sums = tap_gradients(dy, x, side=_side(weight))
-    return _filter(dy, weight, None, flip=True, gelu=False), sums
+        dy = _filter(x, weight, bias, input_bias, dy, then="slope")
+    if _side(weight) == 3:
+        return _gradients(dy, x, weight, input_bias)
+    dx = _filter(dy, weight, flip=True)
+    if input_bias is None:
+        return dx, *tap_gradients(dy, x, side=_side(weight))
+    dweight, dbias = tap_gradients(dy, x + input_bias.to(x.dtype).view(-1, 1, 1), side=_side(weight))
+    return dx, dweight, torch.cat((dbias, dx.sum((0, 2, 3), dtype=torch.float32)[None]))
 
 
 @depthwise_backward.register_fake
-def _(dy: Tensor, x: Tensor, weight: Tensor, bias: Tensor, gelu: bool) -> tuple[Tensor, Tensor]:
-    return empty_map(x), x.new_empty(weight.shape[0] + 1, weight.shape[1], dtype=torch.float32)
+def _(
+    dy: Tensor, x: Tensor, weight: Tensor, bias: Tensor, gelu: bool, input_bias: Tensor | None = None
+) -> tuple[Tensor, Tensor, Tensor]:
+    taps, c = weight.shape
+    dweight = x.new_empty(c, taps, dtype=torch.float32).t()
+    return empty_map(x), dweight, x.new_empty(1 if input_bias is None else 2, c, dtype=torch.float32)
 
 
-def _filter(x: Tensor, weight: Tensor, bias: Tensor | None, flip: bool, gelu: bool) -> Tensor:
+def _filter(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    input_bias: Tensor | None = None,
+    dy: Tensor | None = None,
+    flip: bool = False,
+    then: str = "",
+) -> Tensor:
     x = channels_last(x)
     y = empty_map(x)
     _, c, h, w = x.shape
-    tile = fit(FILTERS.get(_side(weight), FILTERS[5]), c)
+    tile = fit(SLOPE if then == "slope" else FILTERS.get(_side(weight), FILTERS[5]), c)
     tiles, blocks = tile.count(x)
     with device_of(x):
         depthwise_kernel[(tiles * blocks,)](
             x,
             weight,
             weight if bias is None else bias,
+            weight if input_bias is None else input_bias,
+            x if dy is None else dy,
             y,
             h,
             w,
@@ -248,25 +328,40 @@ def _filter(x: Tensor, weight: Tensor, bias: Tensor | None, flip: bool, gelu: bo
             SIDE=_side(weight),
             FLIP=flip,
             BIAS=bias is not None,
-            GELU=gelu,
+            INPUT_BIAS=input_bias is not None,
+            THEN=then,
             **tile.arguments(c),
         )
     return y
 
 
-def _gelu_backward(dy: Tensor, x: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
-    """The gradient before the GELU, and the float32 gradients of the taps and of the bias, (n * n + 1, C)."""
-    g = empty_map(x)
+def _gradients(g: Tensor, x: Tensor, weight: Tensor, input_bias: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+    """What `depthwise_backward` returns, from the gradient before the GELU."""
+    dx = empty_map(x)
     b, c, h, w = x.shape
-    tile = fit(GELU_BACKWARD, c)
+    tile = fit(GRADIENTS, c)
     tiles, blocks = tile.count(x)
     chunks = min(tiles, triton.cdiv(PROGRAMS, blocks))
-    partials = torch.empty(chunks, weight.shape[0] + 1, c, dtype=torch.float32, device=x.device)
+    taps = weight.shape[0]
+    rows = taps + (1 if input_bias is None else 2)
+    partials = torch.empty(chunks, rows, c, dtype=torch.float32, device=x.device)
     with device_of(x):
-        gelu_backward_kernel[(chunks * blocks,)](
-            x, dy, weight, bias, g, partials, b, h, w, c, SIDE=_side(weight), **tile.arguments(c)
+        gradients_kernel[(chunks * blocks,)](
+            g,
+            x,
+            weight,
+            weight if input_bias is None else input_bias,
+            dx,
+            partials,
+            b,
+            h,
+            w,
+            c,
+            SIDE=_side(weight),
+            INPUT_BIAS=input_bias is not None,
+            **tile.arguments(c),
         )
-    return g, partials.sum(0)
+    return dx, *sum_partials(partials, taps)
 
 
 def _side(weight: Tensor) -> int:
@@ -274,14 +369,15 @@ def _side(weight: Tensor) -> int:
 
 
 def _keep(ctx, inputs, output) -> None:
-    *tensors, ctx.gelu = inputs
-    ctx.save_for_backward(*tensors)
+    x, weight, bias, ctx.gelu, input_bias = inputs
+    ctx.save_for_backward(x, weight, bias, input_bias)
 
 
-def _differentiate(ctx, dy: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
-    x, weight, bias = ctx.saved_tensors
-    dx, sums = depthwise_backward(dy, x, weight, bias, ctx.gelu)
-    return dx, sums[:-1].to(weight.dtype), sums[-1].to(bias.dtype), None
+def _differentiate(ctx, dy: Tensor) -> tuple[Tensor, Tensor, Tensor, None, Tensor | None]:
+    x, weight, bias, input_bias = ctx.saved_tensors
+    dx, dweight, biases = depthwise_backward(dy, x, weight, bias, ctx.gelu, input_bias)
+    dinput = None if input_bias is None else biases[1].to(input_bias.dtype)
+    return dx, dweight.to(weight.dtype), biases[0].to(bias.dtype), None, dinput
 
 
 depthwise.register_autograd(_differentiate, setup_context=_keep)

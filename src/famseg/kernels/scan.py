@@ -20,8 +20,8 @@ Backward, from dy.
   1. What each chunk adds to the gradient of E:  sum_t enter_t C_t dy_t^T
   2. Passed on against the running order, with the same T:  D, the gradient of S (of what leaves a chunk)
   3. With G = dy x^T,  M = (C B^T) (W0 + W1)  and  R_ts = G_ts (C_t B_s) W_ts  of one way:
-       dx = M^T dy + sum_ways leave dt (B D)          dB = (sum_heads G (W0 + W1))^T C + sum leave dt (x D^T)
-       dC = (sum_heads G (W0 + W1)) B + sum enter (dy E^T)
+       dx = M^T dy + sum_ways leave dt (B D)          dB = sum_heads (G (W0 + W1))^T C + sum leave dt (x D^T)
+       dC = sum_heads (G (W0 + W1)) B + sum enter (dy E^T)
        d dt_s = sum_t R_ts / dt_s + leave_s B_s D x_s + A da_s,      dA_log = sum da a,      dr = d dt sigmoid(r + bias)
      Log decays. The chunk's own products give row sums minus column sums of R to c (way 0), the opposite to e (way 1);
      the diagonal cancels and is left out. With came_t = enter_t C_t E dy_t,  went_s = leave_s dt_s B_s D x_s  and
@@ -46,7 +46,7 @@ LAUNCH: dict[str, dict[str, int]] = {  # options of each program; benchmarks/sca
     "states": {"num_warps": 4},
     "pass": {"num_warps": 4},
     "outputs": {"num_warps": 4},
-    "gradients": {"num_warps": 8, "num_stages": 1},
+    "gradients": {"num_warps": 4, "num_stages": 1},
 }
 PASS_TILE, PASS_BLOCK = 16, 128  # chunks, elements of a state
 WIDEST = 64  # of states and of head width: what the blocks of a program hold

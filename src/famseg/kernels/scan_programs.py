@@ -244,7 +244,7 @@ def chunk_gradients(
     H, W, chunks, heads, P, N,
     WAYS: tl.constexpr, BLOCK_P: tl.constexpr, BLOCK_N: tl.constexpr, Q: tl.constexpr, NARROW: tl.constexpr,
 ):  # fmt: skip
-    """Gradients of one chunk and order, head after head.
+    """Gradients of one chunk and order, head after head. No (Q, Q) block lives on when the states' part begins.
 
     dmixed is (order, sample, row, column, channel). dbias and dA_log get the chunk's part, (sample and chunk,
     direction and head), dskip in the rows' order.
@@ -260,11 +260,9 @@ def chunk_gradients(
     part = b * chunks + chunk
     B = load_block(mixed, m_at, m_c, heads * P, exists, N, BLOCK_N)
     C = load_block(mixed, m_at, m_c, heads * P + N, exists, N, BLOCK_N)
-    CB = product(C, tl.trans(B), NARROW)
     itself = tl.sum(B.to(tl.float32) * C.to(tl.float32), 1)
     offsets, mask = state_offsets(N, P, BLOCK_N, BLOCK_P)
     t, s = tl.arange(0, Q)[:, None], tl.arange(0, Q)[None, :]
-    dCB = tl.zeros((Q, Q), tl.float32)
     dB, dC = tl.zeros((Q, BLOCK_N), tl.float32), tl.zeros((Q, BLOCK_N), tl.float32)
     ditself = tl.zeros((Q,), tl.float32)
     for head in range(heads):
@@ -277,17 +275,23 @@ def chunk_gradients(
         if WAYS == 2:
             raw1, dt1, a1 = time_steps(dt, d_at, d_c, exists, channel + heads, bias, A_log)
         W01 = weights(dt0, a0, dt1, a1, WAYS, Q)
-        G = product(dy, tl.trans(x), NARROW)
-        dCB += G * W01
-        M = CB * W01
+        M = product(C, tl.trans(B), NARROW) * W01
         dx = product(tl.trans(M), dy, NARROW)
+        G = product(dy, tl.trans(x), NARROW)
         R = G * M  # below the diagonal of way 0, above it of way 1
+        dCB = G * W01
+        dB += product(tl.trans(dCB), C, NARROW)
+        dC += product(dCB, B, NARROW)
         scalar = tl.sum(x.to(tl.float32) * dy.to(tl.float32), 1)
         below = tl.where(s < t, R, 0.0)
         sums = tl.sum(below, 0)
+        inner = tl.sum(below, 1) - sums
+        above = tl.where(s > t, R, 0.0)
+        sums_above = tl.sum(above, 0)
+        inner_above = sums_above - tl.sum(above, 1)
         more_x, more_B, more_C, draw, dlog = way_gradients(
             raw0, dt0, a0, tl.load(A_log + channel), states, totals, gradients, place, offsets, mask, N * P,
-            x, dy, B, C, quotient(sums, dt0) + scalar * itself, tl.sum(below, 1) - sums, 0, NARROW,
+            x, dy, B, C, quotient(sums, dt0) + scalar * itself, inner, 0, NARROW,
         )  # fmt: skip
         draw = tl.where(exists, draw, 0.0)
         tl.store(ddt + pixel * directions + channel, draw.to(ddt.dtype.element_ty), mask=exists)
@@ -296,13 +300,11 @@ def chunk_gradients(
         dx, dB, dC = dx + more_x, dB + more_B, dC + more_C
         straight = tl.zeros((Q,), tl.float32) + tl.where(order == 0, tl.load(skip + head), 0.0)
         if WAYS == 2:
-            above = tl.where(s > t, R, 0.0)
-            sums = tl.sum(above, 0)
             place += batch.to(tl.int64) * chunks * heads
             channel += heads
             more_x, more_B, more_C, draw, dlog = way_gradients(
                 raw1, dt1, a1, tl.load(A_log + channel), states, totals, gradients, place, offsets, mask, N * P,
-                x, dy, B, C, quotient(sums, dt1) + scalar * itself, sums - tl.sum(above, 1), 1, NARROW,
+                x, dy, B, C, quotient(sums_above, dt1) + scalar * itself, inner_above, 1, NARROW,
             )  # fmt: skip
             draw = tl.where(exists, draw, 0.0)
             tl.store(ddt + pixel * directions + channel, draw.to(ddt.dtype.element_ty), mask=exists)
@@ -314,7 +316,7 @@ def chunk_gradients(
         dx += straight[:, None] * dy.to(tl.float32)
         tl.store(dskip + part * heads + head, tl.sum(scalar, 0), mask=order == 0)
         store_block(dmixed, out_at, head * P, dx, exists, P, BLOCK_P)
-    dB += product(tl.trans(dCB), C, NARROW) + ditself[:, None] * C.to(tl.float32)
-    dC += product(dCB, B, NARROW) + ditself[:, None] * B.to(tl.float32)
+    dB += ditself[:, None] * C.to(tl.float32)
+    dC += ditself[:, None] * B.to(tl.float32)
     store_block(dmixed, out_at, heads * P, dB, exists, N, BLOCK_N)
     store_block(dmixed, out_at, heads * P + N, dC, exists, N, BLOCK_N)

@@ -129,16 +129,17 @@ def _(x: Tensor, lines: Tensor, bias: Tensor, directions: int) -> Tensor:
 
 
 @torch.library.custom_op("famseg::strip_scans_backward", mutates_args=())
-def strip_scans_backward(dy: Tensor, x: Tensor, lines: Tensor, directions: int) -> tuple[Tensor, Tensor]:
-    """Gradients of `strip_scans` for x, and for lines and bias as one, float32, the bias's row last."""
+def strip_scans_backward(dy: Tensor, x: Tensor, lines: Tensor, directions: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of `strip_scans` for x, lines and bias; the latter two float32."""
     x, dy = channels_last(x), channels_last(dy)
-    sums = tap_gradients(dy, x, strip=_length(lines, directions), directions=directions)
-    return _scan(dy, lines, None, directions, flip=True), sums
+    dlines, dbias = tap_gradients(dy, x, strip=_length(lines, directions), directions=directions)
+    return _scan(dy, lines, None, directions, flip=True), dlines, dbias.view(-1)
 
 
 @strip_scans_backward.register_fake
-def _(dy: Tensor, x: Tensor, lines: Tensor, directions: int) -> tuple[Tensor, Tensor]:
-    return empty_map(x), x.new_empty(lines.shape[0] + 1, lines.shape[1], dtype=torch.float32)
+def _(dy: Tensor, x: Tensor, lines: Tensor, directions: int) -> tuple[Tensor, Tensor, Tensor]:
+    taps, c = lines.shape
+    return empty_map(x), x.new_empty(c, taps, dtype=torch.float32).t(), x.new_empty(c, dtype=torch.float32)
 
 
 def _scan(x: Tensor, lines: Tensor, bias: Tensor | None, directions: int, flip: bool) -> Tensor:
@@ -179,8 +180,8 @@ def _keep(ctx, inputs, output) -> None:
 
 def _differentiate(ctx, dy: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
     x, lines = ctx.saved_tensors
-    dx, sums = strip_scans_backward(dy, x, lines, ctx.directions)
-    return dx, sums[:-1].to(lines.dtype), sums[-1].to(ctx.bias_dtype), None
+    dx, dlines, dbias = strip_scans_backward(dy, x, lines, ctx.directions)
+    return dx, dlines.to(lines.dtype), dbias.to(ctx.bias_dtype), None
 
 
 strip_scans.register_autograd(_differentiate, setup_context=_keep)

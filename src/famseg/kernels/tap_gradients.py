@@ -94,8 +94,48 @@ def tap_gradients_kernel(
     tl.store(to + (ROWS_OF_PARTIALS - 1) * C, tl.sum(totals[TAPS], 0), mask=c_mask & (line == 0))
 
 
-def tap_gradients(g: Tensor, x: Tensor, side: int = 0, strip: int = 0, directions: int = BOTH) -> Tensor:
-    """Sums over the pixels of g times x at each tap's place; the last row is g's own sum, the bias's gradient.
+@triton.jit(do_not_specialize=["chunks"])
+def sum_kernel(
+    partials,
+    taps,
+    others,
+    chunks,
+    C,
+    ROWS: tl.constexpr,
+    TAPS: tl.constexpr,
+    TILE: tl.constexpr,
+    BLOCK_C: tl.constexpr,
+):
+    """One row of the partials (chunks, ROWS, C) summed, TILE chunks at a time, into taps (C, TAPS) or others."""
+    row = tl.program_id(0) % ROWS
+    c = tl.program_id(0) // ROWS * BLOCK_C + tl.arange(0, BLOCK_C)
+    c_mask = c < C
+    total = tl.zeros((TILE, BLOCK_C), tl.float32)
+    for first in range(0, chunks, TILE):
+        chunk = first + tl.arange(0, TILE)
+        at = partials + ((chunk.to(tl.int64) * ROWS + row) * C)[:, None] + c[None, :]
+        total += tl.load(at, mask=(chunk < chunks)[:, None] & c_mask[None, :], other=0.0)
+    result = tl.sum(total, 0)
+    tl.store(taps + c * TAPS + row, result, mask=c_mask & (row < TAPS))
+    tl.store(others + (row - TAPS) * C + c, result, mask=c_mask & (row >= TAPS))
+
+
+def sum_partials(partials: Tensor, taps: int) -> tuple[Tensor, Tensor]:
+    """Sums over the chunks of partials (chunks, rows, C): the rows of the taps, and the other ones, for biases.
+
+    The taps (taps, C) are a view of (C, taps), as parameters lie in memory: their gradient needs no copy.
+    """
+    chunks, rows, c = partials.shape
+    own, others = partials.new_empty(c, taps), partials.new_empty(rows - taps, c)
+    with device_of(partials):
+        sum_kernel[(triton.cdiv(c, 32) * rows,)](
+            partials, own, others, chunks, c, ROWS=rows, TAPS=taps, TILE=128, BLOCK_C=32
+        )
+    return own.t(), others
+
+
+def tap_gradients(g: Tensor, x: Tensor, side: int = 0, strip: int = 0, directions: int = BOTH) -> tuple[Tensor, Tensor]:
+    """Sums over the pixels of g times x at each tap's place, and g's own sum, the bias's gradient.
 
     Args:
         g: gradient of the result (B, C, H, W), channels last.
@@ -105,7 +145,7 @@ def tap_gradients(g: Tensor, x: Tensor, side: int = 0, strip: int = 0, direction
         directions: ROWS, COLUMNS or BOTH.
 
     Returns:
-        (side * side + 1, C), or (strips * strip + 1, C), rows before columns; float32.
+        (side * side, C), or (strips * strip, C), rows before columns; (1, C); float32, see `sum_partials`.
     """
     b, c, h, w = x.shape
     tile = fit(SQUARES if side else STRIPS, c)
@@ -133,4 +173,4 @@ def tap_gradients(g: Tensor, x: Tensor, side: int = 0, strip: int = 0, direction
             COLUMNS_FROM=lines if side else {ROWS: lines, COLUMNS: 0, BOTH: segments}[directions],
             **tile.arguments(c),
         )
-    return partials.sum(0)
+    return sum_partials(partials, rows - 1)

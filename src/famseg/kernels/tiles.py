@@ -16,7 +16,10 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Tile:
-    """How a kernel cuts a map: channels, groups and pixels of a group (all powers of two), and a program's warps."""
+    """How a kernel cuts a map: channels, groups and pixels of a group (all powers of two), and a program's warps.
+
+    `registers`: the most that a thread may have, where a few less let one more program onto a processor.
+    """
 
     block_c: int
     groups_h: int
@@ -24,6 +27,7 @@ class Tile:
     patch_h: int
     patch_w: int
     warps: int
+    registers: int | None = None
 
     @property
     def height(self) -> int:
@@ -40,7 +44,7 @@ class Tile:
         b, c, h, w = x.shape
         return b * triton.cdiv(h, self.height) * triton.cdiv(w, self.width), triton.cdiv(c, self.block_c)
 
-    def arguments(self, channels: int) -> dict[str, int | bool]:
+    def arguments(self, channels: int) -> dict[str, int | bool | None]:
         """What a kernel takes for its cut of a map of so many channels."""
         return {
             "GROUPS_H": self.groups_h,
@@ -50,6 +54,7 @@ class Tile:
             "BLOCK_C": self.block_c,
             "EVEN": channels % self.block_c == 0,
             "num_warps": self.warps,
+            "maxnreg": self.registers,
         }
 
 

@@ -105,12 +105,14 @@ class StripAttention(nn.Module):
 
     def _scans_by_kernels(self, x: Tensor) -> Tensor:
         from famseg.kernels.depthwise import depthwise
+        from famseg.kernels.merge import merge_scans
         from famseg.kernels.strip import BOTH, COLUMNS, ROWS, strip_scans
 
         a: Tensor = depthwise(x, *_taps(self.local), gelu=False)
         if self.scan == "independent":
-            taps, bias = self._merged_taps()
-            return cast(Tensor, strip_scans(a, taps.flatten(1).t().contiguous(), bias, BOTH))
+            scans = [cast(nn.Conv2d, conv) for conv in (*self.rows, *self.columns)]
+            weights, biases = [conv.weight for conv in scans], [cast(Tensor, conv.bias) for conv in scans]
+            return cast(Tensor, strip_scans(a, *merge_scans(weights, biases), BOTH))
         s = a
         for rows, columns in zip(self.rows, self.columns, strict=True):
             s = s + strip_scans(strip_scans(a, *_taps(rows), ROWS), *_taps(columns), COLUMNS)
@@ -169,7 +171,7 @@ class StripBlock(nn.Module):
         """(B, channels, H, W) -> the same."""
         n = normalised(x, self.norm1, self.backend)
         x = self._add(x, self.residual1, self.attention(self._project_in(n)), self.proj_out, n)
-        hidden = self._depthwise_gelu(self.expand(normalised(x, self.norm2, self.backend)))
+        hidden = self._expanded(normalised(x, self.norm2, self.backend))
         return self._add(x, self.residual2, hidden, self.project)
 
     def _project_in(self, n: Tensor) -> Tensor:
@@ -192,9 +194,16 @@ class StripBlock(nn.Module):
         other = None if other is None else other.to(branch.dtype)
         return residual(x, branch, cast(Tensor, conv.bias), scaled.scale, other, scaled.kept(x))
 
-    def _depthwise_gelu(self, hidden: Tensor) -> Tensor:
+    def _expanded(self, n: Tensor) -> Tensor:
+        """gelu(dw3x3(conv1x1(n))); the kernel adds the 1x1's bias, which would take a pass over the widest map."""
+        if use_triton(self.backend, n):
+            return self._depthwise_gelu(F.conv2d(n, self.expand.weight), self.expand.bias)
+        return self._depthwise_gelu(self.expand(n))
+
+    def _depthwise_gelu(self, hidden: Tensor, bias: Tensor | None = None) -> Tensor:
+        """gelu(dw3x3(hidden + bias)); a bias only where the kernel runs."""
         if not use_triton(self.backend, hidden):
             return F.gelu(self.depthwise(hidden))
         from famseg.kernels.depthwise import depthwise  # not without Triton
 
-        return cast(Tensor, depthwise(as_autocast(hidden), *_taps(self.depthwise), gelu=True))
+        return cast(Tensor, depthwise(as_autocast(hidden), *_taps(self.depthwise), gelu=True, input_bias=bias))
