@@ -72,6 +72,10 @@ def strip(scan: str) -> Callable[[int, str], nn.Module]:
     return lambda channels, backend: StripAttention(channels, scan=scan, backend=backend)
 
 
+def strip_block(channels: int, backend: str) -> nn.Module:
+    return StripBlock(channels, 8 if channels < 160 else 4, drop_path=0.1, backend=backend)
+
+
 def fam(channels: int, backend: str) -> nn.Module:
     return FeatureAwareUpsample(channels, channels, compressed=64 if channels > 32 else 32, backend=backend)
 
@@ -85,6 +89,7 @@ BLOCKS = {
     "strip attention, independent": Block(strip("independent"), STAGES),
     "strip attention, sequential": Block(strip("sequential"), STAGES[:1]),
     "depthwise 3x3 + bias + GELU": Block(DepthwiseGELU, ((256, 128), (512, 64), (640, 32), (1024, 16))),
+    "strip block": Block(strip_block, STAGES),
     "FAM x2, module": Block(fam, STAGES[:3]),
     "Mamba2D, module": Block(mamba, STAGES),
     "NMF, rank 16": Block(OnMap, ((256, 64), (256, 16))),

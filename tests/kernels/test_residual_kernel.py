@@ -75,13 +75,14 @@ def test_several_tiles_of_a_program(device):
     assert_like_twin(bias_gelu, gelu_twin, args[1:3], TOLERANCE[torch.float32])
 
 
-def test_a_block_in_training_gives_the_same_with_both(device):
+@pytest.mark.parametrize(("channels", "scan"), [(16, "independent"), (5, "sequential")])
+def test_a_block_in_training_gives_the_same_with_both(channels, scan, device):
     """Values and every gradient, with stochastic depth, which draws the same images with both."""
     torch.manual_seed(0)
-    block = StripBlock(16, 4, drop_path=0.5, backend="triton").to(device).train()
+    block = StripBlock(channels, 2, kernels=(3, 5), scan=scan, drop_path=0.5, backend="triton").to(device).train()
     nn.init.uniform_(block.residual1.scale)
     nn.init.uniform_(block.residual2.scale)
-    x = random_map((6, 16, 9, 7), 1, device=device)
+    x = random_map((4, channels, 3, 5), 1, device=device)
     results = []
     for backend in ("triton", "torch"):
         block.backend = block.attention.backend = backend
@@ -92,6 +93,72 @@ def test_a_block_in_training_gives_the_same_with_both(device):
         results.append([y, *gradients])
     for ours, plain in zip(*results, strict=True):
         torch.testing.assert_close(ours, plain, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("trunk", TOLERANCE)
+def test_maps_of_two_dtypes(trunk, device):
+    """Autocast's branch on a trunk of another dtype: the result has the trunk's, each gradient that of its tensor."""
+    x, branch, bias, scale, other = arguments((3, 20, 5, 7), torch.float32, device, other=True)
+    half = torch.bfloat16 if trunk == torch.float32 else torch.float32
+    args = x.to(trunk), branch.to(half), bias, scale, other.to(trunk)
+    kernel, twin = functions(kept(3, device), True)
+    assert_like_twin(kernel, twin, args, TOLERANCE[torch.bfloat16])
+    leaves = [t.requires_grad_() for t in args]
+    y = kernel(*leaves)
+    assert y.dtype == trunk
+    assert [g.dtype for g in torch.autograd.grad(y.sum(), leaves)] == [t.dtype for t in leaves]
+
+
+def test_dropped_images_pass_unchanged(device):
+    x, *branch = arguments((3, 5, 6, 7), torch.float32, device, other=True)
+    y = functions(kept(3, device), True)[0](x, *branch)
+    assert torch.equal(y[1], x[1])
+    assert not torch.equal(y[0], x[0])
+
+
+@pytest.mark.parametrize("other", [False, True])
+def test_as_the_compiler_sees_it(other, device):
+    x, branch, bias, scale, *more = (
+        t.requires_grad_() for t in arguments((2, 3, 4, 5), torch.float32, device, other=other)
+    )
+    checks = "test_schema", "test_faketensor", "test_autograd_registration"
+    everything = x, branch, bias, scale, more[0] if other else None, kept(2, device)
+    torch.library.opcheck(torch.ops.famseg.residual.default, everything, test_utils=checks)
+    torch.library.opcheck(torch.ops.famseg.bias_gelu.default, (x, bias), test_utils=checks)
+
+
+@pytest.mark.gpu
+def test_the_same_bits_every_time(device):
+    args = [t.requires_grad_() for t in arguments((16, 32, 128, 128), torch.bfloat16, device, other=True)]
+    keep = torch.rand(16, device=device)
+
+    def run():
+        y = bias_gelu(functions(keep, True)[0](*args), args[2])
+        return y, *torch.autograd.grad(y.float().square().sum(), args)
+
+    first = run()
+    assert all(torch.equal(a, b) for _ in range(5) for a, b in zip(first, run(), strict=True))
+
+
+@pytest.mark.gpu
+def test_more_elements_than_32_bits_count(device):
+    """The last image alone gives what it gives at the end of a batch of 2^31 elements and more."""
+    shape = 33, 64, 1024, 1024
+    x = torch.randn(shape, dtype=torch.bfloat16, device=device).contiguous(memory_format=torch.channels_last)
+    (bias, scale), keep = torch.randn(2, 64, device=device), torch.rand(33, device=device)
+
+    def last_image(t):
+        factors = keep[-len(t) :]
+        results = (
+            residual(t, t, bias, scale, t, factors),
+            torch.ops.famseg.residual_backward(t, t, bias, scale, t, factors)[0],
+            bias_gelu(t, bias),
+            torch.ops.famseg.bias_gelu_backward(t, t, bias)[0],
+        )
+        return [result[-1:] for result in results]
+
+    alone = last_image(x[-1:].clone(memory_format=torch.channels_last))
+    assert all(torch.equal(a, b) for a, b in zip(last_image(x), alone, strict=True))
 
 
 @pytest.mark.gpu

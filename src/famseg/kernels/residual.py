@@ -43,10 +43,10 @@ def residual_kernel(
     OTHER: tl.constexpr, KEEP: tl.constexpr, ROWS: tl.constexpr, BLOCK_C: tl.constexpr, EVEN: tl.constexpr,
 ):  # fmt: skip
     """Y, for images of PIXELS rows."""
-    row = (tl.program_id(0) * ROWS + tl.arange(0, ROWS)).to(tl.int64)
+    row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)  # 32 bits, since keep's division by 64 is slow
     c = tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)
     c_mask = c < C
-    at, mask = row[:, None] * C + c[None, :], over(row < R, c_mask, EVEN)
+    at, mask = row.to(tl.int64)[:, None] * C + c[None, :], over(row < R, c_mask, EVEN)
     factor = row_of(scale, 0, C, c, c_mask) * kept_at(keep, row, R, PIXELS, KEEP)
     value = block_of(x + at, mask) + factor * branch_at(branch, bias, other, at, mask, C, c, c_mask, OTHER)
     tl.store(y + at, value.to(y.dtype.element_ty), mask=mask)
@@ -67,8 +67,8 @@ def residual_backward_kernel(
     tiles = tl.cdiv(R, ROWS)
     steps = tl.cdiv(tiles, chunks)
     for tile in range(chunk * steps, min((chunk + 1) * steps, tiles)):
-        row = (tile * ROWS + tl.arange(0, ROWS)).to(tl.int64)
-        at, mask = row[:, None] * C + c[None, :], over(row < R, c_mask, EVEN)
+        row = tile * ROWS + tl.arange(0, ROWS)
+        at, mask = row.to(tl.int64)[:, None] * C + c[None, :], over(row < R, c_mask, EVEN)
         upstream = block_of(dy + at, mask) * kept_at(keep, row, R, PIXELS, KEEP)
         tl.store(d_branch + at, (upstream * by_channel).to(d_branch.dtype.element_ty), mask=mask)
         of_bias += upstream
@@ -87,7 +87,7 @@ def residual(
         branch: the same shape, of any dtype.
         bias: (C,).
         scale: (C,).
-        other: like branch, in its dtype; None for none.
+        other: the same shape, of any dtype; None for none.
         keep: (B,), a factor of each image, float32, without gradient; None for 1.
 
     Returns:
@@ -172,7 +172,7 @@ def _keep(ctx, inputs, output) -> None:
 def _differentiate(ctx, dy: Tensor):
     branch, bias, scale, other, keep = ctx.saved_tensors
     d_branch, (of_bias, of_scale) = _backward_op(dy, branch, bias, scale, other, keep)
-    d_other = None if other is None else d_branch
+    d_other = None if other is None else d_branch.to(other.dtype)
     return dy, d_branch, of_bias.to(bias.dtype), of_scale.to(scale.dtype), d_other, None
 
 

@@ -191,7 +191,6 @@ class StripBlock(nn.Module):
         from famseg.kernels.residual import residual  # not without Triton
 
         branch = F.conv2d(branch, conv.weight)
-        other = None if other is None else other.to(branch.dtype)
         return residual(x, branch, cast(Tensor, conv.bias), scaled.scale, other, scaled.kept(x))
 
     def _expanded(self, n: Tensor) -> Tensor:
