@@ -1,6 +1,7 @@
 """Mamba-2 on a map: the shortcut of the BottleBlock (paper section 3.2.2; Mamba-2: arXiv 2405.21060)."""
 
 import math
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -70,10 +71,18 @@ class Mamba2D(nn.Module):
     def forward(self, u: Tensor) -> Tensor:
         """(B, channels, H, W) -> the same."""
         z, mixed, dt = torch.split(self.in_proj(u), self.split, dim=1)
-        mixed = F.silu(self.conv(mixed))
+        mixed = F.silu(self._convolved(mixed))
         y = self._gated_norm(self._scan_and_skip(mixed, dt), z.permute(0, 2, 3, 1))  # (B, H, W, inner)
         out: Tensor = self.out_proj(y.permute(0, 3, 1, 2))
         return out
+
+    def _convolved(self, mixed: Tensor) -> Tensor:
+        if not runs_on_maps(self.backend, mixed, self.head_width, self.states):
+            return cast(Tensor, self.conv(mixed))
+        from famseg.kernels.depthwise import depthwise  # Triton is imported where it runs
+
+        whole = mixed.contiguous(memory_format=torch.channels_last)  # once for forward and backward
+        return cast(Tensor, depthwise(whole, self.conv.weight.flatten(1).t().contiguous(), self.conv.bias, gelu=False))
 
     def _gated_norm(self, y: Tensor, z: Tensor) -> Tensor:
         if runs_on_maps(self.backend, y, self.head_width, self.states):
