@@ -18,6 +18,8 @@ from torch import Tensor
 from famseg.kernels.rows import rows_of
 from famseg.kernels.tiles import block_of, channels_last, device_of, empty_map, over, row_of
 
+HELD = 2048  # values of the map in a program of backward, whose 96 registers a thread let an H100 run all at once
+
 
 @triton.jit
 def branch_at(branch, bias, other, at, mask, C, c, c_mask, OTHER: tl.constexpr):
@@ -131,7 +133,7 @@ def _backward_op(
 ) -> tuple[Tensor, Tensor]:
     """Gradients of the branch, and of bias and scale as one (2, C), float32."""
     dy, branch, other = channels_last(dy), channels_last(branch), _last(other)
-    d_branch, rows = empty_map(branch), rows_of(branch)
+    d_branch, rows = empty_map(branch), rows_of(branch, HELD)
     chunks = rows.chunks()
     partials = torch.empty(2, chunks, rows.channels, dtype=torch.float32, device=dy.device)
     with device_of(dy):
