@@ -55,8 +55,9 @@ def _softmax_backward(
         to = partials + (tl.program_id(0) * 4 + phase) * TAPS + tl.arange(0, BLOCK_T)
         tl.store(to, tl.sum(g, 0), mask=tl.arange(0, BLOCK_T) < TAPS)
     for padding in range(4 * TAPS, ROW, BLOCK_T):
-        at = padding + t
-        tl.store(grad + n * ROW + at, tl.zeros((BLOCK_N, BLOCK_T), grad.dtype.element_ty), (n < N) & (at < ROW))
+        channel = padding + t
+        zero = tl.zeros((BLOCK_N, BLOCK_T), grad.dtype.element_ty)
+        tl.store(grad + n * ROW + channel, zero, mask=(n < N) & (channel < ROW))
 
 
 @triton.jit
