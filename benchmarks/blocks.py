@@ -187,12 +187,16 @@ def measure_blocks(options: argparse.Namespace) -> list[Row]:
 # The sweep: a knob is a kernel's cut, where it is kept, and a call that runs this kernel alone.
 @dataclasses.dataclass(frozen=True)
 class Knob:
-    """`keep(tile)` puts a cut in place; `call(x)` is the function to time; patches are (height, width) to try."""
+    """`keep(tile)` puts a cut in place; `call(x)` is the function to time; patches are (height, width) to try.
+
+    `registers`: limits of a thread's registers to try.
+    """
 
     keep: Callable[[Any], None]
     call: Callable[[Tensor], Callable[[], Any]]
     patches: tuple[tuple[int, int], ...]
     sizes: tuple[tuple[int, int], ...]
+    registers: tuple[int | None, ...] = (None,)
 
 
 def knobs() -> dict[str, Knob]:
@@ -221,12 +225,13 @@ def knobs() -> dict[str, Knob]:
 
     attention, mlp = STAGES, BLOCKS["depthwise 3x3 + bias + GELU"].sizes
     areas, lines = ((2, 2), (1, 4), (1, 2)), ((1, 2), (1, 4), (1, 8))
+    limits = (None, 128, 168)  # with these, 4 and 3 programs of 4 warps share a processor
     threes, fives = (lambda side: lambda tile: depthwise.FILTERS.update({side: tile}) for _ in range(2))
     return {
         "FILTERS[5]": Knob(fives(5), filter_of(5, ""), areas, attention),
-        "FILTERS[3], GELU": Knob(threes(3), filter_of(3, "gelu"), areas, mlp),
-        "SLOPE": Knob(attribute(depthwise, "SLOPE"), filter_of(3, "slope"), areas, mlp),
-        "GRADIENTS": Knob(attribute(depthwise, "GRADIENTS"), gradients, areas, mlp),
+        "FILTERS[3], GELU": Knob(threes(3), filter_of(3, "gelu"), areas, mlp, limits),
+        "SLOPE": Knob(attribute(depthwise, "SLOPE"), filter_of(3, "slope"), areas, mlp, limits),
+        "GRADIENTS": Knob(attribute(depthwise, "GRADIENTS"), gradients, areas, mlp, limits),
         "strip.STRIPS": Knob(attribute(strip, "STRIPS"), strips, ((2, 2),), attention),
         "tap_gradients.SQUARES": Knob(
             attribute(tap_gradients, "SQUARES"),
@@ -247,8 +252,9 @@ def candidates(knob: Knob) -> list[Any]:
     """Cuts with 8 to 64 elements a thread."""
     from famseg.kernels.tiles import Tile
 
-    cuts = itertools.product((32, 64), ((2, 8), (4, 4), (4, 8), (8, 4), (8, 8), (1, 32)), knob.patches, (2, 4, 8))
-    tiles = [Tile(block_c, *groups, *patch, warps) for block_c, groups, patch, warps in cuts]
+    groups = ((2, 4), (2, 8), (4, 4), (4, 8), (8, 4), (8, 8), (1, 32))
+    cuts = itertools.product((32, 64), groups, knob.patches, (2, 4, 8), knob.registers)
+    tiles = [Tile(block_c, *group, *patch, warps, limit) for block_c, group, patch, warps, limit in cuts]
     return [t for t in tiles if 8 <= t.height * t.width * t.block_c / (32 * t.warps) <= 64]
 
 

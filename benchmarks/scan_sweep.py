@@ -64,9 +64,9 @@ def sweep_scan() -> None:
                 scan.LAUNCH["outputs"] = {"num_warps": warps}
                 rows["forward"] += attempt(forward, f"chunk {chunk}, outputs {warps} warps")
             scan.LAUNCH["outputs"] = launches["outputs"]
-            for warps, stages in itertools.product((2, 4, 8), (1, 2)):
-                scan.LAUNCH["gradients"] = {"num_warps": warps, "num_stages": stages}
-                cut = f"chunk {chunk}, gradients {warps} warps, {stages} stages"
+            for warps, stages, registers in itertools.product((2, 4, 8), (1, 2), (128, 168, 255)):
+                scan.LAUNCH["gradients"] = {"num_warps": warps, "num_stages": stages, "maxnreg": registers}
+                cut = f"chunk {chunk}, gradients {warps} warps, {stages} stages, {registers} registers"
                 rows["forward and backward"] += attempt(both, cut)
         for mode, found in rows.items():
             report(f"scan {channels} ch {side}x{side}, {mode}", found)
