@@ -25,6 +25,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from famseg.layers.basic import normalised
 from famseg.layers.fam import FeatureAwareUpsample
 from famseg.layers.hamburger import NMF
 from famseg.layers.mamba2d import Mamba2D
@@ -55,6 +56,18 @@ class DepthwiseGELU(nn.Module):
         return StripBlock._depthwise_gelu(self, x)
 
 
+class NormGELU(nn.Module):
+    """Batch norm of training and, if asked for, GELU."""
+
+    def __init__(self, channels: int, backend: str, gelu: bool) -> None:
+        super().__init__()
+        self.norm, self.backend, self.gelu = nn.BatchNorm2d(channels), backend, gelu
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, channels, H, W) -> the same."""
+        return normalised(x, self.norm, self.backend, self.gelu)
+
+
 class OnMap(nn.Module):
     """NMF of the positions of a map."""
 
@@ -76,6 +89,10 @@ def strip_block(channels: int, backend: str) -> nn.Module:
     return StripBlock(channels, 8 if channels < 160 else 4, drop_path=0.1, backend=backend)
 
 
+def norm(gelu: bool) -> Callable[[int, str], nn.Module]:
+    return lambda channels, backend: NormGELU(channels, backend, gelu)
+
+
 def fam(channels: int, backend: str) -> nn.Module:
     return FeatureAwareUpsample(channels, channels, compressed=64 if channels > 32 else 32, backend=backend)
 
@@ -90,6 +107,8 @@ BLOCKS = {
     "strip attention, sequential": Block(strip("sequential"), STAGES[:1]),
     "depthwise 3x3 + bias + GELU": Block(DepthwiseGELU, ((256, 128), (512, 64), (640, 32), (1024, 16))),
     "strip block": Block(strip_block, STAGES),
+    "batch norm + GELU": Block(norm(gelu=True), ((16, 512), (32, 128))),
+    "batch norm": Block(norm(gelu=False), ((32, 128),)),
     "FAM x2, module": Block(fam, STAGES[:3]),
     "Mamba2D, module": Block(mamba, STAGES),
     "NMF, rank 16": Block(OnMap, ((256, 64), (256, 16))),

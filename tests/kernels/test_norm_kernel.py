@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from shapes import LAYOUTS, TOLERANCE, assert_like_twin, random_map, random_shapes
 from torch import nn
 
-from famseg.kernels.norm import batch_norm, suits
+from famseg.kernels.norm import batch_norm, statistics, suits
 
 SHAPES = [(2, 3, 1, 2), (1, 1, 9, 14), (2, 16, 1, 37), (2, 16, 37, 1), (1, 65, 2, 3), (1, 160, 7, 5), (3, 36, 9, 11)]
 
@@ -56,6 +56,33 @@ def test_far_from_zero(device):
     assert_like_twin(*functions(False, device), args, 3e-4)  # of a deviation of 1, float32 has 4 digits left
 
 
+def test_one_odd_pixel(device):
+    """Differences from it are all large: their squares have no digits left for the variance of the others."""
+    x = random_map((2, 8, 64, 80), 0, device=device)
+    x[0, :, 0, 0] = 1e4
+    x[1, :, 40, 50] = -3e3
+    stats = statistics(x, *(t.to(device) for t in (torch.zeros(8), torch.ones(8), torch.tensor(0))), 0.1, 1e-5)
+    exact = x.double()
+    expected = torch.stack([exact.mean((0, 2, 3)), (exact.var((0, 2, 3), unbiased=False) + 1e-5).rsqrt()])
+    torch.testing.assert_close(stats.double(), expected, rtol=1e-5, atol=0)
+
+
+def test_moments_of_many_chunks(device):
+    """Their means differ: the map's rows drift."""
+    x = random_map((1, 64, 16, 61), 0, device=device) + torch.linspace(0, 1e3, 16, device=device)[:, None]
+    stats = statistics(x, *(t.to(device) for t in (torch.zeros(64), torch.ones(64), torch.tensor(0))), 0.1, 1e-5)
+    exact = x.double()
+    expected = torch.stack([exact.mean((0, 2, 3)), (exact.var((0, 2, 3), unbiased=False) + 1e-5).rsqrt()])
+    torch.testing.assert_close(stats.double(), expected, rtol=1e-5, atol=0)
+
+
+def test_twice_the_same_bits(device):
+    args = [t.requires_grad_() for t in arguments((2, 16, 33, 29), torch.float32, device)]
+    kernel, _ = functions(True, device)
+    first, second = (torch.autograd.grad(kernel(*args).square().sum(), args) for _ in range(2))
+    assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+
+
 def test_running_statistics(device):
     torch.manual_seed(0)
     ours, theirs = (nn.BatchNorm2d(16, momentum=0.3).to(device) for _ in range(2))
@@ -69,9 +96,12 @@ def test_running_statistics(device):
 
 
 def test_norms_that_they_are_not_made_for():
-    assert suits(nn.BatchNorm2d(4))
+    x = torch.empty(2, 4, 1, 1)
+    assert suits(nn.BatchNorm2d(4), x)
+    assert not suits(nn.BatchNorm2d(4), x[:1])
+    assert not suits(nn.BatchNorm2d(4), x[:0])
     others = [nn.BatchNorm2d(4).eval(), nn.BatchNorm2d(4, affine=False), nn.BatchNorm2d(4, momentum=None)]
-    assert not any(map(suits, [*others, nn.SyncBatchNorm(4), nn.BatchNorm2d(4, track_running_stats=False)]))
+    assert not any(suits(n, x) for n in [*others, nn.SyncBatchNorm(4), nn.BatchNorm2d(4, track_running_stats=False)])
 
 
 @pytest.mark.gpu

@@ -1,13 +1,15 @@
 """Batch norm of training, with GELU behind it if asked for: two passes over the map forward and two backward.
 
-Maps (B, C, H, W) are channels last: R = B H W rows of C channels in memory. With d = x - x_0 (the first row: a value of
-about the mean's size, so that no digits are lost), m = the rows' mean and r = 1 / sqrt(their variance + eps):
+Maps (B, C, H, W) are channels last: R = B H W rows of C channels in memory. With m_i the mean of a chunk's R_i rows,
+q_i the sum of their (x - m_i)^2, m = the mean of all rows and r = 1 / sqrt(their variance + eps):
 
-    m = x_0 + sum d / R,   variance = sum d^2 / R - (sum d / R)^2,   n = (x - m) r,   z = n weight + bias,   y = gelu(z)
+    m = sum R_i m_i / R,   variance = sum (q_i + R_i (m_i - m)^2) / R
+    n = (x - m) r,   z = n weight + bias,   y = gelu(z)
     dz = dy gelu'(z),   dbias = sum dz,   dweight = sum dz n,   dx = weight r (dz - dbias / R - n dweight / R)
 
-Backward keeps no map but x: z is computed again. Sums are float32 partials in a fixed order, whose number depends on
-nothing but the shape.
+A chunk sums differences from the mean of its first tile, so that neither a mean far from zero nor one odd pixel costs
+digits. Backward keeps no map but x: z is computed again. Sums are float32 partials in a fixed order, whose number
+depends on nothing but the shape.
 """
 
 import torch
@@ -19,51 +21,68 @@ from famseg.kernels.depthwise import normal
 from famseg.kernels.rows import rows_of
 from famseg.kernels.tiles import block_of, channels_last, device_of, empty_map, over, row_of
 
-AT_ONCE, FEW = 128, 16  # partial sums and channels that a merging program loads at once
-
-
-@triton.jit(do_not_specialize=["R"])
-def sums_kernel(x, partials, R, C, ROWS: tl.constexpr, BLOCK_C: tl.constexpr, EVEN: tl.constexpr):
-    """Partials (2, chunks, C): this chunk's sums of d and of d^2."""
-    chunk, chunks = tl.program_id(0), tl.num_programs(0)
-    c = tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)
-    c_mask = c < C
-    first = row_of(x, 0, C, c, c_mask)
-    total = tl.zeros((ROWS, BLOCK_C), tl.float32)
-    squares = tl.zeros((ROWS, BLOCK_C), tl.float32)
-    tiles = tl.cdiv(R, ROWS)
-    steps = tl.cdiv(tiles, chunks)
-    for tile in range(chunk * steps, min((chunk + 1) * steps, tiles)):
-        n = (tile * ROWS + tl.arange(0, ROWS)).to(tl.int64)
-        mask = over(n < R, c_mask, EVEN)
-        d = tl.where(mask, block_of(x + n[:, None] * C + c[None, :], mask) - first, 0.0)
-        total += d
-        squares += d * d
-    tl.store(partials + chunk * C + c, tl.sum(total, 0), mask=c_mask)
-    tl.store(partials + (chunks + chunk) * C + c, tl.sum(squares, 0), mask=c_mask)
+AT_ONCE, FEW = 256, 4  # partial sums and channels that a merging program loads at once
 
 
 @triton.jit
-def merged(partials, chunks, C, c, c_mask, AT_ONCE: tl.constexpr, FEW: tl.constexpr):
-    """The sum of (chunks, C) partial sums for channels c."""
-    total = tl.zeros((AT_ONCE, FEW), tl.float32)
-    for start in range(0, chunks, AT_ONCE):
-        i = start + tl.arange(0, AT_ONCE)
-        total += block_of(partials + i[:, None] * C + c[None, :], over(i < chunks, c_mask, False))
-    return tl.sum(total, 0)
+def rows_in(chunk, steps, R, ROWS: tl.constexpr):
+    """Rows of a chunk, or of a block of chunks; the last ones may have none."""
+    return tl.minimum(tl.maximum(R - chunk * steps * ROWS, 0), steps * ROWS)
+
+
+@triton.jit(do_not_specialize=["R"])
+def moments_kernel(x, partials, R, C, ROWS: tl.constexpr, BLOCK_C: tl.constexpr, EVEN: tl.constexpr):
+    """Partials (2, chunks, C): this chunk's m_i and q_i."""
+    chunk, chunks = tl.program_id(0), tl.num_programs(0)
+    c = tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)
+    c_mask = c < C
+    tiles = tl.cdiv(R, ROWS)
+    steps = tl.cdiv(tiles, chunks)
+    rows = rows_in(chunk, steps, R, ROWS)
+    n = (chunk * steps * ROWS + tl.arange(0, ROWS)).to(tl.int64)
+    some = tl.sum(block_of(x + n[:, None] * C + c[None, :], over(n < R, c_mask, EVEN)), 0)
+    start = some / tl.maximum(tl.minimum(rows, ROWS), 1)
+    total = tl.zeros((ROWS, BLOCK_C), tl.float32)
+    squares = tl.zeros((ROWS, BLOCK_C), tl.float32)
+    for tile in range(chunk * steps, min((chunk + 1) * steps, tiles)):
+        n = (tile * ROWS + tl.arange(0, ROWS)).to(tl.int64)
+        mask = over(n < R, c_mask, EVEN)
+        d = tl.where(mask, block_of(x + n[:, None] * C + c[None, :], mask) - start[None, :], 0.0)
+        total += d
+        squares += d * d
+    shift = tl.sum(total, 0) / tl.maximum(rows, 1)
+    rest = tl.maximum(tl.sum(squares, 0) - rows * shift * shift, 0.0)
+    tl.store(partials + chunk * C + c, start + shift, mask=c_mask)
+    tl.store(partials + (chunks + chunk) * C + c, rest, mask=c_mask)
 
 
 @triton.jit(do_not_specialize=["R", "chunks"])
 def statistics_kernel(
-    x, partials, stats, mean, variance, batches, momentum, eps, chunks, R, C, AT_ONCE: tl.constexpr, FEW: tl.constexpr
-):
+    partials, stats, mean, variance, batches, momentum, eps, chunks, R, C,
+    ROWS: tl.constexpr, AT_ONCE: tl.constexpr, FEW: tl.constexpr,
+):  # fmt: skip
     """Stats (2, C) = m and r; the running mean and variance move towards the batch's, and one more batch is counted."""
     c = tl.program_id(0) * FEW + tl.arange(0, FEW)
     c_mask = c < C
-    shift = merged(partials, chunks, C, c, c_mask, AT_ONCE, FEW) / R
-    squares = merged(partials + chunks * C, chunks, C, c, c_mask, AT_ONCE, FEW) / R
-    m = tl.load(x + c, mask=c_mask, other=0.0).to(tl.float32) + shift
-    v = tl.maximum(squares - shift * shift, 0.0)
+    steps = tl.cdiv(tl.cdiv(R, ROWS), chunks)
+    start = row_of(partials, 0, C, c, c_mask)
+    total = tl.zeros((AT_ONCE, FEW), tl.float32)
+    for first in range(0, chunks, AT_ONCE):
+        i = first + tl.arange(0, AT_ONCE)
+        mask = over(i < chunks, c_mask, False)
+        d = block_of(partials + i[:, None] * C + c[None, :], mask) - start
+        total += tl.where(mask, rows_in(i, steps, R, ROWS)[:, None] * d, 0.0)
+    shift = tl.sum(total, 0) / R
+    squares = tl.zeros((AT_ONCE, FEW), tl.float32)
+    for first in range(0, chunks, AT_ONCE):
+        i = first + tl.arange(0, AT_ONCE)
+        mask = over(i < chunks, c_mask, False)
+        at = partials + i[:, None] * C + c[None, :]
+        d = block_of(at, mask) - start - shift[None, :]
+        between = tl.where(mask, rows_in(i, steps, R, ROWS)[:, None] * d * d, 0.0)
+        squares += block_of(at + chunks * C, mask) + between
+    m = tl.load(partials + c, mask=c_mask, other=0.0) + shift
+    v = tl.sum(squares, 0) / R
     tl.store(stats + c, m, mask=c_mask)
     tl.store(stats + C + c, tl.rsqrt(v + eps), mask=c_mask)
     before = tl.load(mean + c, mask=c_mask)
@@ -73,6 +92,17 @@ def statistics_kernel(
     tl.store(variance + c, before + momentum * (unbiased - before), mask=c_mask)
     if tl.program_id(0) == 0:
         tl.store(batches, tl.load(batches) + 1)
+
+
+@triton.jit(do_not_specialize=["chunks"])
+def merging_kernel(partials, sums, chunks, C, AT_ONCE: tl.constexpr, FEW: tl.constexpr):
+    """Sums (2, C) of partials (2, chunks, C)."""
+    kind, c = tl.program_id(1), tl.program_id(0) * FEW + tl.arange(0, FEW)
+    total = tl.zeros((AT_ONCE, FEW), tl.float32)
+    for first in range(0, chunks, AT_ONCE):
+        i = first + tl.arange(0, AT_ONCE)
+        total += block_of(partials + (kind * chunks + i)[:, None] * C + c[None, :], over(i < chunks, c < C, False))
+    tl.store(sums + kind * C + c, tl.sum(total, 0), mask=c < C)
 
 
 @triton.jit(do_not_specialize=["R"])
@@ -144,8 +174,13 @@ def norm_backward_kernel(
     tl.store(dx + at, value.to(dx.dtype.element_ty), mask=mask)
 
 
-def suits(norm: nn.Module) -> bool:
-    """Whether this norm is now one that the kernels compute: of this device's batch, with running statistics."""
+def suits(norm: nn.Module, x: Tensor) -> bool:
+    """Whether this norm is now one that the kernels compute: of this device's batch, with running statistics.
+
+    One value of a channel has no variance, and no values have no mean: there the module speaks for itself.
+    """
+    if x.numel() <= x.shape[1]:
+        return False
     if type(norm) is not nn.BatchNorm2d or not norm.training:  # a norm over several devices is another class
         return False
     return norm.affine and norm.track_running_stats and norm.momentum is not None
@@ -177,9 +212,21 @@ def statistics(x: Tensor, mean: Tensor, variance: Tensor, batches: Tensor, momen
     partials = torch.empty(2, chunks, channels, dtype=torch.float32, device=x.device)
     stats = torch.empty(2, channels, dtype=torch.float32, device=x.device)
     with device_of(x):
-        sums_kernel[chunks, rows.blocks](x, partials, rows.number, channels, **rows.arguments)
+        moments_kernel[chunks, rows.blocks](x, partials, rows.number, channels, **rows.arguments)
         statistics_kernel[(triton.cdiv(channels, FEW),)](
-            x, partials, stats, mean, variance, batches, momentum, eps, chunks, rows.number, channels, AT_ONCE, FEW
+            partials,
+            stats,
+            mean,
+            variance,
+            batches,
+            momentum,
+            eps,
+            chunks,
+            rows.number,
+            channels,
+            rows.height,
+            AT_ONCE,
+            FEW,
         )
     return stats
 
@@ -214,10 +261,10 @@ def normalise_backward(
     channels, chunks = rows.channels, rows.chunks()
     partials = torch.empty(2, chunks, channels, dtype=torch.float32, device=x.device)
     sizes, options = (rows.number, channels), {"GELU": gelu, **rows.arguments}
-    dx = empty_map(x)
+    dx, sums = empty_map(x), torch.empty_like(stats)
     with device_of(x):
         gradient_sums_kernel[chunks, rows.blocks](dy, x, weight, bias, stats, partials, *sizes, **options)
-        sums = partials.sum(1)
+        merging_kernel[triton.cdiv(channels, FEW), 2](partials, sums, chunks, channels, AT_ONCE, FEW)
         norm_backward_kernel[rows.tiles](dy, x, weight, bias, stats, sums, dx, *sizes, **options)
     return dx, sums
 

@@ -68,7 +68,7 @@ def normalised(x: Tensor, norm: nn.Module, backend: str, gelu: bool = False) -> 
     if use_triton(backend, x):
         from famseg.kernels.norm import batch_norm, suits  # Triton is imported where it runs
 
-        if suits(norm):
+        if suits(norm, x):
             return batch_norm(x, cast(nn.BatchNorm2d, norm), gelu)
     y: Tensor = norm(x)
     return F.gelu(y) if gelu else y
