@@ -19,6 +19,7 @@ import lightning
 from hydra.errors import CompactHydraException, InstantiationException
 from hydra.experimental.callback import Callback
 from lightning.pytorch.utilities import rank_zero_only
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 from omegaconf import DictConfig, OmegaConf
 
 import famseg
@@ -87,6 +88,8 @@ def _status(folder: Path) -> Iterator[None]:
         finish_wandb(exit_code=1)
         if _asked_to_stop(error):
             _write_status(folder, "resumable", started)
+            if isinstance(error, SIGTERMException):  # in the test, which starts anew in a resumed run
+                raise Preempted from error
             raise
         _write_status(folder, "failed", started, traceback.format_exc(), quiet=True)
         if isinstance(error, CompactHydraException):
@@ -98,7 +101,9 @@ def _status(folder: Path) -> Iterator[None]:
 
 def _asked_to_stop(error: BaseException) -> bool:
     """Ctrl-C, which Lightning turns into an exit within the trainer, or a signal of the cluster."""
-    return isinstance(error, (Preempted, KeyboardInterrupt)) or isinstance(error.__context__, KeyboardInterrupt)
+    return isinstance(error, (Preempted, SIGTERMException, KeyboardInterrupt)) or isinstance(
+        error.__context__, KeyboardInterrupt
+    )
 
 
 def describe(model: DictConfig) -> dict[str, Any]:

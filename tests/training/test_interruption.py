@@ -8,8 +8,9 @@ import signal
 import lightning
 import pytest
 import torch
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 
-from famseg import resume
+from famseg import resume, run
 from famseg.callbacks import NanGuard
 from famseg.callbacks.preemption import EXIT_RESUMABLE, Preempted
 from famseg.checkpoint_io import DurableCheckpointIO, damage
@@ -40,6 +41,15 @@ def test_a_signal_saves_and_the_resumed_run_is_the_same(fit, tmp_path, step, num
     states = zip(whole.state_dict().values(), resumed.state_dict().values(), strict=True)
     assert all(torch.equal(a, b) for a, b in states)
     assert (tmp_path / "whole" / "metrics.csv").read_bytes() == (tmp_path / "cut" / "metrics.csv").read_bytes()
+
+
+def test_a_signal_in_the_test_stage(tmp_path, fault):
+    """Training is over then, and Lightning answers in its own way."""
+    fault("SIGTERM while the best checkpoint is tested", "exit code 75, status resumable; resumed: tests again")
+    with pytest.raises(Preempted) as left, run._status(tmp_path):
+        raise SIGTERMException
+    assert left.value.code == EXIT_RESUMABLE
+    assert json.loads((tmp_path / "status.json").read_text())["state"] == "resumable"
 
 
 def test_signals_are_given_back(fit):

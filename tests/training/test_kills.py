@@ -1,5 +1,7 @@
 """The real train.py, killed with -9 at random moments in every phase, ends as if nothing had happened."""
 
+import json
+import os
 import random
 import signal
 import subprocess
@@ -27,10 +29,11 @@ RUN = [
 ]
 
 
-def start(repository, runs):
+def start(repository, runs, *overrides, **options):
     return subprocess.Popen(
-        [sys.executable, "train.py", *RUN, f"runs={runs}"],
+        [sys.executable, "train.py", *RUN, f"runs={runs}", *overrides],
         cwd=repository,
+        **options,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
@@ -87,3 +90,23 @@ def test_killed_twenty_times_ends_the_same(repository, tmp_path, fault):
     weights = [torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"] for run in (a, b)]
     assert weights[0].keys() == weights[1].keys()
     assert all(torch.equal(value, weights[1][name]) for name, value in weights[0].items())
+
+
+def state(runs):
+    paths = list(runs.glob("default/*/status.json"))
+    return json.loads(paths[0].read_text())["state"] if paths else ""
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_a_signal_to_all_processes_of_a_job(repository, tmp_path, fault):
+    """A cluster signals the loader's workers as well; they must not leave before the trainer has saved."""
+    fault("SIGTERM to all processes of a job, loader's workers too", "saves, exit code 75, status resumable")
+    process = start(repository, tmp_path, "data.num_workers=2", start_new_session=True)
+    assert wait(process, lambda: epochs(tmp_path) >= 2)
+    os.killpg(process.pid, signal.SIGTERM)
+    _, errors = process.communicate(timeout=120)
+    assert (process.returncode, state(tmp_path)) == (75, "resumable"), errors[-3000:]
+    process = start(repository, tmp_path, "data.num_workers=2", "trainer.max_epochs=6")
+    assert process.communicate(timeout=300)[0] is None
+    assert (process.returncode, state(tmp_path)) == (0, "done")

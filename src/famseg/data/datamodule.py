@@ -1,5 +1,6 @@
 """Splits, memory and loaders of a data set, for Lightning."""
 
+import signal
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -262,7 +263,7 @@ class SegmentationDataModule(LightningDataModule):
             sampler=sampler,
             collate_fn=collate,
             num_workers=workers,
-            worker_init_fn=_one_thread,
+            worker_init_fn=_serve_quietly,
             persistent_workers=workers > 0,
             pin_memory=torch.cuda.is_available() and not numbers_only,
         )
@@ -288,5 +289,11 @@ def _workers_beside_a_gpu() -> int:
     return min(8, suggested_max_num_workers(devices)) if devices else 0
 
 
-def _one_thread(_: int) -> None:
+def _serve_quietly(_: int) -> None:
+    """Of a worker: no threads of its own, and no ear for what a cluster tells all processes of a job.
+
+    The trainer decides whether to stop; were its workers gone by then, it could not finish its step and save.
+    """
     cv2.setNumThreads(0)  # the workers are the threads
+    for number in (signal.SIGTERM, signal.SIGUSR1):
+        signal.signal(number, signal.SIG_IGN)
