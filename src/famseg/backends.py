@@ -5,14 +5,13 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
+from famseg import runtimes
 from famseg.checkpoint import METADATA_KEY, load_predictor
 from famseg.errors import UserError
 from famseg.inference import Predictor, select_device
-
-Run = Callable[[Tensor], Tensor]  # image (B, 1, H, W) -> logits (B, classes, H, W), on the CPU
+from famseg.runtimes import Run
 
 BACKENDS = ("auto", "torch", "onnxruntime", "openvino")
 
@@ -51,7 +50,7 @@ def load_network(where: str | Path, device: str = "auto", backend: str = "auto")
         raise UserError(f"{where}: torch does not run ONNX files. Give --backend onnxruntime or openvino.")
     if device not in ("auto", "cpu"):
         raise UserError(f"device {device}: ONNX files are run on the CPU. Give the checkpoint instead.")
-    run, metadata = _open(Path(where), _openvino if backend == "openvino" else _onnxruntime)
+    run, metadata = _open(Path(where), runtimes.openvino if backend == "openvino" else runtimes.onnxruntime)
     data = metadata["data"]
     height, width = data["size"]
     network = OnnxNetwork(run).eval()
@@ -62,40 +61,10 @@ def _open(path: Path, backend: Callable[[Path], tuple[Run, Mapping[str, str]]]) 
     try:
         run, properties = backend(path)
     except ImportError as error:
-        extra = "openvino" if backend is _openvino else "export"
+        extra = "openvino" if backend is runtimes.openvino else "export"
         raise UserError(f"{path}: needs the {extra} extra: pip install 'famseg[{extra}]'.") from error
     except Exception as error:  # each library raises a dozen types for damaged files
         raise UserError(f"{path}: not a readable ONNX file ({type(error).__name__}). Export it again.") from error
     if METADATA_KEY not in properties:
         raise UserError(f"{path}: not written by famseg export; it lacks the metadata to prepare images.")
     return run, json.loads(properties[METADATA_KEY])
-
-
-def _onnxruntime(path: Path) -> tuple[Run, Mapping[str, str]]:
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = torch.get_num_threads()
-    options.log_severity_level = 3  # errors
-    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    name = session.get_inputs()[0].name
-
-    def run(image: Tensor) -> Tensor:
-        return torch.from_numpy(session.run(None, {name: image.numpy()})[0])
-
-    return run, session.get_modelmeta().custom_metadata_map
-
-
-def _openvino(path: Path) -> tuple[Run, Mapping[str, str]]:
-    import onnx
-    import openvino
-
-    threads = {"INFERENCE_NUM_THREADS": torch.get_num_threads(), "PERFORMANCE_HINT": "LATENCY"}
-    options = threads | {"INFERENCE_PRECISION_HINT": "f32"}  # the masks of the checkpoint, not those of bfloat16
-    compiled = openvino.Core().compile_model(str(path), "CPU", options)
-    properties = {item.key: item.value for item in onnx.load(str(path), load_external_data=False).metadata_props}
-
-    def run(image: Tensor) -> Tensor:
-        return torch.from_numpy(compiled(image.numpy())[0].copy())
-
-    return run, properties

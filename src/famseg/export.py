@@ -14,6 +14,7 @@ from famseg.data.phantom import Phantom
 from famseg.data.source import Pixels
 from famseg.errors import UserError
 from famseg.inference import Predictor
+from famseg.runtimes import Run
 
 SMALL = (64, 96)  # where the scan of the deepest map is a single chunk
 MOST = 2  # images of a batch
@@ -128,9 +129,7 @@ def _check(
     return Checked(path, passed, message)
 
 
-def deviation(
-    predictor: Predictor, run: exported.Run, images: Sequence[Pixels], batch: int, tolerance: float
-) -> Deviation:
+def deviation(predictor: Predictor, run: Run, images: Sequence[Pixels], batch: int, tolerance: float) -> Deviation:
     """Compare a file's network with the one it was made of.
 
     Args:

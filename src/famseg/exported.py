@@ -16,11 +16,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from famseg import weights
+from famseg import runtimes, weights
 from famseg.checkpoint import METADATA_KEY, load, load_network
 from famseg.errors import UserError
-
-Run = Callable[[Tensor], Tensor]
+from famseg.runtimes import Run
 
 # While sizes are symbolic, the example decides what is taken for granted. These are no multiples of 32: padding is not
 # optimised away; and the deepest map has several chunks of the scan: a recurrence over one chunk is none.
@@ -104,12 +103,10 @@ def _write_onnx(model: nn.Module, example: Tensor, any_size: bool, metadata: str
 
 def _read_onnx(path: Path) -> tuple[Run, str]:
     try:
-        import onnxruntime
+        run, properties = runtimes.onnxruntime(path)
     except ImportError as error:
         raise UserError(f"{path}: needs the export extra: pip install 'famseg[export]'.") from error
-    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-    run: Run = lambda image: torch.from_numpy(session.run(None, {"image": image.numpy()})[0])  # noqa: E731
-    return run, session.get_modelmeta().custom_metadata_map.get(METADATA_KEY, "")
+    return run, properties.get(METADATA_KEY, "")
 
 
 def _write_torchscript(model: nn.Module, example: Tensor, any_size: bool, metadata: str, path: Path) -> None:

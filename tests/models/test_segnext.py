@@ -20,6 +20,9 @@ def test_the_head_takes_the_last_three_levels():
     ("options", "message"),
     [
         ({"depths": (1, 1)}, r"model.depths=\[1, 1\] has 2 values, it takes 4"),
+        ({"rank": 0}, "model.rank=0: give whole numbers, 1 or more"),
+        ({"widths": (32, 64, 160, 0)}, r"model.widths=.* give whole numbers"),
+        ({"drop_path": 1.5}, "model.drop_path=1.5: it is a rate"),
         ({"head_width": 48}, r"model.head_width=48 .*multiple of 32"),
         ({"kernels": "cuda"}, r"model.kernels='cuda' .* auto, torch, triton"),
     ],

@@ -70,7 +70,7 @@ def test_nine_models_make_table_1_with_the_papers_numbers(models):
     table = models.tables[0]
     assert table.key == "models"
     assert [row.name for row in table.rows] == [
-        "U-Net", "Twins", "Swin", "SegNeXt", "MobileNetV3", "ConvNeXt", "BiSeNetV2", "FAMSeg", "upernet",
+        "U-Net", "UPerNet", "Twins", "Swin", "SegNeXt", "MobileNetV3", "ConvNeXt", "BiSeNetV2", "FAMSeg",
     ]  # fmt: skip
     heads, _, unet, *_ = cells(markdown(table))
     assert heads == ["", *(f"{score} {who}" for score in ("IoU BG", "IoU FB", "mIoU") for who in ("paper", "ours"))]

@@ -120,6 +120,20 @@ def require_numbers(least: int, **options: object) -> None:
             raise UserError(f"model.{key}={value}: give whole numbers, {least} or more.")
 
 
+def require_lengths(**options: tuple[Sequence[object], int]) -> None:
+    """Raise UserError unless each option, (values, number), has that number of values."""
+    for key, (values, number) in options.items():
+        if len(values) != number:
+            raise UserError(f"model.{key}={list(values)} has {len(values)} values, it takes {number}.")
+
+
+def require_rate(**options: float) -> None:
+    """Raise UserError unless each option is a rate."""
+    for key, value in options.items():
+        if not 0 <= value < 1:
+            raise UserError(f"model.{key}={value}: it is a rate, from 0 to below 1.")
+
+
 def require_device(image: Tensor, parameter: Tensor) -> None:
     """Raise UserError unless an image is where a network's parameter is."""
     if image.device != parameter.device:

@@ -21,7 +21,9 @@ from famseg.layers.basic import (
     padded_conv,
     require_choice,
     require_device,
+    require_lengths,
     require_numbers,
+    require_rate,
 )
 from famseg.layers.context import AggregatedDepthConv
 from famseg.layers.fam import FeatureAwareUpsample, InterpolateUpsample
@@ -272,24 +274,21 @@ class FAMSeg(nn.Module):
         require_choice("fusion", fusion, ("full", "none"))
         require_choice("upsample", upsample, ("fam", "bilinear", "nearest"))
         require_choice("kernels", kernels, tuple(BACKENDS))
-        for key, values, number in (
-            ("widths", widths, 4),
-            ("depths", depths, 4),
-            ("mlp_ratios", mlp_ratios, 4),
-            ("bottle_blocks", bottle_blocks, 4),
-            ("decoder_widths", decoder_widths, 6),
-            ("fam_kernels", fam_kernels, 5),
-            ("fam_compressed", fam_compressed, 5),
-        ):
-            if len(values) != number:
-                raise UserError(f"model.{key}={list(values)} has {len(values)} values, it takes {number}.")
+        require_lengths(
+            widths=(widths, 4),
+            depths=(depths, 4),
+            mlp_ratios=(mlp_ratios, 4),
+            bottle_blocks=(bottle_blocks, 4),
+            decoder_widths=(decoder_widths, 6),
+            fam_kernels=(fam_kernels, 5),
+            fam_compressed=(fam_compressed, 5),
+        )
         require_numbers(1, in_channels=in_channels, num_classes=num_classes, widths=widths, mlp_ratios=mlp_ratios)
         require_numbers(1, expand=expand, head_width=head_width, state_size=state_size, strip_kernels=strip_kernels)
         require_numbers(1, level_width=level_width, context_width=context_width, rank=rank)
         require_numbers(1, decoder_widths=decoder_widths, fam_compressed=fam_compressed)
         require_numbers(0, depths=depths, bottle_blocks=bottle_blocks)
-        if not 0 <= drop_path < 1:
-            raise UserError(f"model.drop_path={drop_path}: it is a rate, from 0 to below 1.")
+        require_rate(drop_path=drop_path)
         self.in_channels = in_channels
         scan_backend, backend = BACKENDS[kernels]
         scan: dict[str, Any] = {

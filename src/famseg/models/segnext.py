@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from famseg.errors import UserError
-from famseg.layers.basic import ChannelNorm, conv_norm
+from famseg.layers.basic import ChannelNorm, conv_norm, require_lengths, require_numbers, require_rate
 from famseg.layers.hamburger import GROUPS, Hamburger
 from famseg.layers.strip import StripBlock
 from famseg.models.images import cropped, padded
@@ -164,9 +164,11 @@ class SegNeXt(nn.Module):
         weights: str | Path | None = None,
     ) -> None:
         super().__init__()
-        for key, values in (("widths", widths), ("depths", depths), ("mlp_ratios", mlp_ratios)):
-            if len(values) != 4:
-                raise UserError(f"model.{key}={list(values)} has {len(values)} values, it takes 4.")
+        require_lengths(widths=(widths, 4), depths=(depths, 4), mlp_ratios=(mlp_ratios, 4))
+        require_numbers(1, in_channels=in_channels, num_classes=num_classes, widths=widths, mlp_ratios=mlp_ratios)
+        require_numbers(1, head_width=head_width, rank=rank)
+        require_numbers(0, depths=depths)
+        require_rate(dropout=dropout, drop_path=drop_path)
         if head_width % GROUPS:
             raise UserError(f"model.head_width={head_width} is no multiple of {GROUPS}, the groups of its norms.")
         self.in_channels = in_channels

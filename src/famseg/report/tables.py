@@ -160,11 +160,11 @@ def _paper_table(key: str, settings: Sequence[Setting], name: Callable[[Profile]
     rows: list[Row] = []
     for line in content["rows"]:
         option = content.get("option", {}) | line["option"]
-        scores = dict(zip(paper()["columns"], line["scores"], strict=True))
+        scores = dict(zip(paper()["columns"], line["scores"], strict=True)) if "scores" in line else {}
         fitting = [s for s in settings if _fits(profile(s), option)]
         several = len(fitting) > 1
         rows += [Row(f"{line['name']} ({name(profile(s))})" if several else line["name"], s, scores) for s in fitting]
-        rows += [] if fitting else [Row(line["name"], None, scores)]
+        rows += [] if fitting or not scores else [Row(line["name"], None, scores)]
         own = fitting[:1]
     placed = {id(row.setting) for row in rows}
     rows += [Row(name(profile(s)), s, {}) for s in settings if id(s) not in placed]
