@@ -21,6 +21,7 @@ from hydra.experimental.callback import Callback
 from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import MissingMandatoryValue
 
 import famseg
 from famseg.callbacks.preemption import Preempted
@@ -175,6 +176,8 @@ def _in_words() -> Iterator[None]:
         yield
     except UserError as error:
         raise CompactHydraException(str(error)) from error
+    except MissingMandatoryValue as error:
+        raise CompactHydraException(f"{error.full_key} has no value. Give it: {error.full_key}=...") from None
     except RuntimeError as error:
         if "DataLoader worker" not in str(error):
             raise
