@@ -18,6 +18,7 @@ from typing import Any
 import lightning
 from hydra.errors import CompactHydraException, InstantiationException
 from hydra.experimental.callback import Callback
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from omegaconf import DictConfig, OmegaConf
@@ -30,6 +31,7 @@ from famseg.files import write_atomically
 from famseg.locks import locked
 from famseg.loggers import finish_wandb
 from famseg.revision import revision
+from famseg.value_types import require_types
 
 log = logging.getLogger(__name__)
 
@@ -62,7 +64,8 @@ def recorded(config: DictConfig) -> Iterator[Path]:
     folder = Path(config.output)
     with _alone(folder), _status(folder), _in_words():
         _open(folder, config)
-        lightning.seed_everything(config.seed, workers=True, verbose=False)
+        require_types(config)
+        _seed(config.seed)
         yield folder
     log.info("Done: %s", folder)
 
@@ -139,6 +142,8 @@ class OutputFolder(Callback):
 
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Make the folder of a single run, if it is not another run's."""
+        if not isinstance(config.get("resume", False), bool):
+            raise SystemExit(f"resume={config.resume}: give true or false.")
         folder = Path(config.hydra.run.dir)
         _refuse_used(folder, config, "resume=true, or leave out hydra.run.dir")
         _make(folder)
@@ -176,6 +181,8 @@ def _in_words() -> Iterator[None]:
         yield
     except UserError as error:
         raise CompactHydraException(str(error)) from error
+    except MisconfigurationException as error:
+        raise CompactHydraException(f"trainer: {error}") from error
     except MissingMandatoryValue as error:
         raise CompactHydraException(f"{error.full_key} has no value. Give it: {error.full_key}=...") from None
     except RuntimeError as error:
@@ -189,6 +196,12 @@ def _in_words() -> Iterator[None]:
         if isinstance(error.__cause__, UserError):
             raise CompactHydraException(str(error.__cause__)) from error
         raise
+
+
+def _seed(seed: object) -> None:
+    if not isinstance(seed, int) or not 0 <= seed < 2**32:
+        raise UserError(f"seed={seed}: give a whole number from 0 to {2**32 - 1}.")
+    lightning.seed_everything(seed, workers=True, verbose=False)
 
 
 def _open(folder: Path, config: DictConfig) -> None:

@@ -13,6 +13,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
+from famseg.errors import UserError
+
 
 class Span(NamedTuple):
     """The epochs that one decay covers and the rates at their ends."""
@@ -45,6 +47,16 @@ class RateLimits:
     min_lr: float = 1e-4
     limit_min: float = 1e-4
     limit_max: float = 1e-3
+
+    def __post_init__(self) -> None:
+        """Refuse rates that no optimizer takes.
+
+        Raises:
+            UserError: one is no positive number.
+        """
+        for key, value in vars(self).items():
+            if not isinstance(value, (int, float)) or value <= 0:
+                raise UserError(f"optimizer.rates.{key}={value}: give a positive number.")
 
     def fit(self, batch: int) -> tuple[float, float]:
         """First and last learning rate for a total batch (over devices and accumulation), Eq. (11) and (12)."""
@@ -92,7 +104,13 @@ def cosine(
 
 
 def step(span: Span, losses: Sequence[float], *, plateaus: int = 10) -> float:
-    """Plateaus of equal length, each lower by the same factor, from the first rate to the last."""
+    """Plateaus of equal length, each lower by the same factor, from the first rate to the last.
+
+    Raises:
+        UserError: less than two plateaus.
+    """
+    if plateaus < 2:
+        raise UserError(f"scheduler.plateaus={plateaus}: give at least 2, the first rate and the last.")
     plateau = min(int(len(losses) * plateaus / span.epochs), plateaus - 1)
     return span.init * math.pow(span.min / span.init, plateau / (plateaus - 1))
 

@@ -12,6 +12,7 @@ from torchmetrics import MeanMetric
 from torchmetrics.classification import MulticlassConfusionMatrix
 
 from famseg.checkpoint import METADATA_KEY
+from famseg.errors import UserError
 from famseg.evaluation import ImageScorer
 from famseg.inference import Predictor
 from famseg.losses import supervised, without_unknown
@@ -102,7 +103,10 @@ class SegmentationTask(lightning.LightningModule):
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """The optimizer of the current phase; its rate is set once per epoch by the OptimizerPhases callback."""
         phase = self.plan_phases()[self.phase]
-        optimizer = phase.optimizer.build(parameter_groups(self.model))
+        try:
+            optimizer = phase.optimizer.build(parameter_groups(self.model))
+        except ValueError as error:  # torch's refusal of a constant
+            raise UserError(f"optimizer {phase.optimizer.name}: {error}.") from error
         for group in optimizer.param_groups:
             group["lr"] = phase.rate(self.losses)
         return optimizer

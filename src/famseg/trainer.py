@@ -59,9 +59,11 @@ def build(
         **options: Lightning's own.
 
     Raises:
-        UserError: several devices in a multirun, or no such device on this machine.
+        UserError: a number of epochs or batches that is none, several devices in a multirun, or no such device on this
+            machine.
     """
     _refuse_ddp_in_multirun(options)
+    _require_counts(options)
     if precision == "auto":
         precision = _precision(options.get("accelerator", "auto"))
     folder = Path(output) / "checkpoints"
@@ -102,6 +104,13 @@ def build(
 def _precision(accelerator: str) -> str:
     on_gpu = accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available()
     return "bf16-mixed" if on_gpu and torch.cuda.is_bf16_supported() else "32-true"
+
+
+def _require_counts(options: dict[str, Any]) -> None:
+    for key in ("max_epochs", "accumulate_grad_batches", "check_val_every_n_epoch"):
+        number = options.get(key, 1)
+        if not isinstance(number, int) or number < 1:
+            raise UserError(f"trainer.{key}={number}: give a whole number, 1 or more.")
 
 
 def _refuse_ddp_in_multirun(options: dict[str, Any]) -> None:

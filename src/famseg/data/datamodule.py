@@ -89,7 +89,8 @@ class SegmentationDataModule(LightningDataModule):
         weights: Sequence[float] | None = None,
     ) -> None:
         super().__init__()
-        _check_options(size, batch_size, cache)
+        _check_options(size, batch_size, cache, num_workers)
+        _check_numbers(cache_share, mean, std)
         self.source = source
         self.letterbox = Letterbox((int(size[0]), int(size[1])))
         self.batch_size = batch_size
@@ -269,13 +270,24 @@ class SegmentationDataModule(LightningDataModule):
         )
 
 
-def _check_options(size: Sequence[int], batch_size: int, cache: str) -> None:
-    if len(size) != 2 or min(size) < MIN_SIDE:
-        raise UserError(f"data.size={list(size)}: give height and width, each at least {MIN_SIDE} px.")
-    if batch_size < 1:
-        raise UserError(f"data.batch_size={batch_size}: give at least 1.")
+def _check_options(size: Sequence[int], batch_size: int, cache: str, num_workers: int | None) -> None:
+    sides = list(size) if isinstance(size, Sequence) else [size]
+    if len(sides) != 2 or not all(isinstance(side, int) and side >= MIN_SIDE for side in sides):
+        raise UserError(f"data.size={size}: give height and width, each at least {MIN_SIDE} px: data.size=[256,384].")
+    if not isinstance(batch_size, int) or batch_size < 1:
+        raise UserError(f"data.batch_size={batch_size}: give a whole number, 1 or more.")
+    if num_workers is not None and (not isinstance(num_workers, int) or num_workers < 0):
+        raise UserError(f"data.num_workers={num_workers}: give a whole number, 0 or more, or null.")
     if cache not in ("gpu", "ram", "disk", "none"):
         raise UserError(f"data.cache={cache}: give gpu, ram, disk or none.")
+
+
+def _check_numbers(cache_share: float, mean: float | None, std: float | None) -> None:
+    if not isinstance(cache_share, (int, float)) or not 0 <= cache_share <= 1:
+        raise UserError(f"data.cache_share={cache_share}: give a part of the GPU's memory, 0 to 1.")
+    for key, value in (("mean", mean), ("std", std)):
+        if value is not None and not isinstance(value, (int, float)):
+            raise UserError(f"data.{key}={value}: give a number, of x/255, or null to measure it.")
 
 
 def _traits(image: Seen) -> tuple[float, float]:

@@ -96,11 +96,6 @@ def holm(p: Sequence[float]) -> list[float]:
     return corrected
 
 
-def smallest_p(units: int) -> float:
-    """The least two-sided p that sign flips of so many units can reach."""
-    return max(2.0 ** (1 - units), 1 / (RESAMPLES + 1))
-
-
 def _sums(values: NDArray[np.float64], members: Sequence[Hashable]) -> NDArray[np.float64]:
     index: dict[Hashable, int] = {}
     return np.asarray(np.bincount([index.setdefault(member, len(index)) for member in members], values), np.float64)
