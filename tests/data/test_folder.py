@@ -102,6 +102,14 @@ def test_foreign_tables_are_named(folder_root, text, says):
         Folder(folder_root)
 
 
+@pytest.mark.parametrize("name", ["0.jpg", "0_mask.png"])
+def test_a_label_of_another_name_or_format_is_pointed_at(folder_root, name):
+    (folder_root / "labels/0.png").rename(folder_root / "labels" / name)
+    first = next(Folder(folder_root).problems())
+    assert (Path(first.file).name, first.what) == ("0.png", "is missing")
+    assert name in first.mend
+
+
 def test_every_unusable_picture_is_found(folder_root):
     cv2.imwrite(str(folder_root / "labels/0.png"), np.zeros((20, 20), np.uint8))
     cv2.imwrite(str(folder_root / "labels/1.png"), np.full((40, 56), 9, np.uint8))

@@ -15,6 +15,7 @@ def test_rows_with_byte_order_mark_and_absent_cells(tmp_path):
     [
         (b"", "has no column 'file'"),
         (b"name\na\n", "has no column 'file'"),
+        (b"file;mm\na.png;0,1\n", "has no column 'file'. Separate columns by commas"),
         (b"file\n\xff\xfe", "is no CSV file in UTF-8"),
     ],
 )

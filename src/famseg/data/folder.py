@@ -1,5 +1,6 @@
 """The user's own images, with label images of ids or colours."""
 
+import glob
 import logging
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -101,14 +102,23 @@ class Folder:
         stems: dict[str, str] = {}
         for path in self._images:
             if not self._label(path).exists():
-                yield Problem(
-                    str(self._label(path)), "is missing", f"Add the label of {path.name}, or remove the image."
-                )
+                yield self._missing(path)
             if (other := stems.setdefault(path.stem, path.name)) != path.name:
                 yield Problem(str(path), f"shares its label with {other}", "Give the two images different names.")
         for label in sorted((self.root / "labels").glob("*.png")):
             if label.stem not in stems:
                 yield Problem(str(label), "has no image and is not used", "Add its image, or remove it.", fatal=False)
+
+    def _missing(self, image: Path) -> Problem:
+        """Of a label, which may be there in another format or under a longer name."""
+        labels, mend = (
+            {self._label(path) for path in self._images},
+            f"Add the label of {image.name}, or remove the image.",
+        )
+        near = sorted({*(self.root / "labels").glob(f"{glob.escape(image.stem)}[._-]*")} - labels)
+        if near:
+            mend = f"Save {near[0].name} as a PNG of this name: JPEG changes ids, and names must be equal."
+        return Problem(str(self._label(image)), "is missing", mend)
 
     def _table_problems(self) -> Iterator[Problem]:
         table, known = str(self.root / TABLE), set(self.names)

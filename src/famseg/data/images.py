@@ -76,7 +76,10 @@ def read_label(path: Path, classes: Mapping[str, int], colours: Mapping[str, tup
     if unknown := sorted(found - set(classes.values())):
         some = f"{unknown}" if len(unknown) <= 5 else f"{unknown[0]} to {unknown[-1]} ({len(unknown)} of them)"
         known = ", ".join(f"{number} {name}" for name, number in classes.items())
-        raise UserError(f"{path}: label ids {some} belong to no class. Known ids: {known}.")
+        raise UserError(
+            f"{path}: label ids {some} belong to no class. Known ids: {known}. "
+            "Mend the label, or name its ids, background first: 'data.ids={BG: 0, FB: 255}'."
+        )
     return pixels.astype(np.uint8)
 
 

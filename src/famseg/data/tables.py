@@ -27,5 +27,6 @@ def read_rows(path: Path, columns: Collection[str], mend: str) -> list[dict[str,
     except (UnicodeDecodeError, csv.Error) as error:
         raise UserError(f"{path}: is no CSV file in UTF-8 ({error}). {mend}") from None
     if missing := [column for column in columns if column not in present]:
-        raise UserError(f"{path}: has no column {missing[0]!r}. {mend}")
+        separated = " Separate columns by commas and write decimals with a point." if ";" in "".join(present) else ""
+        raise UserError(f"{path}: has no column {missing[0]!r}.{separated} {mend}")
     return rows
