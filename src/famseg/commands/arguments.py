@@ -12,3 +12,14 @@ def count(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text}: give a whole number, 1 or more")
     return int(text)
+
+
+def port(text: str) -> int:
+    """A port's number, 1 to 65535.
+
+    Raises:
+        argparse.ArgumentTypeError: it is none.
+    """
+    if not text.isdecimal() or not 1 <= int(text) <= 65535:
+        raise argparse.ArgumentTypeError(f"{text}: give a whole number, 1 to 65535")
+    return int(text)

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from famseg.commands.arguments import count
+from famseg.commands.arguments import count, port
 
 
 def add_network_commands(commands: Any) -> None:
@@ -44,7 +44,7 @@ def _add_serve(commands: Any) -> None:
         description="Show measurements in a browser, on this computer only. Research use only; not a medical device.",
     )
     _add_network(serve)
-    serve.add_argument("--port", type=count, default=7860, metavar="N", help="port of the page (7860)")
+    serve.add_argument("--port", type=port, default=7860, metavar="N", help="port of the page (7860)")
     serve.add_argument(
         "--host", default="127.0.0.1", metavar="ADDRESS", help="address to listen on; the default is this computer only"
     )
