@@ -55,10 +55,10 @@ def test_results_notebook_draws_the_tables_of_a_study(figures, tmp_path, monkeyp
     monkeypatch.setenv("FAMSEG_STUDY", str(tmp_path))
     displayed = []
     display = SimpleNamespace(display=displayed.append, Markdown=str)  # no kernel, no IPython
-    monkeypatch.setitem(sys.modules, "IPython", SimpleNamespace(display=display))
+    monkeypatch.setitem(sys.modules, "IPython", SimpleNamespace(display=display, version_info=(9, 0)))
     monkeypatch.setitem(sys.modules, "IPython.display", display)
     names = run(NOTEBOOKS[1])
-    assert [table.key for table in names["study"].tables] == ["optimizers", "optimizers-further", "cost"]
+    assert [table.key for table in names["study"].tables] == ["optimizers", "optimizers-further", "sizes-fb", "cost"]
     assert displayed[0].startswith("## Table 2. Optimizer and decay")
     assert len(figures) == 3  # loss, validation, image by image
     printed = capsys.readouterr().out

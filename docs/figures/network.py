@@ -91,7 +91,7 @@ def _encoder(model: FAMSeg, maps: dict[str, tuple[int, int]]) -> list[str]:
     ]
     bottom = ROWS[2] + LOW
     for i, stage in enumerate(model.encoder.stages):
-        channels, stride = maps[f"encoder.stages.{i}"]
+        channels, stride = maps[f"encoder.stages.{i}.{len(stage) - 1}"]  # of its norm
         top, height = ROWS[stride], TALL.get(stride, LOW)
         title = f"stage {i + 1}" + (f" → f{i + 1}" if i else "")
         parts.append(_box(ENCODER, top, BOX, height, "encoder", title, channels, _blocks(stage)))

@@ -27,9 +27,9 @@ class Rows:
         """Of channels."""
         return int(triton.cdiv(self.channels, self.width))
 
-    def chunks(self, programs: int = PROGRAMS) -> int:
-        """Runs of tiles, for sums: about so many programs in all."""
-        return int(min(self.tiles[0], triton.cdiv(programs, self.blocks)))
+    def chunks(self, programs: int | None = None) -> int:
+        """Runs of tiles, for sums: about so many programs in all; None: PROGRAMS."""
+        return int(min(self.tiles[0], triton.cdiv(programs or PROGRAMS, self.blocks)))
 
     @property
     def arguments(self) -> dict[str, int | bool]:
