@@ -1,8 +1,6 @@
 """Trained networks as half-precision files and by name."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +10,9 @@ import torch
 
 from famseg import checkpoint, weights
 from famseg.cli import main
+from famseg.configuration import composed
 from famseg.errors import UserError
+from famseg.evaluate import evaluate
 from famseg.models import FAMSeg, SegNeXt
 
 ROOT = Path(__file__).parents[1]
@@ -144,14 +144,10 @@ def test_predict_takes_a_name(tmp_path, capsys):
 
 def test_eval_takes_a_file(file, tmp_path):
     options = ["data=phantom", "data.n=6", "data.fold=all", "data.planes={head: 1.0}", "overlays=0", "device=cpu"]
-    command = [sys.executable, ROOT / "eval.py", f"run={file}", f"hydra.run.dir={tmp_path}/eval", *options]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    assert len((tmp_path / "eval" / "test.csv").read_text().splitlines()) == 1 + 6
-    done = subprocess.run(
-        [*command[:3], f"hydra.run.dir={tmp_path}/other"], capture_output=True, text=True, check=False
-    )
-    assert "lies in no run's folder, so its data is not known" in done.stderr
+    evaluate(composed("eval", [f"run={file}", f"output={tmp_path}", *options]), tmp_path)
+    assert len((tmp_path / "test.csv").read_text().splitlines()) == 1 + 6
+    with pytest.raises(UserError, match="lies in no run's folder, so its data is not known"):
+        evaluate(composed("eval", [f"run={file}", f"output={tmp_path}"]), tmp_path)
 
 
 @pytest.mark.parametrize("name", weights.shipped())

@@ -82,6 +82,7 @@ def build(
         logging.getLogger(chatty).setLevel(logging.WARNING)  # tips and device lists; environment.json has the devices
     warnings.filterwarnings("ignore", message=".*treespec, LeafSpec.*")  # Lightning's own use of torch
     warnings.filterwarnings("ignore", message="Checkpoint directory .* exists and is not empty")  # it does in a resume
+    warnings.filterwarnings("ignore", message="The number of training batches .* is smaller than the logging interval")
     bar = [ProgressBar(leave=True)] if progress else []
     try:
         return lightning.Trainer(

@@ -72,7 +72,7 @@ def test_planted_difference_is_found_and_none_is_not():
 def test_five_percent_of_false_alarms_where_there_is_no_difference():
     rng = np.random.default_rng(2)
     groups = (np.arange(20) // 2).tolist()
-    shared = rng.normal(0, 0.05, (200, 10)).repeat(2, axis=1)  # alike within an examination
+    shared = rng.normal(0, 0.05, (120, 10)).repeat(2, axis=1)  # alike within an examination
     alarms = np.mean([over_images(row + rng.normal(0, 0.01, 20), groups).p < 0.05 for row in shared])
     assert 0.01 <= alarms <= 0.09
 
@@ -81,7 +81,7 @@ def test_bootstrap_interval_covers_the_truth():
     rng = np.random.default_rng(3)
     groups = (np.arange(80) // 2).tolist()
     inside = []
-    for _ in range(120):
+    for _ in range(70):
         d = rng.normal(0.02, 0.05, 40).repeat(2) + rng.normal(0, 0.01, 80)
         found = over_images(d, groups)
         inside.append(found.low <= 0.02 <= found.high)
