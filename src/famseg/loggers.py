@@ -35,6 +35,7 @@ def wandb(*, save_dir: str, offline: bool = True, **options: Any) -> Logger | No
         labels = run_labels(read_cell(Path(save_dir)), options.pop("group", None))
         labels |= {"id": _old_id(Path(save_dir))} | ({} if offline else {"resume": "allow"})
         logger = WandbLogger(save_dir=save_dir, offline=offline, **labels, **options)
+        vars(logger).get("_wandb_init", {}).pop("anonymous", None)  # Lightning's own, of which wandb warns each user
         _ = logger.experiment  # starts it now, where a failure can still be borne
     except Exception as error:  # whatever wandb dies of, the run goes on
         log.warning("wandb does not start (%s: %s); metrics.csv has everything.", type(error).__name__, error)

@@ -25,6 +25,12 @@ class ProgressBar(RichProgressBar):
 
     _drawn = 0.0
 
+    def get_metrics(
+        self, trainer: lightning.Trainer, task: lightning.LightningModule
+    ) -> dict[str, int | str | float | dict[str, float]]:
+        """Without the name of a logger's run, which pushes the loss off the line."""
+        return {key: value for key, value in super().get_metrics(trainer, task).items() if key != "v_num"}
+
     def on_train_batch_end(
         self, trainer: lightning.Trainer, task: lightning.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
