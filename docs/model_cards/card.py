@@ -44,7 +44,7 @@ network = FAMSeg.from_pretrained("{name}")
 - Data: {train} images of the public HC18 set, and {val} that chose the best epoch; nothing else, no pretrained weights.
   {images} of HC18's 999 labelled images were at hand, divided by examination (`{split}`).
 - Images are letterboxed to {height}x{width}, less {mean:.4f}, over {std:.4f}, with values from 0 to 1.
-- Revision {revision}, {device}, {minutes:.1f} minutes for {epochs} epochs:
+- Revision {revision}, {device}, {minutes:.1f} minutes for {epochs} epochs{beside}:
 
 ```bash
 {command}
@@ -60,8 +60,8 @@ By head circumference, thirds of the test images:
 
 {sizes}
 
-The weights of this file are rounded to half precision; the table is of the run before, and `famseg export` compared the
-two when it wrote the file. `eval.py` as above scores the file itself.
+The weights of this file are rounded to half precision; the plain rows are of the run before. `eval.py` as above scores
+the file itself.
 
 ## Where it fails
 
@@ -112,13 +112,16 @@ def main() -> None:
     parser.add_argument("run", type=Path)
     parser.add_argument("--flip", type=Path, help="folder of an evaluation with tta=flip")
     parser.add_argument("--split", default="experiments/02_hc18_models/split.csv", help="of the run, as published")
+    parser.add_argument("--beside", type=int, default=0, help="other runs that shared the GPU (0)")
     options = parser.parse_args()
     folder = Path(__file__).parent
-    (folder / f"{options.name}.md").write_text(card(options.name, options.run, options.flip, options.split))
+    (folder / f"{options.name}.md").write_text(
+        card(options.name, options.run, options.flip, options.split, options.beside)
+    )
     shutil.copy(options.run / "overlays" / "test_extremes.png", folder / f"{options.name}.png")
 
 
-def card(name: str, run: Path, flip: Path | None, split: str) -> str:
+def card(name: str, run: Path, flip: Path | None, split: str, beside: int = 0) -> str:
     """The card's text."""
     path = checkpoint.resolve(name)
     state, metadata = weights.read(path)
@@ -145,6 +148,7 @@ def card(name: str, run: Path, flip: Path | None, split: str) -> str:
         device=" and ".join(sorted(set(environment["gpus"]))) or "CPU",
         minutes=sum(float(row["train_seconds"]) for row in read(run / "timing.csv")) / 60,
         epochs=config["trainer"]["max_epochs"],
+        beside=f" with {beside} other runs on the GPU" if beside else "",
         command=" \\\n    ".join(["python train.py", *(f"'{each}'" if "[" in each else each for each in overrides)]),
         scores=scores(tests, groups),
         sizes=by_size(rows),
