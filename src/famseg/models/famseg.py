@@ -3,34 +3,19 @@
 The drawing and every decision that the paper leaves open are in docs/network.md.
 """
 
-import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
 
-import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from famseg.errors import UserError
-from famseg.kernels import use_triton
-from famseg.layers.basic import (
-    as_autocast,
-    conv_norm,
-    normalised,
-    padded_conv,
-    require_choice,
-    require_device,
-    require_lengths,
-    require_numbers,
-    require_rate,
-)
+from famseg.layers.basic import require_choice, require_device, require_lengths, require_numbers, require_rate
 from famseg.layers.context import AggregatedDepthConv
 from famseg.layers.fam import FeatureAwareUpsample, InterpolateUpsample
 from famseg.layers.hamburger import Hamburger
-from famseg.layers.mamba2d import Mamba2D
-from famseg.layers.residual import BottleBlock, ConvolutionBlock
-from famseg.layers.strip import StripBlock
+from famseg.models.decoder import Decoder
+from famseg.models.encoder import Encoder
 from famseg.models.images import cropped, padded
 from famseg.models.mscan import load_mscan
 
@@ -67,139 +52,6 @@ SIZES: dict[str, dict[str, Any]] = {
         "rank": 64,
     },
 }
-
-
-class Encoder(nn.Module):
-    """Stem and four stages (paper section 3.2).
-
-    Stem: two 3x3 convolutions with stride 2. Stage: ConvolutionBlock (not in the first: the stem has down-sampled),
-    BottleBlocks, StripBlocks, norm.
-
-    Args:
-        in_channels: channels of the image.
-        widths: of the stages.
-        depths: StripBlocks of the stages.
-        mlp_ratios: expansion in the StripBlocks of the stages.
-        bottle_blocks: BottleBlocks of the stages.
-        drop_path: rate of the last StripBlock.
-        mamba: arguments of the `Mamba2D` shortcuts; None for identity shortcuts.
-        strips: arguments of the `StripBlock`s, their backend among them, which is the stem's as well.
-        checkpointing: keep no map within a stage for backward, which computes the stages again.
-    """
-
-    def __init__(
-        self,
-        in_channels: int,
-        widths: Sequence[int],
-        depths: Sequence[int],
-        mlp_ratios: Sequence[int],
-        bottle_blocks: Sequence[int],
-        drop_path: float,
-        mamba: dict[str, Any] | None,
-        strips: dict[str, Any],
-        checkpointing: bool = False,
-    ) -> None:
-        super().__init__()
-        self.checkpointing, self.backend = checkpointing, strips["backend"]
-        backend, half = self.backend, widths[0] // 2
-        self.stem = nn.Sequential(
-            conv_norm(in_channels, half, 3, stride=2, backend=backend),
-            conv_norm(half, widths[0], 3, stride=2, activation=False, backend=backend),
-        )
-        rates = iter(drop_path * i / max(1, sum(depths) - 1) for i in range(sum(depths)))
-        self.stages = nn.ModuleList()
-        for i, width in enumerate(widths):
-            down = [ConvolutionBlock(widths[i - 1], width, backend)] if i > 0 else []
-            shortcuts = [nn.Identity() if mamba is None else Mamba2D(width, **mamba) for _ in range(bottle_blocks[i])]
-            bottles = [BottleBlock(width, shortcut, backend) for shortcut in shortcuts]
-            scans = [StripBlock(width, mlp_ratios[i], drop_path=next(rates), **strips) for _ in range(depths[i])]
-            self.stages.append(nn.Sequential(*down, *bottles, *scans, nn.BatchNorm2d(width)))
-        if checkpointing:
-            for norm in self.stages.modules():
-                if isinstance(norm, nn.BatchNorm2d):
-                    # backward repeats the forward pass and its update of the running statistics: two equal steps of
-                    # this momentum are one of the original
-                    norm.momentum = 1 - math.sqrt(1 - (norm.momentum or 0.0))
-
-    def forward(self, x: Tensor) -> list[Tensor]:
-        """(B, in_channels, H, W), H and W multiples of 32 -> (B, widths[i], H / 2^(i+2), W / 2^(i+2)), i = 0 to 3."""
-        # Depthwise convolutions are several times faster in channels last, and so are norms on a GPU; one channel alone
-        # has no such format, so the first convolution's output is where it begins.
-        first = cast(nn.Conv2d, self.stem[0][0])  # type: ignore[index]
-        x = padded_conv(x, first, first.bias) if use_triton(self.backend, x) else first(x)
-        x = x.contiguous(memory_format=torch.channels_last)
-        x = self.stem[1](self.stem[0].after_conv(x))  # type: ignore[operator]
-        maps, repeat = [], self.checkpointing and self.training
-        for stage in self.stages:
-            x = checkpoint(self._stage, stage, x, use_reentrant=False) if repeat else self._stage(stage, x)
-            maps.append(x)
-        return maps
-
-    def _stage(self, stage: nn.Module, x: Tensor) -> Tensor:
-        *blocks, norm = stage.children()
-        for block in blocks:
-            x = block(x)
-        return normalised(x, norm, self.backend)
-
-
-class Decoder(nn.Module):
-    """Upsamplings by 2 with a convolution after each (paper section 3.3), and the 1x1 head.
-
-    The first two fuse f3, and f2 with the context: the encoder's last three layers. Without `refine` there is no
-    convolution at full resolution, and the last upsampling's reduction is the head: it carries logits.
-
-    Args:
-        encoder_widths: of the encoder's maps.
-        widths: after the neck and after each upsampling.
-        upsamplings: modules widths[i] -> widths[i + 1] channels; the last one -> num_classes without `refine`.
-        context: f2, f3, f4 -> a map like f2; None decodes from f4 alone.
-        context_width: channels of the context.
-        num_classes: channels of the logits.
-        refine: a convolution at full resolution.
-        backend: of convolutions' ends and the head: "auto", "torch" or "triton", see `famseg.kernels`.
-    """
-
-    def __init__(
-        self,
-        encoder_widths: Sequence[int],
-        widths: Sequence[int],
-        upsamplings: Sequence[nn.Module],
-        context: nn.Module | None,
-        context_width: int,
-        num_classes: int,
-        refine: bool,
-        backend: str = "auto",
-    ) -> None:
-        super().__init__()
-        self.context, self.backend = context, backend
-        self.neck = conv_norm(encoder_widths[3], widths[0], backend=backend)
-        self.upsamplings = nn.ModuleList(upsamplings)
-        fused = [0] * len(upsamplings)
-        if context is not None:
-            fused[:2] = encoder_widths[2], encoder_widths[1] + context_width
-        inputs = [width + more for width, more in zip(widths[1:], fused, strict=True)]
-        convs = [conv_norm(wide, width, 3, backend=backend) for wide, width in zip(inputs, widths[1:], strict=True)]
-        self.convs = nn.ModuleList(convs if refine else [*convs[:-1], nn.Identity()])
-        self.head = nn.Conv2d(widths[-1], num_classes, 1) if refine else nn.Identity()
-
-    def forward(self, maps: Sequence[Tensor]) -> Tensor:
-        """The encoder's four maps -> (B, num_classes, H, W)."""
-        fused: list[list[Tensor]] = [[] for _ in self.convs]
-        if self.context is not None:
-            fused[:2] = [maps[2]], [maps[1], self.context(maps[1:])]
-        x: Tensor = self.neck(maps[3])
-        for upsample, others, conv in zip(self.upsamplings, fused, self.convs, strict=True):
-            x = conv(torch.cat([upsample(x), *others], dim=1))
-        return self._logits(x)
-
-    def _logits(self, x: Tensor) -> Tensor:
-        if isinstance(self.head, nn.Conv2d) and use_triton(self.backend, x):
-            from famseg.kernels import head  # Triton is imported where it runs
-
-            if head.suits(x, len(self.head.weight)):
-                return cast(Tensor, head.head(as_autocast(x), self.head.weight.flatten(1), self.head.bias))
-        logits: Tensor = self.head(x)
-        return logits
 
 
 class FAMSeg(nn.Module):

@@ -63,7 +63,7 @@ def load_mscan(encoder: nn.Module, weights: str | Path) -> Loaded:
     """Fill what matches of an encoder, and log and return what was filled and what was not.
 
     Args:
-        encoder: `famseg.models.segnext.MSCAN` or `famseg.models.famseg.Encoder`; a one-channel stem takes the sum of
+        encoder: `famseg.models.segnext.MSCAN` or `famseg.models.encoder.Encoder`; a one-channel stem takes the sum of
             the colours' weights.
         weights: a file of `torch.save` with SegNeXt's names, or "imagenet" to fetch the one for the encoder's size.
 

@@ -1,0 +1,70 @@
+"""FAMSeg's decoder."""
+
+from collections.abc import Sequence
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from famseg.kernels import use_triton
+from famseg.layers.basic import as_autocast, conv_norm
+
+
+class Decoder(nn.Module):
+    """Upsamplings by 2 with a convolution after each (paper section 3.3), and the 1x1 head.
+
+    The first two fuse f3, and f2 with the context: the encoder's last three layers. Without `refine` there is no
+    convolution at full resolution, and the last upsampling's reduction is the head: it carries logits.
+
+    Args:
+        encoder_widths: of the encoder's maps.
+        widths: after the neck and after each upsampling.
+        upsamplings: modules widths[i] -> widths[i + 1] channels; the last one -> num_classes without `refine`.
+        context: f2, f3, f4 -> a map like f2; None decodes from f4 alone.
+        context_width: channels of the context.
+        num_classes: channels of the logits.
+        refine: a convolution at full resolution.
+        backend: of convolutions' ends and the head: "auto", "torch" or "triton", see `famseg.kernels`.
+    """
+
+    def __init__(
+        self,
+        encoder_widths: Sequence[int],
+        widths: Sequence[int],
+        upsamplings: Sequence[nn.Module],
+        context: nn.Module | None,
+        context_width: int,
+        num_classes: int,
+        refine: bool,
+        backend: str = "auto",
+    ) -> None:
+        super().__init__()
+        self.context, self.backend = context, backend
+        self.neck = conv_norm(encoder_widths[3], widths[0], backend=backend)
+        self.upsamplings = nn.ModuleList(upsamplings)
+        fused = [0] * len(upsamplings)
+        if context is not None:
+            fused[:2] = encoder_widths[2], encoder_widths[1] + context_width
+        inputs = [width + more for width, more in zip(widths[1:], fused, strict=True)]
+        convs = [conv_norm(wide, width, 3, backend=backend) for wide, width in zip(inputs, widths[1:], strict=True)]
+        self.convs = nn.ModuleList(convs if refine else [*convs[:-1], nn.Identity()])
+        self.head = nn.Conv2d(widths[-1], num_classes, 1) if refine else nn.Identity()
+
+    def forward(self, maps: Sequence[Tensor]) -> Tensor:
+        """The encoder's four maps -> (B, num_classes, H, W)."""
+        fused: list[list[Tensor]] = [[] for _ in self.convs]
+        if self.context is not None:
+            fused[:2] = [maps[2]], [maps[1], self.context(maps[1:])]
+        x: Tensor = self.neck(maps[3])
+        for upsample, others, conv in zip(self.upsamplings, fused, self.convs, strict=True):
+            x = conv(torch.cat([upsample(x), *others], dim=1))
+        return self._logits(x)
+
+    def _logits(self, x: Tensor) -> Tensor:
+        if isinstance(self.head, nn.Conv2d) and use_triton(self.backend, x):
+            from famseg.kernels import head  # Triton is imported where it runs
+
+            if head.suits(x, len(self.head.weight)):
+                return cast(Tensor, head.head(as_autocast(x), self.head.weight.flatten(1), self.head.bias))
+        logits: Tensor = self.head(x)
+        return logits
