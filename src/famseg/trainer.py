@@ -41,6 +41,9 @@ class ProgressBar(RichProgressBar):
             super().on_train_batch_end(trainer, task, outputs, batch, batch_idx)
 
 
+PRECISIONS = ("32-true", "bf16-mixed", "16-mixed", "64-true", "bf16-true", "16-true")
+
+
 def build(
     *,
     output: str,
@@ -69,9 +72,11 @@ def build(
             machine.
     """
     _refuse_ddp_in_multirun(options)
-    _require_counts(options)
+    _require_counts(options | {"keep_best": keep_best})
     if precision == "auto":
         precision = _precision(options.get("accelerator", "auto"))
+    elif precision not in PRECISIONS:
+        raise UserError(f"trainer.precision={precision}: give auto or one of {', '.join(map(str, PRECISIONS))}.")
     folder = Path(output) / "checkpoints"
     best = ModelCheckpoint(
         folder,
@@ -114,10 +119,13 @@ def _precision(accelerator: str) -> str:
 
 
 def _require_counts(options: dict[str, Any]) -> None:
-    for key in ("max_epochs", "accumulate_grad_batches", "check_val_every_n_epoch"):
+    for key in ("max_epochs", "accumulate_grad_batches", "check_val_every_n_epoch", "keep_best"):
         number = options.get(key, 1)
         if not isinstance(number, int) or number < 1:
             raise UserError(f"trainer.{key}={number}: give a whole number, 1 or more.")
+    limit = options.get("gradient_clip_val")
+    if limit is not None and not (isinstance(limit, (int, float)) and limit > 0):
+        raise UserError(f"trainer.gradient_clip_val={limit}: give a number above 0, or null for none.")
 
 
 def _refuse_ddp_in_multirun(options: dict[str, Any]) -> None:

@@ -12,7 +12,7 @@ def test_a_sound_set(hc18_root):
     assert text.splitlines() == [
         "6 images of 5 examinations or subjects, classes 0 BG, 2 FB.",
         "train 2, val 2, test 2 images.",
-        "0 errors, 0 warnings.",
+        "Errors: 0. Warnings: 0.",
     ]
 
 
@@ -24,7 +24,7 @@ def test_errors_come_first_and_name_file_and_mend(folder_root):
     assert code == 1
     assert error.startswith(f"error    {folder_root}/labels/5.png: label ids [9] belong to no class. Known ids: 0 BG")
     assert warning.startswith(f"warning  {folder_root}/images/0.png: uint16 image scaled to 8 bits")
-    assert count == "1 errors, 2 warnings."  # also that bit depths are mixed
+    assert count == "Errors: 1. Warnings: 2."  # also that bit depths are mixed
 
 
 def test_warnings_alone_are_no_failure(folder_root):

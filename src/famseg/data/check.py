@@ -26,5 +26,5 @@ def check_report(data: SegmentationDataModule | Source) -> tuple[str, int]:
     lines.append(f"{len(source)} images of {len(set(source.groups))} examinations or subjects, classes {classes}.")
     if isinstance(data, SegmentationDataModule):
         lines.append(", ".join(f"{split} {len(names)}" for split, names in data.splits.items()) + " images.")
-    lines.append(f"{errors} errors, {len(problems) - errors} warnings.")
+    lines.append(f"Errors: {errors}. Warnings: {len(problems) - errors}.")
     return "\n".join(lines), int(errors > 0)

@@ -1,0 +1,23 @@
+"""Values of `trainer` that Lightning would take in silence, or refuse in words of its own."""
+
+import pytest
+
+from famseg import trainer
+from famseg.errors import UserError
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"accumulate_grad_batches": 0}, "trainer.accumulate_grad_batches=0: give a whole number, 1 or more"),
+        ({"check_val_every_n_epoch": 1.5}, "trainer.check_val_every_n_epoch=1.5"),
+        ({"gradient_clip_val": -1}, "trainer.gradient_clip_val=-1: give a number above 0, or null"),
+        ({"gradient_clip_val": "much"}, "trainer.gradient_clip_val=much"),
+        ({"precision": "bf17"}, "trainer.precision=bf17: give auto or one of"),
+        ({"keep_best": -3}, "trainer.keep_best=-3: give a whole number, 1 or more"),
+    ],
+)
+def test_a_value_that_cannot_be(options, message, tmp_path):
+    with pytest.raises(UserError) as caught:
+        trainer.build(output=str(tmp_path), **{"accelerator": "cpu", "precision": "32-true", **options})
+    assert message in str(caught.value)
