@@ -30,6 +30,8 @@ def arguments(shape, seed, dtype=torch.float32, device="cpu", layout="channels_l
     ],
 )
 def test_like_the_twin(shape, dtype, layout, device):
+    if device.type == "cuda" and dtype == torch.float32 and shape[1] > 64:
+        pytest.skip("no layer asks for it, see `suits`: so much float32 does not fit a multiprocessor")
     tolerance = 1e-5 if dtype == torch.float32 else 1e-2
     assert_like_twin(gate, twin, arguments(shape, 0, dtype, device, layout), tolerance)
 
