@@ -11,7 +11,6 @@ from triton.backends.compiler import GPUTarget
 from triton.backends.driver import DriverBase
 
 import famseg.kernels
-from famseg.kernels import tiles
 from famseg.losses import CrossEntropyDice
 from famseg.models import SIZES, FAMSeg
 
@@ -64,16 +63,14 @@ class Driver(DriverBase):
 
 
 def main():
-    """One step of FAMSeg in each precision; its numbers are what happened to lie in memory."""
+    """A step of FAMSeg in half precision; its numbers are what happened to lie in memory."""
     triton.runtime.driver.set_active(Driver())
     famseg.kernels._obstacle = lambda device, dtype: ""
-    tiles.device_of = torch.cuda.device_of = lambda x: nullcontext()
-    for half in (True, False):
-        model = FAMSeg(**{**SIZES["T"], "depths": (1, 1, 1, 1)}, kernels="triton", drop_path=0.1)
-        with torch.autocast("cpu", torch.bfloat16, enabled=half):
-            logits = model(torch.randn(2, 1, 64, 64))
-        CrossEntropyDice()(logits, torch.randint(3, (2, 64, 64))).backward()
-        print(f"{len(compiled)} kernels")
+    torch.cuda.device_of = lambda x: nullcontext()
+    model = FAMSeg(**{**SIZES["T"], "depths": (1, 1, 1, 1)}, kernels="triton", drop_path=0.1)
+    with torch.autocast("cpu", torch.bfloat16):
+        logits = model(torch.randn(2, 1, 64, 64))
+    CrossEntropyDice()(logits, torch.randint(3, (2, 64, 64))).backward()
     print("\n".join(sorted(compiled)))
 
 

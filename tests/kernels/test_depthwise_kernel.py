@@ -34,8 +34,7 @@ def arguments(shape, side, seed, dtype=torch.float32, device="cpu", layout="chan
     return x, weight.to(device), *both[:biases].to(device)
 
 
-@pytest.mark.parametrize("biases", [1, 2])
-@pytest.mark.parametrize(("side", "gelu"), [(3, True), (5, False)])
+@pytest.mark.parametrize(("side", "gelu", "biases"), [(3, True, 1), (3, True, 2), (5, False, 1)])
 @pytest.mark.parametrize(
     ("shape", "dtype", "layout"),
     [
@@ -64,7 +63,7 @@ def test_padding_has_no_bias(device):
 
 def test_gelu_far_out(device):
     """Where the bell's tails vanish, and in the middle: the kernel's own erf against PyTorch's."""
-    x = torch.linspace(-12, 12, 400, device=device).view(1, 1, 20, 20).requires_grad_()
+    x = torch.linspace(-12, 12, 128, device=device).view(1, 1, 8, 16).requires_grad_()
     weight = torch.zeros(9, 1, device=device)
     weight[4] = 1
     y = depthwise(x, weight, torch.zeros(1, device=device), gelu=True)
@@ -77,7 +76,7 @@ def test_gelu_far_out(device):
 @pytest.mark.parametrize("gelu", [True, False])
 def test_the_same_bits_every_time(gelu, device):
     def run():
-        args = [t.requires_grad_() for t in arguments((2, 16, 11, 9), 3, 3, device=device, biases=2)]
+        args = [t.requires_grad_() for t in arguments((2, 4, 5, 9), 3, 3, device=device, biases=2)]
         return torch.autograd.grad(kernel(gelu)(*args).square().sum(), args)
 
     for first, second in zip(run(), run(), strict=True):

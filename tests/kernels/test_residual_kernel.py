@@ -76,14 +76,16 @@ def test_several_tiles_of_a_program(device, monkeypatch):
     assert_like_twin(bias_gelu, gelu_twin, args[1:3], TOLERANCE[torch.float32])
 
 
-@pytest.mark.parametrize(("channels", "scan"), [(16, "independent"), (5, "sequential")])
+@pytest.mark.parametrize(
+    ("channels", "scan"), [(4, "independent"), pytest.param(5, "sequential", marks=pytest.mark.slow)]
+)
 def test_a_block_in_training_gives_the_same_with_both(channels, scan, device):
     """Values and every gradient, with stochastic depth, which draws the same images with both."""
     torch.manual_seed(0)
     block = StripBlock(channels, 2, kernels=(3, 5), scan=scan, drop_path=0.5, backend="triton").to(device).train()
     nn.init.uniform_(block.residual1.scale)
     nn.init.uniform_(block.residual2.scale)
-    x = random_map((4, channels, 3, 5), 1, device=device)
+    x = random_map((3, channels, 3, 4), 1, device=device)
     results = []
     for backend in ("triton", "torch"):
         block.backend = block.attention.backend = backend
