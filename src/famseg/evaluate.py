@@ -11,6 +11,7 @@ from rich.progress import track
 
 from famseg.checkpoint import load_predictor, resolve
 from famseg.data.datamodule import SegmentationDataModule
+from famseg.deploy import deployed
 from famseg.errors import UserError
 from famseg.evaluation import ImageScorer
 from famseg.inference import Predictor, select_device
@@ -29,7 +30,8 @@ def evaluate(config: DictConfig, folder: Path) -> dict[str, float]:
     """
     if config.tta not in ("none", "flip"):
         raise UserError(f"tta={config.tta}: give none or flip.")
-    predictor = replace(load_predictor(config.run, select_device(config.device)), flip=config.tta == "flip")
+    predictor = load_predictor(config.run, select_device(config.device))
+    predictor = replace(predictor, model=deployed(predictor.model), flip=config.tta == "flip")
     data = _data(config, predictor)
     data.setup("test")
     scorer = ImageScorer(predictor.classes, data.source.classes, data.letterbox)

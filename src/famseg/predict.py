@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from famseg.backends import load_network
+from famseg.deploy import deployed
 from famseg.errors import UserError
 from famseg.files import write_bytes, write_table
 from famseg.findings import NOTICE, Findings, examine
@@ -74,7 +75,8 @@ def load_members(
     Raises:
         UserError: one cannot be loaded, or their classes differ.
     """
-    members = [replace(load_network(where, device, backend), flip=flip) for where in checkpoints]
+    networks = (load_network(where, device, backend) for where in checkpoints)
+    members = [replace(network, model=deployed(network.model), flip=flip) for network in networks]
     for where, member in zip(checkpoints, members, strict=True):
         if list(member.classes.items()) != list(members[0].classes.items()):
             one, other = dict(members[0].classes), dict(member.classes)

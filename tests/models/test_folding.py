@@ -2,17 +2,23 @@
 
 import pytest
 import torch
-from model_tester import picture
+from model_tester import lively, picture
 from torch import nn
 
 from famseg.folding import folded
-from famseg.models import SIZES, FAMSeg, SegNeXt
+from famseg.models import SIZES, BiSeNetV2, FAMSeg, LibraryModel, SegNeXt
 
 SMALL = {**SIZES["N"], "depths": (1, 1, 1, 1)}
 NETWORKS = [
     lambda: FAMSeg(**SMALL),
     lambda: FAMSeg(**SMALL, mamba=False, fusion="none", upsample="bilinear"),
+    lambda: FAMSeg(**SMALL, strip_scan="sequential", upsample="nearest", refine=False),
+    lambda: FAMSeg(**SMALL, bottle_blocks=(0, 0, 2, 0), directions=1),
     lambda: SegNeXt(widths=(16, 32, 32, 64), depths=(1, 1, 1, 1), head_width=32),
+    BiSeNetV2,
+    lambda: LibraryModel("resnet18", "unet"),
+    lambda: LibraryModel("mobilenetv3_small_050", "fpn"),
+    lambda: LibraryModel("convnext_atto", "upernet"),
 ]
 
 
@@ -36,6 +42,15 @@ def test_same_logits(build, size):
     image = picture(2, 1, *size).double()
     with torch.no_grad():
         torch.testing.assert_close(folded(model)(image), model(image), rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("name", "NT")
+def test_same_logits_in_single_precision(name):
+    model = lively(FAMSeg(**SIZES[name]))
+    image = picture(1, 1, 45, 83)
+    with torch.no_grad():
+        logits = model(image)
+        assert (folded(model)(image) - logits).norm() < 1e-5 * logits.norm()
 
 
 def test_the_network_itself_stays_as_it_is():

@@ -70,8 +70,28 @@ def normalised(x: Tensor, norm: nn.Module, backend: str, gelu: bool = False) -> 
 
         if suits(norm, x):
             return batch_norm(x, cast(nn.BatchNorm2d, norm), gelu)
+        if gelu and isinstance(norm, Shift):
+            from famseg.kernels.bias_gelu import bias_gelu
+
+            return cast(Tensor, bias_gelu(x, norm.bias))
     y: Tensor = norm(x)
     return F.gelu(y) if gelu else y
+
+
+class Shift(nn.Module):
+    """What is left of a batch norm whose scale has gone into the convolution before it (`famseg.folding`).
+
+    Args:
+        bias: (C,).
+    """
+
+    def __init__(self, bias: nn.Parameter) -> None:
+        super().__init__()
+        self.bias = bias
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) -> the same."""
+        return x + self.bias[:, None, None].to(x.dtype)
 
 
 def conv_norm(

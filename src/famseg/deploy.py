@@ -1,0 +1,171 @@
+"""A trained network as it predicts fastest: folded, and on a GPU in bfloat16 and replayed as CUDA graphs."""
+
+import logging
+from collections import OrderedDict
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from famseg.folding import folded
+
+log = logging.getLogger(__name__)
+
+Function = Callable[[Tensor], Tensor]
+
+
+def deployed(model: nn.Module) -> nn.Module:
+    """A copy of a network that predicts the same in less time, on the device that the network is on.
+
+    Its batch norms are folded (`famseg.folding`). On a GPU its weights are channels last, it computes in bfloat16 where
+    the GPU has it, as training and its test do, and images of a shape that comes again are predicted by a CUDA graph.
+    Its weights are fixed: changed ones may go unnoticed.
+
+    Args:
+        model: image (B, C, H, W) -> logits, in evaluation mode.
+
+    Returns:
+        Image -> logits, without gradients. A network without parameters, which another runtime runs, stays as it is.
+    """
+    parameter = next(model.parameters(), None)
+    if parameter is None:
+        return model
+    network = folded(model).requires_grad_(False)
+    if parameter.device.type != "cuda":
+        return network
+    narrow = torch.cuda.is_bf16_supported(including_emulation=False)
+    return Graphed(network.to(memory_format=torch.channels_last), narrow)
+
+
+class Graphed(nn.Module):
+    """Predicts by CUDA graphs, one for each shape of images: the GPU no longer waits for Python.
+
+    The first images of a shape are predicted plainly, the next ones captured, all later ones replayed; the graphs used
+    last are kept. A shape that cannot be captured, for want of memory or since the network waits for the GPU, is
+    predicted plainly. One thread at a time may call it.
+
+    Args:
+        network: image -> logits, in evaluation mode, on a GPU.
+        narrow: compute in bfloat16.
+        most: shapes that are kept.
+    """
+
+    def __init__(self, network: nn.Module, narrow: bool, most: int = 4) -> None:
+        super().__init__()
+        self.network, self.narrow, self.most = network, narrow, most
+        self._functions: OrderedDict[torch.Size, Function | None] = OrderedDict()  # None: seen once
+
+    @torch.inference_mode()
+    def forward(self, image: Tensor) -> Tensor:
+        """(B, C, H, W) -> logits (B, classes, H, W)."""
+        shape = image.shape
+        seen = shape in self._functions
+        function = self._functions.pop(shape, None)
+        if seen and function is None:
+            function = self._capture(image)
+        self._functions[shape] = function  # last in the order
+        if len(self._functions) > self.most:
+            self._functions.popitem(last=False)
+        return (function or self._plain)(image)
+
+    def _plain(self, image: Tensor) -> Tensor:
+        # a weight that an autocast around this one keeps as bfloat16 would be gone when the graph reads it
+        with torch.autocast(image.device.type, torch.bfloat16, enabled=self.narrow, cache_enabled=False):
+            logits: Tensor = self.network(image)
+        return logits
+
+    def _capture(self, image: Tensor) -> Function:
+        try:
+            return captured(self._plain, image, [*self.network.parameters(), *self.network.buffers()])
+        except RuntimeError as error:
+            log.info("Images %s are predicted without a CUDA graph: %s", tuple(image.shape), str(error).split("\n")[0])
+            return self._plain
+
+
+def captured(function: Function, image: Tensor, fixed: Iterable[Tensor]) -> Function:
+    """A function of images as a CUDA graph, which leaves out what depends on fixed tensors alone.
+
+    Args:
+        function: image -> tensor, by the same operations each time.
+        image: of the shape, dtype and device of those to come.
+        fixed: tensors that never change, such as weights.
+
+    Raises:
+        RuntimeError: it does what a capture forbids.
+    """
+    image, once = image.clone(), Once(fixed)
+    with once:  # compiles kernels and chooses algorithms, too
+        function(image)
+    graph = torch.cuda.CUDAGraph()
+    # "thread_local": other threads, such as those that pin batches, may go on talking to the GPU
+    with torch.cuda.graph(graph, capture_error_mode="thread_local"), once:
+        result = function(image)
+
+    def replay(new: Tensor, _read_by_the_graph: Once = once) -> Tensor:
+        image.copy_(new)
+        graph.replay()
+        return result.clone()  # the next replay overwrites it
+
+    return replay
+
+
+class Once(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Does the work on fixed tensors (casts, transposes, sums of weights) in its first pass; later ones find it done.
+
+    All passes must be the same operations in the same order. Work of Triton kernels counts by the operation of
+    `torch.library` that launches them.
+
+    Args:
+        fixed: tensors that never change.
+
+    Raises:
+        RuntimeError: in a pass that writes into a fixed tensor, or into what was made of such.
+    """
+
+    def __init__(self, fixed: Iterable[Tensor]) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._fixed = {id(tensor): tensor for tensor in fixed}
+        self._results: list[Any] = []
+        self._place = 0
+        self._first = True
+
+    def __enter__(self) -> "Once":
+        self._first, self._place = not self._results, 0
+        super().__enter__()  # type: ignore[no-untyped-call]
+        return self
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Run the operation, or return what it gave in the first pass."""
+        kwargs = kwargs or {}
+        if not self._is_fixed(func, args, kwargs):
+            return func(*args, **kwargs)
+        self._place += 1
+        if not self._first and self._results[self._place - 1] is not None:
+            return self._results[self._place - 1]
+        result = func(*args, **kwargs)
+        self._fixed |= {id(leaf): leaf for leaf in tree_leaves(result)}
+        if self._first:
+            is_view = not _memories(result).isdisjoint(_memories((args, kwargs)))  # costs nothing; made anew each time
+            self._results.append(None if is_view else result)
+        return result
+
+    def _is_fixed(self, func: Any, args: Any, kwargs: Any) -> bool:
+        if func._schema.is_mutable:
+            written = [a for a, of in zip(args, func._schema.arguments, strict=False) if of.is_write]
+            if any(id(leaf) in self._fixed for leaf in tree_leaves(written)):
+                raise RuntimeError(f"{func} writes into a tensor that was to stay fixed")
+            return False
+        tensors = _tensors((args, kwargs))
+        random = torch.Tag.nondeterministic_seeded in func.tags
+        return bool(tensors) and not random and all(id(tensor) in self._fixed for tensor in tensors)
+
+
+def _tensors(values: Any) -> list[Tensor]:
+    return [leaf for leaf in tree_leaves(values) if isinstance(leaf, Tensor)]
+
+
+def _memories(values: Any) -> set[int]:
+    return {tensor.untyped_storage().data_ptr() for tensor in _tensors(values)}

@@ -1,0 +1,171 @@
+"""A deployed network predicts what the network predicts: folded, graphed, and without repeated work on weights."""
+
+from collections import Counter
+
+import pytest
+import torch
+from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from famseg import deploy
+from famseg.deploy import Graphed, Once, deployed
+from famseg.models import SIZES, FAMSeg
+
+SMALL = {**SIZES["N"], "depths": (1, 1, 1, 1), "decoder_widths": (32, 16, 16, 16, 16, 16)}
+SHAPES = [(1, 1, 64, 96), (2, 1, 64, 96), (1, 1, 45, 83)]
+
+
+class Operations(TorchDispatchMode):
+    """Counts what it sees."""
+
+    def __init__(self):
+        super().__init__()
+        self.count = Counter()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.count[func.overloadpacket.__name__] += 1
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.fixture
+def network():
+    torch.manual_seed(0)
+    model = FAMSeg(**SMALL)
+    with torch.no_grad():
+        for _ in range(3):
+            model(torch.rand(2, 1, 64, 96))  # statistics
+    return model.eval().requires_grad_(False)
+
+
+@pytest.fixture
+def captures(monkeypatch):
+    """What is captured on a machine that can capture nothing: the shapes of the images, in order."""
+    shapes = []
+
+    def capture(function, image, fixed):
+        shapes.append(tuple(image.shape))
+        return lambda new: function(new) + 100.0
+
+    monkeypatch.setattr(deploy, "captured", capture)
+    return shapes
+
+
+def tensors(model):
+    return [*model.parameters(), *model.buffers()]
+
+
+def test_on_a_cpu_it_is_folded(network):
+    image = torch.rand(2, 1, 64, 96)
+    ours = deployed(network)
+    assert sum(isinstance(m, nn.BatchNorm2d) for m in ours.modules()) < 10
+    torch.testing.assert_close(ours(image), network(image), rtol=1e-5, atol=1e-5)
+
+
+def test_a_network_of_another_runtime_stays_as_it_is():
+    other = nn.Identity().eval()
+    assert deployed(other) is other
+
+
+def test_a_shape_that_comes_again_is_captured(captures):
+    model = Graphed(nn.Identity(), narrow=False)
+    images = {n: torch.full((n, 1, 2, 2), float(n)) for n in (1, 2)}
+    sums = [model(images[n]).mean().item() for n in (1, 2, 1, 1, 2, 1)]
+    assert sums == [1, 2, 101, 101, 102, 101]
+    assert captures == [(1, 1, 2, 2), (2, 1, 2, 2)]
+
+
+def test_the_graphs_used_last_are_kept(captures):
+    model = Graphed(nn.Identity(), narrow=False, most=2)
+    for n in (1, 1, 2, 2, 1, 3, 3, 1, 2, 2):
+        model(torch.zeros(n, 1, 2, 2))
+    assert [shape[0] for shape in captures] == [1, 2, 3, 2]
+
+
+def test_what_cannot_be_captured_is_predicted_plainly(monkeypatch, caplog):
+    def refuse(function, image, fixed):
+        raise RuntimeError("operation not permitted when stream is capturing\nmore")
+
+    monkeypatch.setattr(deploy, "captured", refuse)
+    model = Graphed(nn.Flatten(), narrow=False)
+    with caplog.at_level("INFO"):
+        for _ in range(3):
+            assert model(torch.ones(1, 1, 2, 2)).shape == (1, 4)
+    assert len(caplog.records) == 1
+    assert "(1, 1, 2, 2) are predicted without a CUDA graph: operation not permitted" in caplog.text
+
+
+@pytest.mark.parametrize("narrow", [False, True])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_work_on_weights_is_done_once(network, shape, narrow):
+    def passed(image):
+        with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=narrow, cache_enabled=False):
+            return network(image)
+
+    images = torch.rand(2, *shape)
+    once, counts = Once(tensors(network)), []
+    for _ in range(3):
+        with Operations() as seen, once:
+            passed(images[0])
+        counts.append(seen.count)
+    assert counts[1] == counts[2]
+    with once:
+        ours = passed(images[1])
+    torch.testing.assert_close(ours, passed(images[1]), rtol=0, atol=0)
+    assert counts[0].total() - counts[1].total() > (150 if narrow else 20)  # casts of weights, and merged scans
+
+
+def test_random_numbers_are_drawn_in_each_pass():
+    like = torch.zeros(8)
+    once = Once([like])
+    draws = []
+    for _ in range(3):
+        with once:
+            draws.append(torch.rand_like(like))
+    assert not torch.equal(draws[1], draws[2])
+
+
+def test_a_pass_that_changes_a_weight_is_refused():
+    weight = torch.ones(3)
+    with Once([weight]), pytest.raises(RuntimeError, match="writes into a tensor that was to stay fixed"):
+        weight.add_(1)
+    with Once([weight]), pytest.raises(RuntimeError, match="stay fixed"):
+        (weight * 2).mul_(3)
+    with Once([weight]):
+        assert torch.zeros(3).add_(weight).sum() == weight.sum()
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("kernels", ["torch", "triton"])
+def test_masks_on_a_gpu(network, kernels):
+    """Folded and graphed, in bf16: the classes of the plain network in bf16, but for a few close decisions."""
+    plain = FAMSeg(**SMALL, kernels=kernels)
+    plain.load_state_dict(network.state_dict())
+    plain = plain.cuda().eval()
+    ours = deployed(plain)
+    torch.manual_seed(1)
+    for shape in [*SHAPES, (8, 1, 256, 384), *SHAPES]:
+        for _ in range(4):  # plain, captured, replayed
+            image = torch.rand(shape, device="cuda")
+            with torch.no_grad(), torch.autocast("cuda", torch.bfloat16):
+                expected = plain(image).float()
+            logits = ours(image).float()
+            assert logits.shape == expected.shape
+            assert (logits - expected).norm() < 0.03 * expected.norm()
+            top = expected.topk(2, dim=1).values
+            sure = top[:, 0] - top[:, 1] > 0.05 * expected.abs().amax()
+            assert torch.equal(logits.argmax(1)[sure], expected.argmax(1)[sure])
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("kernels", ["torch", "triton"])
+def test_a_replay_is_the_plain_prediction(network, kernels):
+    """Float32: the very numbers, whatever was predicted in between."""
+    model = FAMSeg(**SMALL, kernels=kernels)
+    model.load_state_dict(network.state_dict())
+    model = Graphed(model.cuda().eval().requires_grad_(False), narrow=False)
+    images = [torch.rand(shape, device="cuda") for shape in SHAPES]
+    plain = [model(image) for image in images]
+    for _ in range(3):
+        for image, expected in zip(images, plain, strict=True):
+            torch.testing.assert_close(model(image), expected, rtol=1e-5, atol=1e-5)
+    assert all(function not in (None, model._plain) for function in model._functions.values())
