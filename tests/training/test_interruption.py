@@ -149,7 +149,10 @@ class PoisonOfLastStep(lightning.pytorch.callbacks.Callback):
 
 
 def test_nan_stops_and_keeps_the_evidence(fit, tmp_path, fault):
-    fault("Inf in a batch, on_nan=stop", "stops before the weights change; nan.json has files, step, gradients")
+    fault(
+        "Inf in a batch, on_nan=stop",
+        "stops before weights change (GPU: are validated or saved); nan.json has files, step, gradients",
+    )
     guard = NanGuard(str(tmp_path / "run"))
     with pytest.raises(UserError, match=r"step 3 is not finite.*on_nan=skip"):
         fit(callbacks=[guard, Poison()])
