@@ -88,7 +88,7 @@ def training_step(model: nn.Module, image: Tensor, mask: Tensor, compiled: bool,
     return captured(step) if graph else step
 
 
-def captured(step: Callable[[], None]) -> Callable[[], None]:
+def captured(step: Callable[[], object]) -> Callable[[], None]:
     """The step as a CUDA graph."""
     side = torch.cuda.Stream()
     side.wait_stream(torch.cuda.current_stream())
@@ -102,7 +102,7 @@ def captured(step: Callable[[], None]) -> Callable[[], None]:
     return graph.replay
 
 
-def measure(step: Callable[[], None], blocks: int, seconds: float) -> list[float]:
+def measure(step: Callable[[], object], blocks: int, seconds: float) -> list[float]:
     """Milliseconds per step of each block; a block takes about `seconds`."""
     for _ in range(3):
         step()
@@ -110,7 +110,12 @@ def measure(step: Callable[[], None], blocks: int, seconds: float) -> list[float
     return [block_ms(step, steps) for _ in range(blocks)]
 
 
-def block_ms(step: Callable[[], None], steps: int) -> float:
+def block_ms(step: Callable[[], object], steps: int) -> float:
+    if not torch.cuda.is_available():
+        started = time.perf_counter()
+        for _ in range(steps):
+            step()
+        return (time.perf_counter() - started) / steps * 1e3
     begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
     begin.record()
     for _ in range(steps):
@@ -169,7 +174,7 @@ def profile(name: str, options: argparse.Namespace) -> str:
 
 def environment() -> dict[str, Any]:
     return {
-        "device": torch.cuda.get_device_name(),
+        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else platform.machine(),
         "torch": torch.__version__,
         "python": platform.python_version(),
         "revision": revision(),

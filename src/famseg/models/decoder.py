@@ -57,7 +57,8 @@ class Decoder(nn.Module):
             fused[:2] = [maps[2]], [maps[1], self.context(maps[1:])]
         x: Tensor = self.neck(maps[3])
         for upsample, others, conv in zip(self.upsamplings, fused, self.convs, strict=True):
-            x = conv(torch.cat([upsample(x), *others], dim=1))
+            x = upsample(x)
+            x = conv(torch.cat([x, *others], dim=1) if others else x)  # of one map, cat makes a copy
         return self._logits(x)
 
     def _logits(self, x: Tensor) -> Tensor:
