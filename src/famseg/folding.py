@@ -4,7 +4,8 @@ import copy
 from typing import cast
 
 import torch
-from torch import nn
+import torch.nn.functional as F
+from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from famseg.kernels import use_triton
@@ -12,14 +13,18 @@ from famseg.layers.basic import ConvNorm, Shift
 from famseg.layers.context import AggregatedDepthConv
 from famseg.layers.strip import StripBlock
 
+LEAST = 1e-3  # of a norm's scales, over its largest, that can be divided by
+
 
 def folded(model: nn.Module) -> nn.Module:
     """A copy of a network in evaluation mode that computes the same with fewer passes over its maps.
 
     A norm by fixed statistics is a linear map of each channel: one behind a convolution scales its outputs, one before
-    a 1x1 convolution (`StripBlock.norm2`) its inputs. Norms that follow a convolution in an `nn.Sequential` are folded
-    in any network, those elsewhere in our own layers only. Where a Triton kernel does what follows the convolution, it
-    adds the bias, too, which cuDNN would take another pass for: there a `Shift` remains.
+    a 1x1 convolution (in a `StripBlock`) its inputs. Norms that follow a convolution in an `nn.Sequential` are folded
+    in any network, those elsewhere in our own layers only.
+
+    On a GPU cuDNN takes another pass for a bias. Where a Triton kernel does what follows the convolution, it adds the
+    bias as well, and a `Shift` remains of the norm; other 1x1 convolutions with a bias become `Product`s.
 
     Args:
         model: in evaluation mode.
@@ -30,14 +35,15 @@ def folded(model: nn.Module) -> nn.Module:
     if model.training:
         raise ValueError("a network in training has no fixed statistics to fold")
     result = copy.deepcopy(model)
-    for module in result.modules():
+    for module in list(result.modules()):
         if isinstance(module, nn.Sequential):
             _fold_neighbours(module)
-        elif isinstance(module, StripBlock) and isinstance(module.norm2, nn.BatchNorm2d):
-            module.expand, module.norm2 = _after_norm(module.norm2, module.expand), nn.Identity()  # type: ignore[assignment]
+        elif isinstance(module, StripBlock):
+            _fold_strip_block(module)
         elif isinstance(module, AggregatedDepthConv):
             pair = _before_norm(module.depthwise, module.norm, module.backend)
             module.depthwise, module.norm = pair  # type: ignore[assignment]
+    _use_products(result)
     return result
 
 
@@ -59,14 +65,64 @@ def _before_norm(conv: nn.Conv2d, norm: nn.BatchNorm2d, backend: str) -> tuple[n
 
 
 @torch.no_grad()
-def _after_norm(norm: nn.BatchNorm2d, conv: nn.Conv2d) -> nn.Conv2d:
-    """The 1x1 convolution of what the norm gives."""
-    assert norm.running_mean is not None
-    assert norm.running_var is not None
-    scale = norm.weight * torch.rsqrt(norm.running_var + norm.eps)
-    shift = norm.bias - norm.running_mean * scale
-    result = copy.deepcopy(conv)
-    result.weight.mul_(scale[:, None, None])
-    assert result.bias is not None
-    result.bias.add_(conv.weight.flatten(1) @ shift)
-    return result
+def _fold_strip_block(block: StripBlock) -> None:
+    """Both norms go into the 1x1 convolutions behind them.
+
+    The first one's result n = a x + b is needed once more, in x + s (c + n) with c = proj_out(...); this is
+    x + s a ((c + b) / a + x), so that proj_out and s take it up, unless a channel's a is as good as zero.
+    """
+    a, b = _scale_and_shift(block.norm2)
+    _take_up(block.expand, a, b)
+    block.norm2 = nn.Identity()  # type: ignore[assignment]
+    a, b = _scale_and_shift(block.norm1)
+    if a.abs().min() <= LEAST * a.abs().max():
+        return
+    _take_up(block.proj_in, a, b)
+    bias = cast(Tensor, block.proj_out.bias)
+    bias.copy_((bias + b) / a)
+    block.proj_out.weight.div_(a[:, None, None, None])
+    block.residual1.scale.mul_(a)
+    block.norm1 = nn.Identity()  # type: ignore[assignment]
+
+
+def _scale_and_shift(norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
+    mean, variance = cast(Tensor, norm.running_mean), cast(Tensor, norm.running_var)
+    scale = norm.weight * torch.rsqrt(variance + norm.eps)
+    return scale, norm.bias - mean * scale
+
+
+def _take_up(conv: nn.Conv2d, scale: Tensor, shift: Tensor) -> None:
+    """Make a 1x1 convolution that of scale x + shift."""
+    cast(Tensor, conv.bias).add_(conv.weight.flatten(1) @ shift)
+    conv.weight.mul_(scale[:, None, None])
+
+
+class Product(nn.Conv2d):
+    """A 1x1 convolution as the matrix product that it is on channels-last maps, to which cuBLAS adds the bias."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, out_channels, H, W)."""
+        if not x.is_contiguous(memory_format=torch.channels_last):
+            return super().forward(x)
+        batch, _, height, width = x.shape
+        rows = x.permute(0, 2, 3, 1).flatten(0, 2)  # of more dimensions, the bias would be a launch of its own
+        rows = F.linear(rows, self.weight.flatten(1), self.bias)
+        return rows.view(batch, height, width, -1).permute(0, 3, 1, 2)
+
+    @classmethod
+    def of(cls, conv: nn.Conv2d) -> "Product":
+        """The same function with the same parameters."""
+        product = cls(conv.in_channels, conv.out_channels, 1, device="meta")
+        product.weight, product.bias = conv.weight, conv.bias
+        return product.eval()
+
+
+def _use_products(model: nn.Module) -> None:
+    for module in list(model.modules()):
+        for name, child in module.named_children():
+            if type(child) is nn.Conv2d and child.bias is not None and child.weight.is_cuda and _is_pointwise(child):
+                setattr(module, name, Product.of(child))
+
+
+def _is_pointwise(conv: nn.Conv2d) -> bool:
+    return conv.kernel_size == conv.stride == (1, 1) and conv.groups == 1 and conv.padding in (0, (0, 0))

@@ -5,7 +5,8 @@ import torch
 from model_tester import lively, picture
 from torch import nn
 
-from famseg.folding import folded
+from famseg.folding import Product, folded
+from famseg.layers.strip import StripBlock
 from famseg.models import SIZES, BiSeNetV2, FAMSeg, LibraryModel, SegNeXt
 
 SMALL = {**SIZES["N"], "depths": (1, 1, 1, 1)}
@@ -62,6 +63,26 @@ def test_the_network_itself_stays_as_it_is():
     assert norms[1] < norms[0] / 2
 
 
+def test_channels_that_a_norm_has_switched_off():
+    model = trained(NETWORKS[0]).double()
+    blocks = [module for module in model.modules() if isinstance(module, StripBlock)]
+    for block in blocks[:2]:
+        nn.init.zeros_(block.norm1.weight[0])
+    image = picture(1, 1, 64, 64).double()
+    ours = folded(model)
+    assert sum(isinstance(m.norm1, nn.Identity) for m in ours.modules() if isinstance(m, StripBlock)) == len(blocks) - 2
+    with torch.no_grad():
+        torch.testing.assert_close(ours(image), model(image), rtol=1e-9, atol=1e-9)
+
+
 def test_in_training_it_cannot_be():
     with pytest.raises(ValueError, match="no fixed statistics"):
         folded(NETWORKS[0]())
+
+
+@pytest.mark.parametrize("memory_format", [torch.channels_last, torch.contiguous_format])
+@pytest.mark.parametrize("shape", [(2, 5, 7, 3), (1, 5, 1, 1), (3, 5, 1, 4)])
+def test_a_product_is_its_convolution(shape, memory_format):
+    conv = nn.Conv2d(5, 4, 1)
+    x = torch.randn(shape).contiguous(memory_format=memory_format)
+    torch.testing.assert_close(Product.of(conv)(x), conv(x))
