@@ -4,13 +4,14 @@
     python benchmarks/inference.py --device cpu --size 64 96 --seconds 0    # without a GPU: does every row run?
 
 From a batch of normalised images on the device to their class ids there; on a GPU in bf16 autocast, weights in channels
-last. Modes: eager; graph (one CUDA graph); deployed (`famseg.deploy`, as `famseg predict` and eval.py run it: batch
-norms folded, work on weights done once, one CUDA graph); compiled (torch.compile). A number is the median over blocks,
-with the fastest and slowest block beside it. The JSON file is written after each row.
+last. Modes: eager; graph (one CUDA graph); deployed (`famseg.deploy` with graphs: batch norms folded, work on weights
+done once, one CUDA graph); compiled (torch.compile). A number is the median over blocks, with the fastest and slowest
+block beside it. The JSON file is written after each row.
 """
 
 import argparse
 import json
+import logging
 import statistics
 import time
 import traceback
@@ -56,7 +57,7 @@ def prediction(model: nn.Module, image: Tensor, mode: str) -> Callable[[], objec
     if mode == "compiled":
         network = torch.compile(model, dynamic=False)
     elif mode == "deployed":
-        network = deployed(model)
+        network = deployed(model, graphs=True)
 
     @torch.no_grad()
     def predict() -> Tensor:
@@ -123,6 +124,8 @@ def main() -> None:
     options = parse()
     if options.device == "cuda" and not torch.cuda.is_available():
         raise SystemExit("benchmarks/inference.py needs a CUDA device; --device cpu only shows that it runs.")
+    logging.basicConfig()
+    logging.getLogger("famseg.deploy").setLevel(logging.INFO)  # says where a capture failed
     about = environment()
     results: list[Result] = []
     print(f"{about}, {options.size[0]}x{options.size[1]}\n\n{HEAD}", flush=True)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -39,7 +40,9 @@ def deployed(model: nn.Module, graphs: bool = False) -> nn.Module:
     if parameter.device.type != "cuda":
         return network
     network = network.to(memory_format=torch.channels_last)
-    return Graphed(network, torch.cuda.is_bf16_supported(including_emulation=False)) if graphs else network
+    if not graphs:
+        return network
+    return Graphed(with_products(network), torch.cuda.is_bf16_supported(including_emulation=False))
 
 
 class Graphed(nn.Module):
@@ -112,6 +115,42 @@ def captured(function: Function, image: Tensor, fixed: Iterable[Tensor]) -> Func
         return result.clone()  # the next replay overwrites it
 
     return replay
+
+
+class Product(nn.Conv2d):
+    """A 1x1 convolution as the matrix product that it is on channels-last maps.
+
+    cuBLAS adds the bias to the product; cuDNN's convolution takes another launch and pass for it.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, out_channels, H, W)."""
+        if not x.is_contiguous(memory_format=torch.channels_last):
+            return super().forward(x)
+        batch, _, height, width = x.shape
+        rows = x.permute(0, 2, 3, 1).flatten(0, 2)  # of more dimensions, the bias would be a launch of its own
+        rows = F.linear(rows, self.weight.flatten(1), self.bias)
+        return rows.view(batch, height, width, -1).permute(0, 3, 1, 2)
+
+    @classmethod
+    def of(cls, conv: nn.Conv2d) -> "Product":
+        """The same function with the same parameters."""
+        product = cls(conv.in_channels, conv.out_channels, 1, device="meta")
+        product.weight, product.bias = conv.weight, conv.bias
+        return product.eval()
+
+
+def with_products(network: nn.Module) -> nn.Module:
+    """The network, changed in place: its 1x1 convolutions with a bias are `Product`s."""
+    for module in list(network.modules()):
+        for name, child in module.named_children():
+            if type(child) is nn.Conv2d and child.bias is not None and _is_pointwise(child):
+                setattr(module, name, Product.of(child))
+    return network
+
+
+def _is_pointwise(conv: nn.Conv2d) -> bool:
+    return conv.kernel_size == conv.stride == (1, 1) and conv.groups == 1 and conv.padding in (0, (0, 0))
 
 
 class Once(TorchDispatchMode):  # type: ignore[no-untyped-call]

@@ -4,7 +4,6 @@ import copy
 from typing import cast
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
@@ -23,8 +22,8 @@ def folded(model: nn.Module) -> nn.Module:
     a 1x1 convolution (in a `StripBlock`) its inputs. Norms that follow a convolution in an `nn.Sequential` are folded
     in any network, those elsewhere in our own layers only.
 
-    On a GPU cuDNN takes another pass for a bias. Where a Triton kernel does what follows the convolution, it adds the
-    bias as well, and a `Shift` remains of the norm; other 1x1 convolutions with a bias become `Product`s.
+    cuDNN takes another pass for a bias: where a Triton kernel does what follows the convolution, it adds the bias as
+    well, and a `Shift` remains of the norm.
 
     Args:
         model: in evaluation mode.
@@ -43,7 +42,6 @@ def folded(model: nn.Module) -> nn.Module:
         elif isinstance(module, AggregatedDepthConv):
             pair = _before_norm(module.depthwise, module.norm, module.backend)
             module.depthwise, module.norm = pair  # type: ignore[assignment]
-    _use_products(result)
     return result
 
 
@@ -95,34 +93,3 @@ def _take_up(conv: nn.Conv2d, scale: Tensor, shift: Tensor) -> None:
     """Make a 1x1 convolution that of scale x + shift."""
     cast(Tensor, conv.bias).add_(conv.weight.flatten(1) @ shift)
     conv.weight.mul_(scale[:, None, None])
-
-
-class Product(nn.Conv2d):
-    """A 1x1 convolution as the matrix product that it is on channels-last maps, to which cuBLAS adds the bias."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, C, H, W) -> (B, out_channels, H, W)."""
-        if not x.is_contiguous(memory_format=torch.channels_last):
-            return super().forward(x)
-        batch, _, height, width = x.shape
-        rows = x.permute(0, 2, 3, 1).flatten(0, 2)  # of more dimensions, the bias would be a launch of its own
-        rows = F.linear(rows, self.weight.flatten(1), self.bias)
-        return rows.view(batch, height, width, -1).permute(0, 3, 1, 2)
-
-    @classmethod
-    def of(cls, conv: nn.Conv2d) -> "Product":
-        """The same function with the same parameters."""
-        product = cls(conv.in_channels, conv.out_channels, 1, device="meta")
-        product.weight, product.bias = conv.weight, conv.bias
-        return product.eval()
-
-
-def _use_products(model: nn.Module) -> None:
-    for module in list(model.modules()):
-        for name, child in module.named_children():
-            if type(child) is nn.Conv2d and child.bias is not None and child.weight.is_cuda and _is_pointwise(child):
-                setattr(module, name, Product.of(child))
-
-
-def _is_pointwise(conv: nn.Conv2d) -> bool:
-    return conv.kernel_size == conv.stride == (1, 1) and conv.groups == 1 and conv.padding in (0, (0, 0))

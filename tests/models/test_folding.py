@@ -5,7 +5,7 @@ import torch
 from model_tester import lively, picture
 from torch import nn
 
-from famseg.folding import Product, folded
+from famseg.folding import folded
 from famseg.layers.strip import StripBlock
 from famseg.models import SIZES, BiSeNetV2, FAMSeg, LibraryModel, SegNeXt
 
@@ -78,11 +78,3 @@ def test_channels_that_a_norm_has_switched_off():
 def test_in_training_it_cannot_be():
     with pytest.raises(ValueError, match="no fixed statistics"):
         folded(NETWORKS[0]())
-
-
-@pytest.mark.parametrize("memory_format", [torch.channels_last, torch.contiguous_format])
-@pytest.mark.parametrize("shape", [(2, 5, 7, 3), (1, 5, 1, 1), (3, 5, 1, 4)])
-def test_a_product_is_its_convolution(shape, memory_format):
-    conv = nn.Conv2d(5, 4, 1)
-    x = torch.randn(shape).contiguous(memory_format=memory_format)
-    torch.testing.assert_close(Product.of(conv)(x), conv(x))

@@ -1,5 +1,6 @@
 """A deployed network predicts what the network predicts: folded, graphed, and without repeated work on weights."""
 
+import copy
 from collections import Counter
 
 import pytest
@@ -8,8 +9,8 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from famseg import deploy
-from famseg.deploy import Graphed, Once, deployed
-from famseg.models import SIZES, FAMSeg
+from famseg.deploy import Graphed, Once, Product, deployed, with_products
+from famseg.models import SIZES, FAMSeg, LibraryModel
 
 SMALL = {**SIZES["N"], "depths": (1, 1, 1, 1), "decoder_widths": (32, 16, 16, 16, 16, 16)}
 SHAPES = [(1, 1, 64, 96), (2, 1, 64, 96), (1, 1, 45, 83)]
@@ -132,6 +133,23 @@ def test_a_pass_that_changes_a_weight_is_refused():
         (weight * 2).mul_(3)
     with Once([weight]):
         assert torch.zeros(3).add_(weight).sum() == weight.sum()
+
+
+@pytest.mark.parametrize("memory_format", [torch.channels_last, torch.contiguous_format])
+@pytest.mark.parametrize("shape", [(2, 5, 7, 3), (1, 5, 1, 1), (3, 5, 1, 4)])
+def test_a_product_is_its_convolution(shape, memory_format):
+    conv = nn.Conv2d(5, 4, 1)
+    x = torch.randn(shape).contiguous(memory_format=memory_format)
+    torch.testing.assert_close(Product.of(conv)(x), conv(x))
+
+
+@pytest.mark.parametrize("build", [lambda: FAMSeg(**SMALL), lambda: LibraryModel("mobilenetv3_small_050", "fpn")])
+def test_a_network_of_products(build):
+    model, image = build().double().eval(), torch.rand(2, 1, 45, 83).double()
+    ours = with_products(copy.deepcopy(model))
+    assert sum(isinstance(module, Product) for module in ours.modules()) > 20
+    with torch.no_grad():
+        torch.testing.assert_close(ours(image), model(image))
 
 
 @pytest.mark.gpu
