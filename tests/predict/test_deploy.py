@@ -35,6 +35,8 @@ def network():
     with torch.no_grad():
         for _ in range(3):
             model(torch.rand(2, 1, 64, 96))  # statistics
+        model.eval()
+        model.decoder.head.bias -= model(torch.rand(2, 1, 64, 96)).mean((0, 2, 3))  # every class somewhere
     return model.eval().requires_grad_(False)
 
 
@@ -155,7 +157,7 @@ def test_a_network_of_products(build):
 @pytest.mark.gpu
 @pytest.mark.parametrize("kernels", ["torch", "triton"])
 def test_masks_on_a_gpu(network, kernels):
-    """Folded and graphed, in bf16: the classes of the plain network in bf16, but for a few close decisions."""
+    """Folded and graphed, in bf16: about as near the network in float32 as the plain one in bf16 is."""
     plain = FAMSeg(**SMALL, kernels=kernels)
     plain.load_state_dict(network.state_dict())
     plain = plain.cuda().eval()
@@ -164,20 +166,23 @@ def test_masks_on_a_gpu(network, kernels):
     for shape in [*SHAPES, (8, 1, 256, 384), *SHAPES]:
         for _ in range(4):  # plain, captured, replayed
             image = torch.rand(shape, device="cuda")
-            with torch.no_grad(), torch.autocast("cuda", torch.bfloat16):
-                expected = plain(image).float()
+            with torch.no_grad():
+                exact = plain(image)
+                with torch.autocast("cuda", torch.bfloat16):
+                    half = plain(image).float()
             logits = ours(image).float()
-            assert logits.shape == expected.shape
-            assert (logits - expected).norm() < 0.03 * expected.norm()
-            top = expected.topk(2, dim=1).values
-            sure = top[:, 0] - top[:, 1] > 0.05 * expected.abs().amax()
-            assert torch.equal(logits.argmax(1)[sure], expected.argmax(1)[sure])
+            assert (logits - exact).norm() < 2 * (half - exact).norm() + 1e-3 * exact.norm()
+            first, second = exact.topk(2, dim=1).values.unbind(1)
+            sure = first - second > 2 * (logits - exact).abs().amax(1)
+            assert torch.equal(logits.argmax(1)[sure], exact.argmax(1)[sure])
+            assert sure.float().mean() > 0.3
 
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("kernels", ["torch", "triton"])
-def test_a_replay_is_the_plain_prediction(network, kernels):
-    """Float32: the very numbers, whatever was predicted in between."""
+def test_a_replay_is_the_plain_prediction(network, kernels, monkeypatch):
+    """Float32: the same numbers, whatever was predicted in between."""
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
     model = FAMSeg(**SMALL, kernels=kernels)
     model.load_state_dict(network.state_dict())
     model = Graphed(model.cuda().eval().requires_grad_(False), narrow=False)
@@ -185,5 +190,5 @@ def test_a_replay_is_the_plain_prediction(network, kernels):
     plain = [model(image) for image in images]
     for _ in range(3):
         for image, expected in zip(images, plain, strict=True):
-            torch.testing.assert_close(model(image), expected, rtol=1e-5, atol=1e-5)
+            torch.testing.assert_close(model(image), expected, rtol=1e-4, atol=1e-4 * expected.abs().max().item())
     assert all(function not in (None, model._plain) for function in model._functions.values())
