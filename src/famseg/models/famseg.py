@@ -85,7 +85,7 @@ class FAMSeg(nn.Module):
         refine: a 3x3 convolution at full resolution before the head.
         drop_path: stochastic depth of the last StripBlock; grows linearly from 0.
         checkpointing: less memory, more time: backward computes the encoder's stages again. Same gradients.
-        kernels: which code runs the scan, the strips, FAM and the factorisation: "auto", "torch", "triton", or
+        kernels: which code runs the scan, the strips, norms, FAM and the factorisation: "auto", "torch", "triton", or
             "mamba_ssm" (its scan, the rest as "torch"). Never changes the state dict.
         weights: MSCAN's ImageNet weights for the encoder: a file, or "imagenet"; see `famseg.models.mscan`.
 
