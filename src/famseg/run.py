@@ -105,9 +105,8 @@ def _status(folder: Path) -> Iterator[None]:
 
 def _asked_to_stop(error: BaseException) -> bool:
     """Ctrl-C, which Lightning turns into an exit within the trainer, or a signal of the cluster."""
-    return isinstance(error, (Preempted, SIGTERMException, KeyboardInterrupt)) or isinstance(
-        error.__context__, KeyboardInterrupt
-    )
+    asked = (Preempted, SIGTERMException, KeyboardInterrupt)
+    return isinstance(error, asked) or isinstance(error.__context__, KeyboardInterrupt)
 
 
 def describe(model: DictConfig) -> dict[str, Any]:

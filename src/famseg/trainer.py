@@ -72,7 +72,7 @@ def build(
             machine.
     """
     _refuse_ddp_in_multirun(options)
-    _require_counts(options | {"keep_best": keep_best})
+    _require_numbers(options | {"keep_best": keep_best})
     if precision == "auto":
         precision = _precision(options.get("accelerator", "auto"))
     elif precision not in PRECISIONS:
@@ -118,7 +118,7 @@ def _precision(accelerator: str) -> str:
     return "bf16-mixed" if on_gpu and torch.cuda.is_bf16_supported() else "32-true"
 
 
-def _require_counts(options: dict[str, Any]) -> None:
+def _require_numbers(options: dict[str, Any]) -> None:
     for key in ("max_epochs", "accumulate_grad_batches", "check_val_every_n_epoch", "keep_best"):
         number = options.get(key, 1)
         if not isinstance(number, int) or number < 1:

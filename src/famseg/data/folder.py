@@ -111,10 +111,8 @@ class Folder:
 
     def _missing(self, image: Path) -> Problem:
         """Of a label, which may be there in another format or under a longer name."""
-        labels, mend = (
-            {self._label(path) for path in self._images},
-            f"Add the label of {image.name}, or remove the image.",
-        )
+        labels = {self._label(path) for path in self._images}
+        mend = f"Add the label of {image.name}, or remove the image."
         near = sorted({*(self.root / "labels").glob(f"{glob.escape(image.stem)}[._-]*")} - labels)
         if near:
             mend = f"Save {near[0].name} as a PNG of this name: JPEG changes ids, and names must be equal."

@@ -11,9 +11,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from famseg.kernels.depthwise import normal
+from famseg.kernels.gelu import gelu_of, gelu_slope
 from famseg.kernels.rows import rows_of
-from famseg.kernels.tiles import block_of, channels_last, device_of, empty_map, over, row_of
+from famseg.kernels.tiles import block_of, channels_last, device_of, empty_map, over, row_of, run_of
 
 
 @triton.jit(do_not_specialize=["R"])
@@ -23,8 +23,7 @@ def bias_gelu_kernel(z, bias, a, R, C, ROWS: tl.constexpr, BLOCK_C: tl.constexpr
     c = tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)
     at, mask = row[:, None] * C + c[None, :], over(row < R, c < C, EVEN)
     value = block_of(z + at, mask) + row_of(bias, 0, C, c, c < C)
-    tail, _ = normal(value)
-    tl.store(a + at, (tl.maximum(value, 0.0) - tl.abs(value) * tail).to(a.dtype.element_ty), mask=mask)
+    tl.store(a + at, gelu_of(value).to(a.dtype.element_ty), mask=mask)
 
 
 @triton.jit(do_not_specialize=["R"])
@@ -36,15 +35,12 @@ def bias_gelu_backward_kernel(
     c = tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)
     offset = row_of(bias, 0, C, c, c < C)
     total = tl.zeros((ROWS, BLOCK_C), tl.float32)
-    tiles = tl.cdiv(R, ROWS)
-    steps = tl.cdiv(tiles, tl.num_programs(0))
-    for tile in range(chunk * steps, min((chunk + 1) * steps, tiles)):
+    begin, end = run_of(chunk, tl.num_programs(0), tl.cdiv(R, ROWS))
+    for tile in range(begin, end):
         row = (tile * ROWS + tl.arange(0, ROWS)).to(tl.int64)
         at, mask = row[:, None] * C + c[None, :], over(row < R, c < C, EVEN)
         value = block_of(z + at, mask) + offset
-        tail, density = normal(value)
-        slope = tl.where(value < 0, tail, 1.0 - tail) + value * density
-        gradient = block_of(da + at, mask) * slope
+        gradient = block_of(da + at, mask) * gelu_slope(value)
         tl.store(dz + at, gradient.to(dz.dtype.element_ty), mask=mask)
         total += gradient
     tl.store(partials + chunk * C + c, tl.sum(total, 0), mask=c < C)

@@ -15,6 +15,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from famseg.kernels.gelu import gelu_of, gelu_slope
 from famseg.kernels.tap_gradients import sum_partials, tap_gradients
 from famseg.kernels.tiles import (
     Tile,
@@ -28,6 +29,7 @@ from famseg.kernels.tiles import (
     over,
     put,
     row_of,
+    run_of,
     tile_at,
     zeros,
 )
@@ -95,20 +97,6 @@ def patch_sums(
     return sums
 
 
-@triton.jit
-def normal(z):
-    """The standard normal's upper tail beyond |z|, and its density at z.
-
-    One exponential serves both: erfc by Abramowitz and Stegun 7.1.26, absolute error below 1.5e-7. A squared rsqrt and
-    exp2 are single instructions where a division and exp are several.
-    """
-    root = tl.rsqrt(1.0 + 0.2316418882 * tl.abs(z))
-    t = root * root
-    e = tl.exp2(z * (z * -0.7213475204444817))  # exp(-z^2 / 2)
-    tail = (((0.5307027145 * t - 0.7265760135) * t + 0.7107068705) * t - 0.142248368) * t + 0.127414796
-    return tail * t * e, 0.3989422804014327 * e
-
-
 @triton.jit(do_not_specialize=["H", "W"])
 def depthwise_kernel(
     x,
@@ -165,11 +153,9 @@ def depthwise_kernel(
             mask = over((h + p < H) & (w + q < W), c_mask, EVEN)
             here = start + within + (p * W + q) * C
             if THEN == "gelu":
-                tail, _ = normal(z)
-                z = tl.maximum(z, 0.0) - tl.abs(z) * tail
+                z = gelu_of(z)
             if THEN == "slope":
-                tail, density = normal(z)
-                z = block_of(dy + here, mask) * (tl.where(z < 0, tail, 1.0 - tail) + z * density)
+                z = block_of(dy + here, mask) * gelu_slope(z)
             tl.store(y + here, z.to(y.dtype.element_ty), mask=mask)
 
 
@@ -212,9 +198,9 @@ def gradients_kernel(
     within = ((down * W + right) * C)[:, None] + c[None, :]
     shift = shift_of(input_bias, C, c, c_mask, x, INPUT_BIAS)
     tiles = B * tl.cdiv(H, TILE_H) * tl.cdiv(W, TILE_W)
-    steps = tl.cdiv(tiles, tl.num_programs(0) // blocks)
     totals = zeros(ROWS, GROUPS_H * GROUPS_W, BLOCK_C)
-    for index in range(chunk * steps, min((chunk + 1) * steps, tiles)):
+    begin, end = run_of(chunk, tl.num_programs(0) // blocks, tiles)
+    for index in range(begin, end):
         b, h0, w0 = tile_at(index, H, W, TILE_H, TILE_W)
         start = offset_of(b, h0, w0, H, W, C)
         h, w = h0 + down, w0 + right

@@ -10,7 +10,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from famseg.kernels.tiles import block_of, channels_last, device_of, empty_map, over, row_of
+from famseg.kernels.tiles import block_of, channels_last, device_of, empty_map, over, row_of, run_of
 
 MAX_CHANNELS = 128
 PIXELS = 64  # of a program
@@ -62,9 +62,8 @@ def gate_backward_kernel(
     offset = row_of(bias, 0, C, c, c_mask)
     products = tl.zeros((BLOCK_C, BLOCK_C), tl.float32)
     total = tl.zeros((PIXELS, BLOCK_C), tl.float32)
-    tiles = tl.cdiv(N, PIXELS)
-    steps = tl.cdiv(tiles, tl.num_programs(0))
-    for tile in range(chunk * steps, min((chunk + 1) * steps, tiles)):
+    begin, end = run_of(chunk, tl.num_programs(0), tl.cdiv(N, PIXELS))
+    for tile in range(begin, end):
         n = (tile * PIXELS + tl.arange(0, PIXELS)).to(tl.int64)
         at, mask = n[:, None] * C + c[None, :], over(n < N, c_mask, EVEN)
         upstream = block_of(dy + at, mask)

@@ -11,7 +11,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from famseg.kernels.tiles import block_of, device_of, over, row_of
+from famseg.kernels.rows import Rows, rows_of
+from famseg.kernels.tiles import block_of, device_of, over, row_of, run_of
 
 HELD = 2048  # values of the map in a program
 PROGRAMS = 1056  # partial sums; a constant, so that no result depends on the machine
@@ -55,9 +56,8 @@ def gated_norm_backward_kernel(
     c = tl.arange(0, BLOCK_C)
     scale = row_of(weight, 0, C, c, c < C)
     totals = tl.zeros((ROWS, BLOCK_C), tl.float32)
-    tiles = tl.cdiv(N, ROWS)
-    steps = tl.cdiv(tiles, tl.num_programs(0))
-    for tile in range(chunk * steps, min((chunk + 1) * steps, tiles)):
+    begin, end = run_of(chunk, tl.num_programs(0), tl.cdiv(N, ROWS))
+    for tile in range(begin, end):
         n = (tile * ROWS + tl.arange(0, ROWS)).to(tl.int64)
         mask = over(n < N, c < C, EVEN)
         n = n[:, None]
@@ -96,9 +96,9 @@ def gated_norm(y: Tensor, z: Tensor, weight: Tensor, eps: float) -> Tensor:
 def _op(y: Tensor, z: Tensor, weight: Tensor, eps: float) -> Tensor:
     y, (z, row) = y.contiguous(), _rows(z)
     out = torch.empty_like(y)
-    rows, cut = _cut(y)
+    rows = _cut(y)
     with device_of(y):
-        gated_norm_kernel[(triton.cdiv(rows, cut["ROWS"]),)](y, z, weight, out, rows, row, y.shape[-1], eps, **cut)
+        gated_norm_kernel[rows.tiles](y, z, weight, out, rows.number, row, rows.channels, eps, **rows.arguments)
     return out
 
 
@@ -111,11 +111,13 @@ def _(y: Tensor, z: Tensor, weight: Tensor, eps: float) -> Tensor:
 def _backward_op(dout: Tensor, y: Tensor, z: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
     dout, y, (z, row) = dout.contiguous(), y.contiguous(), _rows(z)
     dy, dz = torch.empty_like(y), torch.empty(z.shape, dtype=z.dtype, device=z.device)
-    rows, cut = _cut(y)
-    chunks = min(PROGRAMS, triton.cdiv(rows, cut["ROWS"]))
-    partials = torch.empty(chunks, y.shape[-1], dtype=torch.float32, device=y.device)
+    rows = _cut(y)
+    chunks = rows.chunks(PROGRAMS)
+    partials = torch.empty(chunks, rows.channels, dtype=torch.float32, device=y.device)
     with device_of(y):
-        gated_norm_backward_kernel[(chunks,)](dout, y, z, weight, dy, dz, partials, rows, row, y.shape[-1], eps, **cut)
+        gated_norm_backward_kernel[(chunks,)](
+            dout, y, z, weight, dy, dz, partials, rows.number, row, rows.channels, eps, **rows.arguments
+        )
     return dy, dz, partials.sum(0)
 
 
@@ -133,12 +135,9 @@ def _rows(z: Tensor) -> tuple[Tensor, int]:
     return (z, row) if in_place else (z.contiguous(), channels)
 
 
-def _cut(y: Tensor) -> tuple[int, dict[str, int]]:
-    """Pixels of the map, and what the kernels take for their cut of it."""
-    channels = y.shape[-1]
-    block_c = max(2, triton.next_power_of_2(channels))
-    cut = {"ROWS": max(1, HELD // block_c), "BLOCK_C": block_c, "EVEN": channels == block_c, "num_warps": 4}
-    return y.numel() // channels, cut
+def _cut(y: Tensor) -> Rows:
+    """Of (B, H, W, C): a program has all channels of its pixels."""
+    return rows_of(y.permute(0, 3, 1, 2), HELD, widest=None)
 
 
 def _keep(ctx, inputs, output) -> None:

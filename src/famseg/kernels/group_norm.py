@@ -11,7 +11,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from famseg.kernels.tiles import block_of, channels_last, device_of, empty_map, over
+from famseg.kernels.rows import Rows, rows_of
+from famseg.kernels.tiles import block_of, channels_last, device_of, empty_map, over, run_of
 
 HELD = 4096  # values of the map that a program holds at once
 CHUNKS = 64  # partial sums of an image; a constant, so that no result depends on the machine
@@ -24,18 +25,19 @@ def per_channel(values, b, C, c, c_mask):
 
 
 @triton.jit(do_not_specialize=["N"])
-def sums_kernel(h, centre, partials, N, C, SQUARE: tl.constexpr, ROWS: tl.constexpr, BLOCK_C: tl.constexpr):
+def sums_kernel(
+    h, centre, partials, N, C, SQUARE: tl.constexpr, ROWS: tl.constexpr, BLOCK_C: tl.constexpr, EVEN: tl.constexpr
+):
     """Partials (B, chunks, C): a chunk's sums of h, or with SQUARE of (h - centre)^2 for centres (B, C)."""
     chunk, b = tl.program_id(0), tl.program_id(1)
     c = tl.program_id(2) * BLOCK_C + tl.arange(0, BLOCK_C)
     c_mask = c < C
     middle = per_channel(centre, b, C, c, c_mask) if SQUARE else 0.0
     total = tl.zeros((ROWS, BLOCK_C), tl.float32)
-    tiles = tl.cdiv(N, ROWS)
-    steps = tl.cdiv(tiles, tl.num_programs(0))
-    for tile in range(chunk * steps, min((chunk + 1) * steps, tiles)):
+    begin, end = run_of(chunk, tl.num_programs(0), tl.cdiv(N, ROWS))
+    for tile in range(begin, end):
         n = tile * ROWS + tl.arange(0, ROWS)
-        mask = over(n < N, c_mask, False)
+        mask = over(n < N, c_mask, EVEN)
         value = block_of(h + (b.to(tl.int64) * N + n[:, None]) * C + c[None, :], mask)
         if SQUARE:
             value = tl.where(mask, value - middle, 0.0)
@@ -45,20 +47,20 @@ def sums_kernel(h, centre, partials, N, C, SQUARE: tl.constexpr, ROWS: tl.conste
 
 
 @triton.jit(do_not_specialize=["N"])
-def norm_kernel(x, h, scale, shift, y, N, C, ROWS: tl.constexpr, BLOCK_C: tl.constexpr):
+def norm_kernel(x, h, scale, shift, y, N, C, ROWS: tl.constexpr, BLOCK_C: tl.constexpr, EVEN: tl.constexpr):
     """Y = relu(x + h scale + shift), scale and shift (B, C)."""
     b = tl.program_id(1)
     n = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     c = tl.program_id(2) * BLOCK_C + tl.arange(0, BLOCK_C)
     c_mask = c < C
-    at, mask = (b.to(tl.int64) * N + n[:, None]) * C + c[None, :], over(n < N, c_mask, False)
+    at, mask = (b.to(tl.int64) * N + n[:, None]) * C + c[None, :], over(n < N, c_mask, EVEN)
     value = block_of(x + at, mask) + block_of(h + at, mask) * per_channel(scale, b, C, c, c_mask)
     value += per_channel(shift, b, C, c, c_mask)
     tl.store(y + at, tl.maximum(value, 0.0).to(y.dtype.element_ty), mask=mask)
 
 
 @triton.jit(do_not_specialize=["N"])
-def gradient_sums_kernel(dy, y, h, mean, partials, N, C, ROWS: tl.constexpr, BLOCK_C: tl.constexpr):
+def gradient_sums_kernel(dy, y, h, mean, partials, N, C, ROWS: tl.constexpr, BLOCK_C: tl.constexpr, EVEN: tl.constexpr):
     """Partials (2, B, chunks, C): a chunk's sums of g and of g (h - mean), g = dy where y > 0."""
     chunk, b = tl.program_id(0), tl.program_id(1)
     c = tl.program_id(2) * BLOCK_C + tl.arange(0, BLOCK_C)
@@ -66,11 +68,10 @@ def gradient_sums_kernel(dy, y, h, mean, partials, N, C, ROWS: tl.constexpr, BLO
     middle = per_channel(mean, b, C, c, c_mask)
     total = tl.zeros((ROWS, BLOCK_C), tl.float32)
     product = tl.zeros((ROWS, BLOCK_C), tl.float32)
-    tiles = tl.cdiv(N, ROWS)
-    steps = tl.cdiv(tiles, tl.num_programs(0))
-    for tile in range(chunk * steps, min((chunk + 1) * steps, tiles)):
+    begin, end = run_of(chunk, tl.num_programs(0), tl.cdiv(N, ROWS))
+    for tile in range(begin, end):
         n = tile * ROWS + tl.arange(0, ROWS)
-        at, mask = (b.to(tl.int64) * N + n[:, None]) * C + c[None, :], over(n < N, c_mask, False)
+        at, mask = (b.to(tl.int64) * N + n[:, None]) * C + c[None, :], over(n < N, c_mask, EVEN)
         g = tl.where(block_of(y + at, mask) > 0, block_of(dy + at, mask), 0.0)
         total += g
         product += g * (block_of(h + at, mask) - middle)
@@ -80,13 +81,15 @@ def gradient_sums_kernel(dy, y, h, mean, partials, N, C, ROWS: tl.constexpr, BLO
 
 
 @triton.jit(do_not_specialize=["N"])
-def norm_backward_kernel(dy, y, h, by_g, by_h, shift, dx, dh, N, C, ROWS: tl.constexpr, BLOCK_C: tl.constexpr):
+def norm_backward_kernel(
+    dy, y, h, by_g, by_h, shift, dx, dh, N, C, ROWS: tl.constexpr, BLOCK_C: tl.constexpr, EVEN: tl.constexpr
+):
     """Dx = g = dy where y > 0, dh = g by_g + h by_h + shift, factors (B, C)."""
     b = tl.program_id(1)
     n = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     c = tl.program_id(2) * BLOCK_C + tl.arange(0, BLOCK_C)
     c_mask = c < C
-    at, mask = (b.to(tl.int64) * N + n[:, None]) * C + c[None, :], over(n < N, c_mask, False)
+    at, mask = (b.to(tl.int64) * N + n[:, None]) * C + c[None, :], over(n < N, c_mask, EVEN)
     g = tl.where(block_of(y + at, mask) > 0, block_of(dy + at, mask), 0.0)
     tl.store(dx + at, g.to(dx.dtype.element_ty), mask=mask)
     value = g * per_channel(by_g, b, C, c, c_mask) + block_of(h + at, mask) * per_channel(by_h, b, C, c, c_mask)
@@ -119,10 +122,10 @@ def _op(x: Tensor, h: Tensor, weight: Tensor, bias: Tensor, groups: int, eps: fl
     deviation = torch.rsqrt(_of_groups(_sums(h, mean), groups) / size + eps)
     scale = weight * deviation
     y = empty_map(x)
-    pixels, cut, blocks = _cut(h)
+    rows = _cut(h)
     with device_of(x):
-        norm_kernel[triton.cdiv(pixels, cut["ROWS"]), len(x), blocks](
-            x, h, scale, bias - mean * scale, y, pixels, x.shape[1], **cut
+        norm_kernel[rows.tiles[0], len(x), rows.blocks](
+            x, h, scale, bias - mean * scale, y, rows.number, rows.channels, **rows.arguments
         )
     return y, mean, deviation
 
@@ -139,21 +142,22 @@ def _backward_op(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Gradients of `add_norm_relu` for x and h, and for weight and bias in float32."""
     dy, h = channels_last(dy), channels_last(h)
-    pixels, cut, blocks = _cut(h)
-    batch, channels = mean.shape
-    chunks = min(CHUNKS, triton.cdiv(pixels, cut["ROWS"]))
+    rows, (batch, channels) = _cut(h), mean.shape
+    chunks = _chunks(rows)
     partials = torch.empty(2, batch, chunks, channels, dtype=torch.float32, device=h.device)
     with device_of(h):
-        gradient_sums_kernel[chunks, batch, blocks](dy, y, h, mean, partials, pixels, channels, **cut)
+        gradient_sums_kernel[chunks, batch, rows.blocks](
+            dy, y, h, mean, partials, rows.number, channels, **rows.arguments
+        )
     total, product = partials.sum(2)
-    size = pixels * channels // groups
+    size = rows.number * channels // groups
     by_g = weight * deviation
     by_h = -(deviation**3) * _of_groups(weight * product, groups) / size
     shift = -deviation * _of_groups(weight * total, groups) / size - mean * by_h
     dx, dh = empty_map(h), empty_map(h)
     with device_of(h):
-        norm_backward_kernel[triton.cdiv(pixels, cut["ROWS"]), batch, blocks](
-            dy, y, h, by_g, by_h, shift, dx, dh, pixels, channels, **cut
+        norm_backward_kernel[rows.tiles[0], batch, rows.blocks](
+            dy, y, h, by_g, by_h, shift, dx, dh, rows.number, channels, **rows.arguments
         )
     return dx, dh, (product * deviation).sum(0), total.sum(0)
 
@@ -168,12 +172,18 @@ def _(
 
 def _sums(h: Tensor, centre: Tensor | None = None) -> Tensor:
     """(B, C) float32: of h, or of the squared distances from the centres (B, C)."""
-    pixels, cut, blocks = _cut(h)
-    chunks = min(CHUNKS, triton.cdiv(pixels, cut["ROWS"]))
+    rows = _cut(h)
+    chunks = _chunks(rows)
     partials = torch.empty(h.shape[0], chunks, h.shape[1], dtype=torch.float32, device=h.device)
     with device_of(h):
-        sums_kernel[chunks, h.shape[0], blocks](
-            h, partials if centre is None else centre, partials, pixels, h.shape[1], SQUARE=centre is not None, **cut
+        sums_kernel[chunks, h.shape[0], rows.blocks](
+            h,
+            partials if centre is None else centre,
+            partials,
+            rows.number,
+            rows.channels,
+            SQUARE=centre is not None,
+            **rows.arguments,
         )
     return partials.sum(1)
 
@@ -185,12 +195,13 @@ def _of_groups(values: Tensor, groups: int) -> Tensor:
     return sums.reshape_as(values)
 
 
-def _cut(h: Tensor) -> tuple[int, dict[str, int], int]:
-    """Pixels of an image, what the kernels take for their cut of it, and blocks of channels."""
-    channels = h.shape[1]
-    block_c = min(256, max(2, triton.next_power_of_2(channels)))
-    cut = {"ROWS": HELD // block_c, "BLOCK_C": block_c, "num_warps": 4}
-    return h.shape[2] * h.shape[3], cut, triton.cdiv(channels, block_c)
+def _cut(h: Tensor) -> Rows:
+    """Of one image."""
+    return rows_of(h[:1], HELD, widest=256)
+
+
+def _chunks(rows: Rows) -> int:
+    return min(CHUNKS, rows.tiles[0])
 
 
 def _keep(ctx, inputs, output) -> None:

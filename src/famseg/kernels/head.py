@@ -11,7 +11,7 @@ import triton.language as tl
 from torch import Tensor
 
 from famseg.kernels.rows import Rows, rows_of
-from famseg.kernels.tiles import block_of, channels_last, device_of, empty_map, over, put, row_of, zeros
+from famseg.kernels.tiles import block_of, channels_last, device_of, empty_map, over, put, row_of, run_of, zeros
 
 MAX_CLASSES = 4  # whose weights' gradients a program holds
 HELD = 2048  # values of the map in a program
@@ -52,9 +52,8 @@ def head_backward_kernel(
     c_mask = c < C
     products = zeros(CLASSES, ROWS, BLOCK_C)
     totals = zeros(CLASSES, ROWS, 1)
-    tiles = tl.cdiv(N, ROWS)
-    steps = tl.cdiv(tiles, tl.num_programs(0))
-    for tile in range(chunk * steps, min((chunk + 1) * steps, tiles)):
+    begin, end = run_of(chunk, tl.num_programs(0), tl.cdiv(N, ROWS))
+    for tile in range(begin, end):
         n = (tile * ROWS + tl.arange(0, ROWS)).to(tl.int64)
         at, mask = n[:, None] * C + c[None, :], over(n < N, c_mask, EVEN)
         value = block_of(x + at, mask)
@@ -129,7 +128,7 @@ def _empty(x: Tensor, weight: Tensor) -> Tensor:
 
 
 def _rows(x: Tensor) -> Rows:
-    return rows_of(x, HELD, widest=HELD)  # all channels in a program
+    return rows_of(x, HELD, widest=None)
 
 
 def _keep(ctx, inputs, output) -> None:

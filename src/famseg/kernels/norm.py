@@ -17,9 +17,9 @@ import triton
 import triton.language as tl
 from torch import Tensor, nn
 
-from famseg.kernels.depthwise import normal
+from famseg.kernels.gelu import gelu_of, gelu_slope
 from famseg.kernels.rows import rows_of
-from famseg.kernels.tiles import block_of, channels_last, device_of, empty_map, over, row_of
+from famseg.kernels.tiles import block_of, channels_last, device_of, empty_map, over, row_of, run_of
 
 AT_ONCE, FEW = 256, 4  # partial sums and channels that a merging program loads at once
 
@@ -118,8 +118,7 @@ def norm_kernel(
     scale = row_of(stats, 1, C, c, c_mask) * row_of(weight, 0, C, c, c_mask)
     z = (block_of(x + at, mask) - row_of(stats, 0, C, c, c_mask)) * scale + row_of(bias, 0, C, c, c_mask)
     if GELU:
-        tail, _ = normal(z)
-        z = tl.maximum(z, 0.0) - tl.abs(z) * tail
+        z = gelu_of(z)
     tl.store(y + at, z.to(y.dtype.element_ty), mask=mask)
 
 
@@ -130,8 +129,7 @@ def slope_at(dy, x, weight, bias, stats, at, mask, C, c, c_mask, GELU: tl.conste
     n = (block_of(x + at, mask) - row_of(stats, 0, C, c, c_mask)) * row_of(stats, 1, C, c, c_mask)
     if GELU:
         z = n * row_of(weight, 0, C, c, c_mask) + row_of(bias, 0, C, c, c_mask)
-        tail, density = normal(z)
-        dz *= tl.where(z < 0, tail, 1.0 - tail) + z * density
+        dz *= gelu_slope(z)
     return dz, n
 
 
@@ -146,9 +144,8 @@ def gradient_sums_kernel(
     c_mask = c < C
     of_weight = tl.zeros((ROWS, BLOCK_C), tl.float32)
     of_bias = tl.zeros((ROWS, BLOCK_C), tl.float32)
-    tiles = tl.cdiv(R, ROWS)
-    steps = tl.cdiv(tiles, chunks)
-    for tile in range(chunk * steps, min((chunk + 1) * steps, tiles)):
+    begin, end = run_of(chunk, chunks, tl.cdiv(R, ROWS))
+    for tile in range(begin, end):
         row = (tile * ROWS + tl.arange(0, ROWS)).to(tl.int64)
         at, mask = row[:, None] * C + c[None, :], over(row < R, c_mask, EVEN)
         dz, n = slope_at(dy, x, weight, bias, stats, at, mask, C, c, c_mask, GELU)

@@ -16,7 +16,7 @@ import triton.language as tl
 from torch import Tensor
 
 from famseg.kernels.rows import rows_of
-from famseg.kernels.tiles import block_of, channels_last, device_of, empty_map, over, row_of
+from famseg.kernels.tiles import block_of, channels_last, device_of, empty_map, over, row_of, run_of
 
 HELD = 2048  # values of the map in a program of backward, whose 96 registers a thread let an H100 run all at once
 
@@ -66,9 +66,8 @@ def residual_backward_kernel(
     by_channel = row_of(scale, 0, C, c, c_mask)
     of_bias = tl.zeros((ROWS, BLOCK_C), tl.float32)
     of_scale = tl.zeros((ROWS, BLOCK_C), tl.float32)
-    tiles = tl.cdiv(R, ROWS)
-    steps = tl.cdiv(tiles, chunks)
-    for tile in range(chunk * steps, min((chunk + 1) * steps, tiles)):
+    begin, end = run_of(chunk, chunks, tl.cdiv(R, ROWS))
+    for tile in range(begin, end):
         row = tile * ROWS + tl.arange(0, ROWS)
         at, mask = row.to(tl.int64)[:, None] * C + c[None, :], over(row < R, c_mask, EVEN)
         upstream = block_of(dy + at, mask) * kept_at(keep, row, R, PIXELS, KEEP)

@@ -38,8 +38,9 @@ class Rows:
         return {"ROWS": self.height, "BLOCK_C": self.width, "EVEN": even, "num_warps": 4}
 
 
-def rows_of(x: Tensor, held: int = 4096, widest: int = 64) -> Rows:
-    """A map's cut: `held` values in a program, and `widest` channels at most."""
+def rows_of(x: Tensor, held: int = 4096, widest: int | None = 64) -> Rows:
+    """A map's cut: `held` values in a program, and `widest` channels at most; None: all channels."""
     channels = x.shape[1]
-    width = min(widest, max(2, triton.next_power_of_2(channels)))
+    width = max(2, triton.next_power_of_2(channels))
+    width = width if widest is None else min(widest, width)
     return Rows(x.numel() // channels, channels, max(1, held // width), width)

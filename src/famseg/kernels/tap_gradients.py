@@ -9,7 +9,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from famseg.kernels.tiles import Tile, block_of, device_of, fit, inside, offset_of, over, put, tile_at, zeros
+from famseg.kernels.tiles import Tile, block_of, device_of, fit, inside, offset_of, over, put, run_of, tile_at, zeros
 
 # How maps are cut, across a line and along it in place of h and w; chosen by `benchmarks/blocks.py --sweep`.
 SQUARES = Tile(32, 4, 8, 1, 4, warps=4)
@@ -67,9 +67,9 @@ def tap_gradients_kernel(
     across_in, along_in = group // GROUPS_W, group % GROUPS_W * PATCH_W
     within = (across_in * across_step + along_in * along_step)[:, None] + c[None, :]
     tiles = B * tl.cdiv(width, GROUPS_H) * tl.cdiv(length, GROUPS_W * PATCH_W)
-    steps = tl.cdiv(tiles, tl.num_programs(0) // (blocks * LINES))
     totals = zeros(TAPS + 1, GROUPS_H * GROUPS_W, BLOCK_C)
-    for index in range(chunk * steps, min((chunk + 1) * steps, tiles)):
+    begin, end = run_of(chunk, tl.num_programs(0) // (blocks * LINES), tiles)
+    for index in range(begin, end):
         b, across0, along0 = tile_at(index, width, length, GROUPS_H, GROUPS_W * PATCH_W)
         start = offset_of(b, 0, 0, H, W, C) + across0.to(tl.int64) * across_step + along0.to(tl.int64) * along_step
         across, along = across0 + across_in, along0 + along_in

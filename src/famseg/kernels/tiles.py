@@ -118,6 +118,13 @@ def row_of(pointer, index, C, c, c_mask):
 
 
 @triton.jit
+def run_of(chunk, chunks, tiles):
+    """The first tile of a chunk and the one behind its last: tiles are shared out evenly, in order."""
+    steps = tl.cdiv(tiles, chunks)
+    return chunk * steps, min((chunk + 1) * steps, tiles)
+
+
+@triton.jit
 def tile_at(index, H, W, TILE_H: tl.constexpr, TILE_W: tl.constexpr):
     """The sample and the first row and column of the tile number `index` of all samples' tiles."""
     across = tl.cdiv(W, TILE_W)

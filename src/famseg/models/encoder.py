@@ -2,16 +2,15 @@
 
 import math
 from collections.abc import Sequence
-from typing import Any, cast
+from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from famseg.kernels import use_triton
-from famseg.layers.basic import conv_norm, normalised, padded_conv
+from famseg.layers.basic import normalised
 from famseg.layers.mamba2d import Mamba2D
 from famseg.layers.residual import BottleBlock, ConvolutionBlock
+from famseg.layers.stem import Stem
 from famseg.layers.strip import StripBlock
 
 
@@ -47,11 +46,8 @@ class Encoder(nn.Module):
     ) -> None:
         super().__init__()
         self.checkpointing, self.backend = checkpointing, strips["backend"]
-        backend, half = self.backend, widths[0] // 2
-        self.stem = nn.Sequential(
-            conv_norm(in_channels, half, 3, stride=2, backend=backend),
-            conv_norm(half, widths[0], 3, stride=2, activation=False, backend=backend),
-        )
+        backend = self.backend
+        self.stem = Stem(in_channels, widths[0], backend)
         rates = iter(drop_path * i / max(1, sum(depths) - 1) for i in range(sum(depths)))
         self.stages = nn.ModuleList()
         for i, width in enumerate(widths):
@@ -69,12 +65,7 @@ class Encoder(nn.Module):
 
     def forward(self, x: Tensor) -> list[Tensor]:
         """(B, in_channels, H, W), H and W multiples of 32 -> (B, widths[i], H / 2^(i+2), W / 2^(i+2)), i = 0 to 3."""
-        # Depthwise convolutions are several times faster in channels last, and so are norms on a GPU; one channel alone
-        # has no such format, so the first convolution's output is where it begins.
-        first = cast(nn.Conv2d, self.stem[0][0])  # type: ignore[index]
-        x = padded_conv(x, first, first.bias) if use_triton(self.backend, x) else first(x)
-        x = x.contiguous(memory_format=torch.channels_last)
-        x = self.stem[1](self.stem[0].after_conv(x))  # type: ignore[operator]
+        x = self.stem(x)
         maps, repeat = [], self.checkpointing and self.training
         for stage in self.stages:
             x = checkpoint(self._stage, stage, x, use_reentrant=False) if repeat else self._stage(stage, x)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from famseg.errors import UserError
 from famseg.layers.basic import ChannelNorm, conv_norm, require_lengths, require_numbers, require_rate
 from famseg.layers.hamburger import GROUPS, Hamburger
+from famseg.layers.stem import Stem
 from famseg.layers.strip import StripBlock
 from famseg.models.images import cropped, padded
 from famseg.models.mscan import load_mscan
@@ -57,11 +58,7 @@ class MSCAN(nn.Module):
         backend: str = "auto",
     ) -> None:
         super().__init__()
-        half = widths[0] // 2
-        self.stem = nn.Sequential(
-            conv_norm(in_channels, half, 3, stride=2, backend=backend),
-            conv_norm(half, widths[0], 3, stride=2, activation=False, backend=backend),
-        )
+        self.stem = Stem(in_channels, widths[0], backend)
         rates = iter(drop_path * i / max(1, sum(depths) - 1) for i in range(sum(depths)))
         self.stages = nn.ModuleList()
         for i, width in enumerate(widths):
@@ -72,10 +69,7 @@ class MSCAN(nn.Module):
 
     def forward(self, x: Tensor) -> list[Tensor]:
         """(B, in_channels, H, W) -> (B, widths[i], H / 2^(i+2), W / 2^(i+2)), i = 0 to 3."""
-        # Depthwise convolutions are several times faster in channels last, and so are norms on a GPU; one channel alone
-        # has no such format, so the first convolution's output is where it begins.
-        x = self.stem[0][0](x).contiguous(memory_format=torch.channels_last)  # type: ignore[index]
-        x = self.stem[1](self.stem[0].after_conv(x))  # type: ignore[operator]
+        x = self.stem(x)
         maps = []
         for stage in self.stages:
             x = stage(x)
