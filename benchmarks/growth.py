@@ -13,11 +13,10 @@ import argparse
 import gc
 import json
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from train_step import Result, environment, run_case
+from train_step import Result, environment, run_case, write_json
 
 COLORS = {"FAMSeg-T triton": "#c8442d", "FAMSeg-T torch": "#d99a2b", "U-Net ResNet-34": "#1f5fa8"}
 NAMES = {"FAMSeg-T triton": "FAMSeg-T", "FAMSeg-T torch": "FAMSeg-T in plain PyTorch"}
@@ -47,9 +46,7 @@ def run(options: argparse.Namespace) -> tuple[list[Result], dict[str, Any]]:
             results.append(run_case(model, "graph", options))
             print(row(results[-1]), flush=True)
             gc.collect()  # a graph's memory
-            if options.json:
-                record = {"environment": about, "results": [asdict(r) for r in results]}
-                options.json.write_text(json.dumps(record, indent=2))
+            write_json(options.json, about, results)
     return results, about
 
 

@@ -10,18 +10,15 @@ block beside it. The JSON file is written after each row.
 """
 
 import argparse
-import json
 import logging
-import statistics
 import time
-import traceback
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from train_step import captured, environment, famseg, measure, peer
+from train_step import captured, environment, famseg, measure, peer, take_times, why, write_json
 
 from famseg.deploy import deployed
 
@@ -86,11 +83,9 @@ def run_case(name: str, mode: str, batch: int, options: argparse.Namespace) -> R
         result.prepare_s = round(time.perf_counter() - started, 1)
         times = measure(predict, options.blocks, options.seconds)
     except Exception as error:
-        traceback.print_exc()
-        result.failed = f"{type(error).__name__}: {error}".splitlines()[0][:150]
+        result.failed = why(error)
         return result
-    result.ms, result.ms_fastest, result.ms_slowest = statistics.median(times), min(times), max(times)
-    result.images_per_s = batch / result.ms * 1e3
+    take_times(result, times)
     return result
 
 
@@ -134,9 +129,7 @@ def main() -> None:
             for batch in options.batches:
                 results.append(run_case(name, mode, batch, options))
                 print(row(results[-1]), flush=True)
-                if options.json:
-                    record = {"environment": about, "results": [asdict(r) for r in results]}
-                    options.json.write_text(json.dumps(record, indent=2))
+                write_json(options.json, about, results)
 
 
 if __name__ == "__main__":

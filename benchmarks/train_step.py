@@ -13,7 +13,7 @@ import platform
 import statistics
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -144,13 +144,29 @@ def run_case(name: str, mode: str, options: argparse.Namespace) -> Result:
         result.prepare_s = round(time.perf_counter() - started, 1)
         times = measure(step, options.blocks, options.seconds)
     except Exception as error:
-        traceback.print_exc()
-        result.failed = f"{type(error).__name__}: {error}".splitlines()[0][:150]
+        result.failed = why(error)
         return result
-    result.ms, result.ms_fastest, result.ms_slowest = statistics.median(times), min(times), max(times)
-    result.images_per_s = options.batch / result.ms * 1e3
+    take_times(result, times)
     result.peak_gib = torch.cuda.max_memory_allocated() / 2**30
     return result
+
+
+def take_times(result: Any, times: Sequence[float]) -> None:
+    """Fill in what follows from the milliseconds of each block."""
+    result.ms, result.ms_fastest, result.ms_slowest = statistics.median(times), min(times), max(times)
+    result.images_per_s = result.batch / result.ms * 1e3
+
+
+def why(error: Exception) -> str:
+    """What a row says instead of numbers; the trace goes to the terminal."""
+    traceback.print_exc()
+    return f"{type(error).__name__}: {error}".splitlines()[0][:150]
+
+
+def write_json(path: Path | None, about: dict[str, Any], results: Sequence[Any]) -> None:
+    """The environment and all rows so far, if a file is asked for."""
+    if path:
+        path.write_text(json.dumps({"environment": about, "results": [asdict(r) for r in results]}, indent=2))
 
 
 def profile(name: str, options: argparse.Namespace) -> str:
@@ -231,8 +247,7 @@ def main() -> None:
                 print(markdown(results[-1:]).splitlines()[-1], flush=True)
     about = environment()
     print(f"\n{about}, batch {options.batch}, {options.size[0]}x{options.size[1]}\n\n{markdown(results)}")
-    if options.json:
-        options.json.write_text(json.dumps({"environment": about, "results": [asdict(r) for r in results]}, indent=2))
+    write_json(options.json, about, results)
 
 
 if __name__ == "__main__":
