@@ -93,8 +93,8 @@ def test_killed_twenty_times_ends_the_same(repository, tmp_path, fault):
 
 
 def state(runs):
-    paths = list(runs.glob("default/*/status.json"))
-    return json.loads(paths[0].read_text())["state"] if paths else ""
+    (path,) = runs.glob("default/*/status.json")
+    return json.loads(path.read_text())["state"]
 
 
 @pytest.mark.slow
@@ -102,11 +102,12 @@ def state(runs):
 def test_a_signal_to_all_processes_of_a_job(repository, tmp_path, fault):
     """A cluster signals the loader's workers as well; they must not leave before the trainer has saved."""
     fault("SIGTERM to all processes of a job, loader's workers too", "saves, exit code 75, status resumable")
-    process = start(repository, tmp_path, "data.num_workers=2", start_new_session=True)
+    options = ("data.num_workers=2", "trainer.max_epochs=20")
+    process = start(repository, tmp_path, *options, start_new_session=True)
     assert wait(process, lambda: epochs(tmp_path) >= 2)
     os.killpg(process.pid, signal.SIGTERM)
     _, errors = process.communicate(timeout=120)
     assert (process.returncode, state(tmp_path)) == (75, "resumable"), errors[-3000:]
-    process = start(repository, tmp_path, "data.num_workers=2", "trainer.max_epochs=6")
+    process = start(repository, tmp_path, *options)
     assert process.communicate(timeout=300)[0] is None
     assert (process.returncode, state(tmp_path)) == (0, "done")
