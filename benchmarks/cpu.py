@@ -6,6 +6,7 @@
 One image of 256 x 384 at a time, float32. The cases take turns, round by round, so that a disturbance meets all of
 them; a number is the median over the rounds, with the fastest and slowest round beside it, and the processor time of
 one image. The last table is the whole command `famseg predict` on one image: from start to end, with its peak memory.
+With --document, the tables replace what stands in that file between <!-- benchmarks/cpu.py --> and <!-- end -->.
 """
 
 import argparse
@@ -26,6 +27,7 @@ from typing import Any
 
 import cv2
 import torch
+from documents import command, insert, markdown, processor
 from torch import Tensor, nn
 
 from famseg.backends import load_network
@@ -125,8 +127,8 @@ def whole_command(folder: Path, threads: int, repeats: int) -> list[dict[str, An
     for backend in ("torch", "onnxruntime", "openvino"):
         file = folder / ("FAMSeg-T.ckpt" if backend == "torch" else "FAMSeg-T.onnx")
         if file.exists():
-            command = ["predict", folder / "image.png", "--checkpoint", file, "--out", folder / "out"]
-            rows.append({"backend": backend} | timed([*command, "--backend", backend], threads, repeats))
+            arguments = ["predict", folder / "image.png", "--checkpoint", file, "--out", folder / "out"]
+            rows.append({"backend": backend} | timed([*arguments, "--backend", backend], threads, repeats))
     return rows
 
 
@@ -156,28 +158,27 @@ def environment(options: argparse.Namespace) -> dict[str, Any]:
     packages = ("torch", "onnxruntime", "openvino", "segmentation-models-pytorch")
     installed = {str(item.metadata["Name"]).replace("_", "-") for item in metadata.distributions()}
     return {
-        "processor": _processor(),
+        "processor": processor(),
         "threads": options.threads,
         "python": platform.python_version(),
         "packages": {name: metadata.version(name) for name in packages if name in installed},
         "revision": revision(),
         "size": list(options.size),
+        "command": command(),
         "own peak GiB": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, 2),
     }
 
 
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor()
-    return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.machine())
-
-
-def markdown(rows: list[dict[str, Any]]) -> str:
-    columns = list(rows[0])
-    lines = ["| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
-    return "\n".join(lines + ["| " + " | ".join(str(row[key]) for key in columns) + " |" for row in rows])
+def titled(content: dict[str, Any]) -> str:
+    about = content["environment"]
+    height, width = about["size"]
+    versions = ", ".join(f"{name} {version}" for name, version in about["packages"].items())
+    first = (
+        f"{about['processor']}, {about['threads']} threads; one image of {height}x{width}, float32; Python "
+        f"{about['python']}, {versions}; revision {about['revision']}; `{about['command']}`"
+    )
+    parts = [first, markdown(content["networks"]), "`famseg predict` of one image:", markdown(content["command"])]
+    return "\n\n".join(parts)
 
 
 def parse() -> argparse.Namespace:
@@ -189,6 +190,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=20, help="rounds whose median counts (20)")
     parser.add_argument("--repeats", type=int, default=5, help="of the whole command (5)")
     parser.add_argument("--json", type=Path, metavar="FILE")
+    parser.add_argument("--document", type=Path, metavar="FILE", help="Markdown file whose table to replace")
     return parser.parse_args()
 
 
@@ -203,11 +205,12 @@ def main() -> None:
             print(f"ready: {model}", flush=True)
         networks = measure(runs, image, options.rounds)
         commands = whole_command(Path(name), options.threads, options.repeats)
-    about = environment(options)
-    print(f"\n{about}\n\n{markdown(networks)}\n\n{markdown(commands)}")
+    content = {"environment": environment(options), "networks": networks, "command": commands}
+    print(f"\n{titled(content)}")
     if options.json:
-        content = {"environment": about, "networks": networks, "command": commands}
         options.json.write_text(json.dumps(content, indent=2))
+    if options.document:
+        insert(titled(content), options.document, "benchmarks/cpu.py")
 
 
 if __name__ == "__main__":

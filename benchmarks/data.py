@@ -6,7 +6,9 @@
 
 A path ends with normalised images and labels in a batch on the device that would train: the GPU if there is one.
 `plain albumentations` and `torchvision v2` are what a user writes with a DataLoader: decode, letterbox, transform.
-They use the same strengths; torchvision has no gamma and no multiplicative noise to draw, so it does less.
+They use the same strengths; torchvision has no gamma and no multiplicative noise to draw, so it does less. With
+--document, the table replaces what stands in that file between <!-- benchmarks/data.py cpu --> (or cuda, steps, memory)
+and <!-- end -->.
 """
 
 import argparse
@@ -28,6 +30,7 @@ from typing import Any
 import cv2
 import numpy as np
 import torch
+from documents import command, insert, markdown, processor
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
@@ -329,7 +332,7 @@ def environment(options: argparse.Namespace) -> dict[str, Any]:
     installed = {item.metadata["Name"] for item in metadata.distributions()}
     return {
         "device": torch.cuda.get_device_name() if DEVICE.type == "cuda" else "CPU",
-        "processor": platform.processor() or platform.machine(),
+        "processor": processor(),
         "cpus": len(os.sched_getaffinity(0)),
         "python": platform.python_version(),
         "packages": {name: metadata.version(name) for name in packages if name in installed},
@@ -337,13 +340,18 @@ def environment(options: argparse.Namespace) -> dict[str, Any]:
         "batch": options.batch,
         "size": list(options.size),
         "workers": options.workers,
+        "command": command(),
     }
 
 
-def markdown(rows: list[dict[str, Any]]) -> str:
-    columns = list(dict.fromkeys(key for row in rows for key in row))
-    lines = ["| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
-    return "\n".join(lines + ["| " + " | ".join(str(row.get(key, "")) for key in columns) + " |" for row in rows])
+def titled(rows: list[dict[str, Any]], about: dict[str, Any]) -> str:
+    versions = ", ".join(f"{name} {version}" for name, version in about["packages"].items())
+    height, width = about["size"]
+    first = (
+        f"{about['device']}, {about['cpus']} CPU cores ({about['processor']}); batches of {about['batch']} at "
+        f"{height}x{width}; Python {about['python']}, {versions}; revision {about['revision']}; `{about['command']}`"
+    )
+    return f"{first}\n\n{markdown(rows)}"
 
 
 def parse() -> argparse.Namespace:
@@ -360,6 +368,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--override", nargs="*", default=[], help="keys for the trainings of --steps")
     parser.add_argument("--scratch", metavar="DIR", help="folder for files of the benchmark")
     parser.add_argument("--json", type=Path, metavar="FILE")
+    parser.add_argument("--document", type=Path, metavar="FILE", help="Markdown file whose table to replace")
     parser.add_argument("--epoch-of", nargs=2, metavar=("CACHE", "IMAGES"), help=argparse.SUPPRESS)
     return parser.parse_args()
 
@@ -371,11 +380,16 @@ def main() -> None:
         return
     if options.steps and not options.hc18:
         raise SystemExit("benchmarks/data.py --steps needs --hc18 DIR.")
-    rows = steps(options) if options.steps else memory(options) if options.memory else throughput(options)
+    name, measure = (
+        ("steps", steps) if options.steps else ("memory", memory) if options.memory else (DEVICE.type, throughput)
+    )
+    rows = measure(options)
     about = environment(options)
-    print(f"\n{about}\n\n{markdown(rows)}")
+    print(f"\n{titled(rows, about)}")
     if options.json:
         options.json.write_text(json.dumps({"environment": about, "results": rows}, indent=2))
+    if options.document:
+        insert(titled(rows, about), options.document, f"benchmarks/data.py {name}")
 
 
 if __name__ == "__main__":

@@ -11,11 +11,8 @@ replaces what stands in that file between <!-- benchmarks/models.py DEVICE --> a
 
 import argparse
 import json
-import os
 import platform
-import re
 import statistics
-import sys
 import time
 import traceback
 from collections.abc import Callable
@@ -25,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from documents import command, insert, processor
 from omegaconf import OmegaConf
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
@@ -187,14 +185,8 @@ def environment(options: argparse.Namespace) -> dict[str, Any]:
         "python": platform.python_version(),
         "packages": {name: version(name) for name in PACKAGES},
         "revision": revision(),
-        "command": " ".join(["python", *map(os.path.normpath, sys.argv[:1]), *sys.argv[1:]]),
+        "command": command(),
     }
-
-
-def processor() -> str:
-    info = Path("/proc/cpuinfo")
-    names = re.findall(r"model name\s*: (.*)", info.read_text()) if info.exists() else []
-    return names[0] if names else platform.processor() or platform.machine()
 
 
 def version(package: str) -> str:
@@ -202,16 +194,6 @@ def version(package: str) -> str:
         return metadata.version(package)
     except metadata.PackageNotFoundError:
         return "unknown"
-
-
-def insert(table: str, document: Path, device: str) -> None:
-    """Replace what stands between the device's marker and the next end."""
-    start, end = f"<!-- benchmarks/models.py {device} -->", "<!-- end -->"
-    before, found, rest = document.read_text().partition(start)
-    _, closed, after = rest.partition(end)
-    if not found or not closed:
-        raise SystemExit(f"{document}: has no place for the table; it stands between {start} and {end}.")
-    document.write_text(f"{before}{start}\n{table}\n{end}{after}")
 
 
 def place(option: str) -> tuple[int, int, str]:
@@ -260,7 +242,7 @@ def main() -> None:
     table = markdown(results, about)
     print(f"\n{table}")
     if options.document:
-        insert(table, options.document, options.device)
+        insert(table, options.document, f"benchmarks/models.py {options.device}")
 
 
 if __name__ == "__main__":

@@ -19,6 +19,8 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from documents import insert
+
 from famseg.run import environment
 from famseg.study.cells import Cell, read_study
 from famseg.study.spans import read_spans
@@ -26,7 +28,6 @@ from famseg.study.spans import read_spans
 ROOT = Path(__file__).parents[1]
 SHORT = ["model=famseg_t", "data.n=300", "data.cache=gpu", "data.num_workers=0", "trainer.max_epochs=12"]
 QUIET = ["logger=none", "trainer.progress=false"]
-START, END = "<!-- benchmarks/packing.py -->", "<!-- end -->"
 
 
 def main() -> None:
@@ -41,7 +42,7 @@ def main() -> None:
         options.out.write_text(json.dumps(record, indent=2) + "\n")
     print(table(rows, about, options))
     if options.document:
-        insert(table(rows, about, options), options.document)
+        insert(table(rows, about, options), options.document, "benchmarks/packing.py")
 
 
 def parse() -> argparse.Namespace:
@@ -110,14 +111,6 @@ def table(rows: list[dict[str, Any]], about: dict[str, Any], options: argparse.N
     gpus = about["gpus"][0] if about["gpus"] and options.num_gpus is None else "logical GPUs on a CPU"
     what = f"{gpus}, {about['cpus']} CPU cores, torch {about['packages']['torch']}, revision {about['revision']}"
     return "\n".join([*lines, "", f"`{' '.join(['python benchmarks/packing.py', *options.overrides])}`; {what}."])
-
-
-def insert(text: str, document: Path) -> None:
-    before, found, rest = document.read_text().partition(START)
-    _, closed, after = rest.partition(END)
-    if not found or not closed:
-        raise SystemExit(f"{document}: has no place for the table; it stands between {START} and {END}.")
-    document.write_text(f"{before}{START}\n{text}\n{END}{after}")
 
 
 if __name__ == "__main__":
