@@ -103,14 +103,18 @@ def test_states_pass_through_many_chunks(way, gradient, device):
 
 @pytest.mark.usefixtures("short_chunks")
 def test_strong_decay_and_saturated_steps(device):
+    """Log decays add up to 6000, where float32 numbers lie 5e-4 apart: differences of sums err by as much, relatively.
+
+    In what order a GPU adds is its own affair; nan, overflow and a wrong mask would err by 1.
+    """
     shape = 1, 3, 7, 1, 16, 16
     mixed, dt, bias, A_log, skip = arguments(shape, 2, device=device)
     dt = dt.clone()
     dt[:, 1] = 60.0
     dt[:, 2, :3] = -120.0  # softplus is 0 in float32
     value, *gradients = errors(kernel(2, 16), twin(2, 16), (mixed, dt, bias, A_log, skip))
-    assert value < 1e-4
-    assert max(gradients) < 1e-3
+    assert value < 2e-3
+    assert max(gradients) < 5e-3
 
 
 def test_softplus_keeps_the_digits_of_small_steps(device):
