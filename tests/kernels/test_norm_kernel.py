@@ -7,6 +7,7 @@ from shapes import LAYOUTS, TOLERANCE, assert_like_twin, random_map, random_shap
 from torch import nn
 
 from famseg.kernels.norm import batch_norm, statistics, suits
+from famseg.layers.stem import Stem
 
 SHAPES = [(2, 3, 1, 2), (1, 1, 9, 14), (2, 16, 1, 37), (2, 16, 37, 1), (1, 65, 2, 3), (1, 160, 7, 5), (3, 36, 9, 11)]
 
@@ -112,3 +113,11 @@ def test_random_shapes(dtype, device):
         shape = (b, c, h, w + 4)  # of two rows a norm gives signs, and its gradient is noise
         args = arguments(shape, dtype, device, LAYOUTS[i % 3], seed=i)
         assert_like_twin(*functions(bool(i % 2), device), args, TOLERANCE[dtype])
+
+
+def test_a_stem_of_any_width(device):
+    """Its first norm has 12 channels; the convolution before it may not fill them up to 16."""
+    ours, plain = Stem(1, 24, "triton").to(device), Stem(1, 24, "torch").to(device)
+    ours.load_state_dict(plain.state_dict())
+    image = random_map((2, 1, 8, 12), 0, device=device)
+    torch.testing.assert_close(ours(image), plain(image), rtol=1e-3, atol=1e-4)
