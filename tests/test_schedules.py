@@ -5,6 +5,7 @@ from itertools import pairwise
 import pytest
 
 from famseg import schedules
+from famseg.errors import UserError
 from famseg.schedules import RateLimits, Span
 
 PAPER = Span(1e-3, 1e-5, 200)
@@ -76,3 +77,17 @@ def test_plateau_halves_only_after_patience():
     assert schedules.plateau(span, [1.0] * 4) == 5e-4
     assert schedules.plateau(span, [1.0 - 0.01 * epoch for epoch in range(30)]) == 1e-3
     assert schedules.plateau(span, [1.0] * 40) == pytest.approx(1e-5)
+
+
+@pytest.mark.parametrize(
+    ("decay", "option"),
+    [
+        (schedules.step, {"plateaus": 1}),
+        (schedules.poly, {"power": -1}),
+        (schedules.adadelta, {"window": 0}),
+        (schedules.plateau, {"factor": 1}),
+    ],
+)
+def test_an_impossible_constant_is_named(decay, option):
+    with pytest.raises(UserError, match=f"scheduler.{next(iter(option))}="):
+        decay(PAPER, [1.0, 0.5], **option)

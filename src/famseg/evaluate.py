@@ -27,9 +27,14 @@ def evaluate(config: DictConfig, folder: Path) -> dict[str, float]:
 
     Returns:
         The scores of the split.
+
+    Raises:
+        UserError: another value, no such checkpoint or device, or data that does not fit.
     """
     if config.tta not in ("none", "flip"):
         raise UserError(f"tta={config.tta}: give none or flip.")
+    if not isinstance(config.overlays, int) or config.overlays < 0:
+        raise UserError(f"overlays={config.overlays}: give a whole number, 0 or more.")
     predictor = load_predictor(config.run, select_device(config.device))
     predictor = replace(predictor, model=deployed(predictor.model), flip=config.tta == "flip")
     data = _data(config, predictor)

@@ -5,7 +5,8 @@ import torch.distributed
 from torch import Tensor, nn
 from torch.distributed.nn.functional import all_reduce
 
-from famseg.kernels import use_triton
+from famseg.errors import UserError
+from famseg.kernels import BACKENDS, use_triton
 
 MAX_CLASSES = 16  # that the kernel holds per pixel; more take the plain form
 
@@ -18,12 +19,20 @@ class CrossEntropyDice(nn.Module):
         dice_weight: weight of the Dice loss.
         smooth: pixels added to both sides of the Dice ratio, so that a class absent from the batch has a gradient.
         backend: "auto", "torch" or "triton", see `famseg.kernels`.
+
+    Raises:
+        UserError: a weight or `smooth` below 0, no weight above 0, or another backend.
     """
 
     def __init__(
         self, ce_weight: float = 1.0, dice_weight: float = 1.0, smooth: float = 1.0, backend: str = "auto"
     ) -> None:
         super().__init__()
+        if min(ce_weight, dice_weight, smooth) < 0 or not ce_weight + dice_weight:
+            given = f"ce_weight={ce_weight}, dice_weight={dice_weight}, smooth={smooth}"
+            raise UserError(f"loss: {given}: give numbers from 0, and one of the weights above 0.")
+        if backend not in BACKENDS:
+            raise UserError(f"loss.backend={backend}: give {', '.join(BACKENDS)}.")
         self.ce_weight, self.dice_weight, self.smooth = ce_weight, dice_weight, smooth
         self.backend = backend
 

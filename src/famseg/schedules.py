@@ -116,7 +116,13 @@ def step(span: Span, losses: Sequence[float], *, plateaus: int = 10) -> float:
 
 
 def poly(span: Span, losses: Sequence[float], *, power: float = 1.0) -> float:
-    """Polynomial decay; a power of 1 is SegNeXt's own (arXiv 2209.08575)."""
+    """Polynomial decay; a power of 1 is SegNeXt's own (arXiv 2209.08575).
+
+    Raises:
+        UserError: a power below 0.
+    """
+    if power < 0:
+        raise UserError(f"scheduler.power={power}: give 0 or more.")
     return span.min + (span.init - span.min) * math.pow(1 - min(len(losses) / span.epochs, 1), power)
 
 
@@ -131,7 +137,12 @@ def adadelta(span: Span, losses: Sequence[float], *, window: float = 0.1) -> flo
         span: rates and epochs.
         losses: mean training loss of each finished epoch.
         window: memory of the average as a share of the epochs: `rho = exp(-1 / (window * epochs))`, 0.951 for 200.
+
+    Raises:
+        UserError: no window.
     """
+    if window <= 0:
+        raise UserError(f"scheduler.window={window}: give a share of the epochs, above 0.")
     if not losses or losses[0] <= 0:
         return span.init
     rho = math.exp(-1 / (window * span.epochs))
@@ -153,7 +164,12 @@ def plateau(
         factor: what the rate is multiplied with, down to the last rate.
         patience: epochs without improvement that are borne, as a share of all epochs, at least one.
         threshold: relative fall that counts as an improvement.
+
+    Raises:
+        UserError: a factor that does not lower the rate.
     """
+    if not 0 < factor < 1:
+        raise UserError(f"scheduler.factor={factor}: give a number between 0 and 1.")
     rate, best, bad = span.init, math.inf, 0
     for loss in losses:
         if loss < best * (1 - threshold):

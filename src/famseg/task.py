@@ -1,7 +1,7 @@
 """The only LightningModule: a segmentation network, its loss, its optimizer phases and its scores."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 import lightning
 import numpy as np
@@ -38,6 +38,9 @@ class SegmentationTask(lightning.LightningModule):
 
     Attributes:
         metadata: plain values that go into every checkpoint, for rebuilding the network.
+
+    Raises:
+        UserError: a negative weight.
     """
 
     def __init__(
@@ -48,12 +51,14 @@ class SegmentationTask(lightning.LightningModule):
         optimizer: OptimizerOption,
         scheduler: Decay,
         switch: Switch | None = None,
-        channels_last: bool | str = "auto",
+        channels_last: bool | Literal["auto"] = "auto",
         auxiliary_weight: float = 1.0,
     ) -> None:
         super().__init__()
         if channels_last == "auto":
             channels_last = torch.cuda.is_available()
+        if auxiliary_weight < 0:
+            raise UserError(f"task.auxiliary_weight={auxiliary_weight}: give 0 or more.")
         self.model = model.to(memory_format=torch.channels_last) if channels_last else model
         self.loss = loss
         self.classes = dict(classes)
@@ -105,7 +110,7 @@ class SegmentationTask(lightning.LightningModule):
         phase = self.plan_phases()[self.phase]
         try:
             optimizer = phase.optimizer.build(parameter_groups(self.model))
-        except ValueError as error:  # torch's refusal of a constant
+        except (TypeError, ValueError) as error:  # torch's refusal of a constant
             raise UserError(f"optimizer {phase.optimizer.name}: {error}.") from error
         for group in optimizer.param_groups:
             group["lr"] = phase.rate(self.losses)

@@ -11,6 +11,7 @@ import lightning
 import torch
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint, RichProgressBar
 from lightning.pytorch.loggers import Logger
 
@@ -109,7 +110,7 @@ def build(
             log_every_n_steps=10,
             **options,
         )
-    except lightning.fabric.utilities.exceptions.MisconfigurationException as error:
+    except (MisconfigurationException, TypeError, ValueError) as error:  # accelerator, devices or strategy, as it says
         raise UserError(f"trainer: {error}") from error
 
 

@@ -1,14 +1,17 @@
 """Values of a configuration that are of another type than the parameter they are for, such as text for a number."""
 
-from collections.abc import Callable, Iterator
+import inspect
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from hydra.utils import get_object
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from famseg.errors import UserError
+
+PACKAGES = ("famseg.", "torch.")  # whose signatures say what they take
 
 # type of a parameter -> types of values that it takes, and what to ask for
 _TAKES: dict[Any, tuple[tuple[type, ...], str]] = {
@@ -22,10 +25,9 @@ _TAKES: dict[Any, tuple[tuple[type, ...], str]] = {
 
 
 def require_types(config: DictConfig) -> None:
-    """Refuse values that the parameters of the package's own targets do not take.
+    """Refuse values that the parameters of the package's own targets, and of torch's, do not take.
 
-    Parameters of other types than numbers, words, paths and booleans are not looked at, and neither are targets of
-    other packages.
+    Where a target hands further options on to what it returns (`**options`), the signature of that counts.
 
     Raises:
         UserError: a value is of another type; the message names its key.
@@ -33,13 +35,14 @@ def require_types(config: DictConfig) -> None:
     for path, node in _targets(config, ""):
         hints = _hints(get_object(str(node["_target_"])))
         for key, value in _values(node):
-            if key in hints:
-                _require(f"{path}.{key}", value, hints[key])
+            if key in hints and not _fits(value, hints[key]):
+                wanted = " or ".join(dict.fromkeys(_words(hints[key])))
+                raise UserError(f"{path}.{key}={value}: give {wanted}.")
 
 
 def _targets(node: DictConfig, path: str) -> Iterator[tuple[str, DictConfig]]:
-    """The nodes of the package's own targets with their keys."""
-    if str(node.get("_target_")).startswith("famseg."):
+    """The nodes of the packages' targets with their keys."""
+    if str(node.get("_target_")).startswith(PACKAGES):
         yield path, node
     for key, child in _values(node):
         if isinstance(child, DictConfig):
@@ -55,21 +58,42 @@ def _values(node: DictConfig) -> Iterator[tuple[str, Any]]:
 
 def _hints(target: Callable[..., Any]) -> dict[str, Any]:
     function = vars(target).get("__init__") if isinstance(target, type) else target
-    return get_type_hints(function) if function else {}
+    if function is None:
+        return {}
+    hints = get_type_hints(function)
+    made = hints.pop("return", None)
+    passes_on = any(p.kind is p.VAR_KEYWORD for p in inspect.signature(function).parameters.values())
+    return (_hints(made) if passes_on and isinstance(made, type) else {}) | hints
 
 
-def _require(key: str, value: object, hint: Any) -> None:
-    wanted: list[str] = []
-    for kind in get_args(hint) if get_origin(hint) in (Union, UnionType) else [hint]:
-        if get_origin(kind) is Literal:
-            if value in get_args(kind):
-                return
-            wanted += map(str, get_args(kind))
-        elif kind not in _TAKES:
-            return
-        else:
-            types, words = _TAKES[kind]
-            if isinstance(value, types) and (kind is bool or not isinstance(value, bool)):
-                return
-            wanted.append(words)
-    raise UserError(f"{key}={value}: give {' or '.join(dict.fromkeys(wanted))}.")
+def _fits(value: Any, hint: Any) -> bool:
+    kind, parts = get_origin(hint) or hint, get_args(hint)
+    if hint is Any or (isinstance(value, DictConfig) and "_target_" in value):
+        return True
+    if kind in (Union, UnionType):
+        return any(_fits(value, part) for part in parts)
+    if kind is Literal:
+        return value in parts
+    if kind in _TAKES:
+        return isinstance(value, _TAKES[kind][0]) and (kind is bool or not isinstance(value, bool))
+    if not isinstance(kind, type):  # a type that only a checker knows
+        return True
+    if issubclass(kind, Mapping):
+        return isinstance(value, DictConfig) and all(_fits(each, parts[1]) for each in value.values())
+    return issubclass(kind, Sequence) and isinstance(value, ListConfig) and all(_fits(each, parts[0]) for each in value)
+
+
+def _words(hint: Any) -> list[str]:
+    """What to ask for, one for each type that would do."""
+    kind, parts = get_origin(hint) or hint, get_args(hint)
+    if kind in (Union, UnionType):
+        return [word for part in parts for word in _words(part)]
+    if kind is Literal:
+        return list(map(str, parts))
+    if kind in _TAKES:
+        return [_TAKES[kind][1]]
+    if issubclass(kind, Mapping):
+        return [f"{{NAME: {' or '.join(_words(parts[1]))}, ...}}"]
+    if issubclass(kind, Sequence):
+        return [f"[{' or '.join(_words(parts[0]))}, ...]"]
+    return [f"a {kind.__name__} (_target_: ...)"]

@@ -7,6 +7,8 @@ from lightning.pytorch.callbacks import WeightAveraging
 from lightning.pytorch.trainer.states import TrainerFn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
+from famseg.errors import UserError
+
 
 class MovingAverage(WeightAveraging):
     """Lightning's average of the weights after each step, in a few launches, on the network's device; tested, too.
@@ -17,9 +19,14 @@ class MovingAverage(WeightAveraging):
 
     Args:
         decay: weight of the average so far in each step.
+
+    Raises:
+        UserError: the average would never move, or not be one.
     """
 
     def __init__(self, decay: float = 0.999) -> None:
+        if not 0 <= decay < 1:
+            raise UserError(f"callbacks.ema.decay={decay}: give a number from 0 to below 1.")
         super().__init__(use_buffers=True, multi_avg_fn=get_ema_multi_avg_fn(decay))  # type: ignore[no-untyped-call]
 
     def setup(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, stage: str) -> None:

@@ -1,7 +1,7 @@
 """Training steps replayed as CUDA graphs: the GPU no longer waits for Python to launch a thousand kernels."""
 
 import logging
-from typing import Any
+from typing import Any, Literal
 
 import lightning
 import torch
@@ -28,7 +28,7 @@ class CUDAGraphs(Callback):
         UserError: at the start of training, `enabled` is True and the run cannot be captured; the message says why.
     """
 
-    def __init__(self, enabled: bool | str = "auto") -> None:
+    def __init__(self, enabled: bool | Literal["auto"] = "auto") -> None:
         if enabled not in ("auto", True, False):
             raise UserError(f"callbacks.graphs.enabled={enabled}: give auto, true or false.")
         self.enabled = enabled

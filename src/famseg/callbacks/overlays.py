@@ -7,6 +7,7 @@ import numpy as np
 from lightning.pytorch.callbacks import Callback
 
 from famseg.data.datamodule import SegmentationDataModule
+from famseg.errors import UserError
 from famseg.loggers import log_panels
 from famseg.overlays import sheet, write
 from famseg.results import panels
@@ -20,9 +21,14 @@ class ValidationOverlays(Callback):
         folder: the run's folder; pictures go to `overlays/`.
         images: how many images, spread over the validation split.
         every: epochs between two pictures; the last epoch is always drawn.
+
+    Raises:
+        UserError: a number that is none of images or epochs.
     """
 
     def __init__(self, folder: str, images: int = 8, every: int = 10) -> None:
+        if images < 0 or every < 1:
+            raise UserError(f"callbacks.overlays: images={images}, every={every}: give 0 or more, and 1 or more.")
         self.folder = Path(folder)
         self.images, self.every = images, every
 

@@ -14,6 +14,7 @@ from lightning.pytorch.callbacks import Callback
 from rich.console import Console
 
 from famseg import nvml
+from famseg.errors import UserError
 from famseg.files import write_table
 from famseg.loggers import log_classes, log_panels
 from famseg.results import table, write_results
@@ -35,9 +36,14 @@ class RunRecord(Callback):
     Args:
         folder: the run's folder.
         overlays: images of the test split drawn at the end: best, median and worst.
+
+    Raises:
+        UserError: a negative number of images.
     """
 
     def __init__(self, folder: str, overlays: int = 8) -> None:
+        if overlays < 0:
+            raise UserError(f"callbacks.record.overlays={overlays}: give 0 or more.")
         self.folder = Path(folder)
         self.overlays = overlays
         self.metrics = EpochTable(self.folder / "metrics.csv")

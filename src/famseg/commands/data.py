@@ -112,8 +112,10 @@ def _datamodule(overrides: list[str]) -> "SegmentationDataModule":
     from hydra.utils import instantiate
 
     from famseg.configuration import composed
+    from famseg.value_types import require_types
 
     config = composed("data_check", overrides)
+    require_types(config)
     try:
         data: SegmentationDataModule = instantiate(config.data)
     except InstantiationException as error:

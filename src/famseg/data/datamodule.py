@@ -286,8 +286,10 @@ def _check_numbers(cache_share: float, mean: float | None, std: float | None) ->
     if not isinstance(cache_share, (int, float)) or not 0 <= cache_share <= 1:
         raise UserError(f"data.cache_share={cache_share}: give a part of the GPU's memory, 0 to 1.")
     for key, value in (("mean", mean), ("std", std)):
-        if value is not None and not isinstance(value, (int, float)):
-            raise UserError(f"data.{key}={value}: give a number, of x/255, or null to measure it.")
+        if value is not None and not (isinstance(value, (int, float)) and 0 <= value <= 1):
+            raise UserError(f"data.{key}={value}: give a number from 0 to 1, of x/255, or null to measure it.")
+    if std == 0:
+        raise UserError("data.std=0: give a number above 0, or null to measure it.")
 
 
 def _traits(image: Seen) -> tuple[float, float]:

@@ -1,5 +1,6 @@
 """Letterbox with its exact inverse, and the training augmentation."""
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -73,6 +74,21 @@ def _resize(values: Any, rows: slice, columns: slice) -> Any:
     return cv2.resize(values, (width, height), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
 
 
+_SHARES = (
+    "flip",
+    "geometric",
+    "photometric",
+    "ultrasound",
+    "scale",
+    "shift",
+    "brightness",
+    "contrast",
+    "speckle",
+    "sector",
+)
+_AT_MOST = dict.fromkeys(_SHARES, 1) | {"gamma": 100, "rotate": 180}
+
+
 @dataclass(frozen=True)
 class Augmentation:
     """Random changes that an ultrasound picture could have had; image and mask move together.
@@ -121,8 +137,17 @@ class Augmentation:
     sector: float = 0.35
 
     def __post_init__(self) -> None:
+        """Refuse what no picture could have.
+
+        Raises:
+            UserError: an unknown engine, or a number out of its range.
+        """
         if self.engine not in ("auto", "albumentations", "gpu"):
             raise UserError(f"data.augment.engine={self.engine}: give auto, albumentations or gpu.")
+        for key, value in vars(self).items():
+            most = _AT_MOST.get(key, math.inf)
+            if key != "engine" and not 0 <= value <= most:
+                raise UserError(f"data.augment.{key}={value}: give a number from 0{f' to {most}' * (most < math.inf)}.")
 
     def __call__(self, image: Pixels, mask: Pixels, seed: int) -> tuple[Pixels, Pixels]:
         """Change a pair with albumentations.

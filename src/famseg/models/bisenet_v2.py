@@ -4,6 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from famseg.layers.basic import require_numbers
 from famseg.models.images import cropped, padded, require_batch
 
 
@@ -118,13 +119,16 @@ class BiSeNetV2(nn.Module):
         booster_width: hidden channels of the booster heads on the semantic branch, at strides 4, 8, 16, 32; 0: none.
 
     Raises:
-        UserError: in `forward`, an image of other channels or smaller than 32 px, or a batch of one in training.
+        UserError: an impossible value; in `forward`, an image of other channels or smaller than 32 px, or a batch of
+            one in training.
     """
 
     def __init__(
         self, in_channels: int = 1, num_classes: int = 3, head_width: int = 1024, booster_width: int = 128
     ) -> None:
         super().__init__()
+        require_numbers(1, in_channels=in_channels, num_classes=num_classes, head_width=head_width)
+        require_numbers(0, booster_width=booster_width)
         self.in_channels = in_channels
         self.detail = nn.Sequential(
             _conv(in_channels, 64, stride=2, relu=True),

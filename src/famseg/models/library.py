@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from famseg.errors import UserError
-from famseg.layers.basic import require_choice
+from famseg.layers.basic import require_choice, require_numbers
 from famseg.models.images import cropped, padded, require_batch
 
 DECODERS = {"unet": "Unet", "upernet": "UPerNet", "fpn": "FPN"}  # ours -> the library's class
@@ -44,6 +44,7 @@ class LibraryModel(nn.Module):
     ) -> None:
         super().__init__()
         require_choice("decoder", decoder, tuple(DECODERS))
+        require_numbers(1, in_channels=in_channels, num_classes=num_classes)
         self.in_channels, self.decoder = in_channels, decoder
         self.network = _build(encoder, decoder, in_channels, num_classes, weights)
 
