@@ -85,6 +85,7 @@ def build(
         monitor=monitor,
         mode="max",
         save_top_k=keep_best,
+        every_n_epochs=options.get("check_val_every_n_epoch", 1),  # the others have the scores of an earlier epoch
         save_on_train_epoch_end=True,
         enable_version_counter=False,
     )
@@ -124,6 +125,9 @@ def _require_numbers(options: dict[str, Any]) -> None:
         number = options.get(key, 1)
         if not isinstance(number, int) or number < 1:
             raise UserError(f"trainer.{key}={number}: give a whole number, 1 or more.")
+    epochs, every = options.get("max_epochs", 1000), options.get("check_val_every_n_epoch", 1)
+    if every > epochs:
+        raise UserError(f"trainer.check_val_every_n_epoch={every}: of {epochs} epochs none would be validated.")
     limit = options.get("gradient_clip_val")
     if limit is not None and not (isinstance(limit, (int, float)) and limit > 0):
         raise UserError(f"trainer.gradient_clip_val={limit}: give a number above 0, or null for none.")

@@ -66,6 +66,19 @@ def test_the_curves_are_the_mean_over_seeds(reported):
     assert drawn["x"] == [1, 2, 3, 4, 5, 6]
 
 
+def test_a_curve_goes_on_over_epochs_without_validation(tmp_path):
+    metrics = write_cell(tmp_path, classes=THREE, images=18, epochs=6) / "metrics.csv"
+    lines = metrics.read_text().splitlines()
+    skipped = [line.rpartition(",")[0] + "," if i % 2 else line for i, line in enumerate(lines)]
+    metrics.write_text("\n".join(skipped) + "\n")
+    study = load_study(tmp_path)
+    curves = {chart.key: chart.lines[0] for chart in study.charts if chart.key in ("loss", "validation")}
+    assert curves["loss"].x.tolist() == [1, 2, 3, 4, 5, 6]
+    assert curves["validation"].x.tolist() == [2, 4, 6]
+    assert np.isfinite(curves["validation"].y).all()
+    assert not study.faults
+
+
 def test_money_and_time(reported):
     text = (reported / "tables.md").read_text().partition("## Time and cost")[2]
     assert "0.13 hours of one device" in text  # 8 runs of 60 s

@@ -111,3 +111,17 @@ def test_options_compose_with_the_switch_and_a_resume(fit, tmp_path, options):
         fit("cut", stop_after=2, **options)
     _, resumed = fit("cut", ckpt_path=str(tmp_path / "cut" / "checkpoints" / "last.ckpt"), **options)
     assert same_weights(whole, resumed)
+
+
+def test_an_epoch_without_validation_has_no_scores(fit, tmp_path):
+    """Whole, and resumed after such an epoch; the best checkpoints are of validated epochs."""
+    fit("whole", check_val_every_n_epoch=2, keep_best=3)
+    with pytest.raises(fit.Stopped):
+        fit("cut", stop_after=3, check_val_every_n_epoch=2)
+    fit("cut", ckpt_path=str(tmp_path / "cut" / "checkpoints" / "last.ckpt"), check_val_every_n_epoch=2)
+    table = rows(tmp_path / "whole")
+    assert [row["val/miou"] != "" for row in table] == [False, True, False, True]
+    assert all(float(row["train/loss"]) > 0 for row in table)
+    assert (tmp_path / "whole" / "metrics.csv").read_bytes() == (tmp_path / "cut" / "metrics.csv").read_bytes()
+    kept = {path.name for path in (tmp_path / "whole" / "checkpoints").glob("best-*")}
+    assert kept == {"best-epoch=001.ckpt", "best-epoch=003.ckpt"}

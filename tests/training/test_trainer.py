@@ -11,6 +11,7 @@ from famseg.errors import UserError
     [
         ({"accumulate_grad_batches": 0}, "trainer.accumulate_grad_batches=0: give a whole number, 1 or more"),
         ({"check_val_every_n_epoch": 1.5}, "trainer.check_val_every_n_epoch=1.5"),
+        ({"check_val_every_n_epoch": 3, "max_epochs": 2}, "trainer.check_val_every_n_epoch=3: of 2 epochs none"),
         ({"gradient_clip_val": -1}, "trainer.gradient_clip_val=-1: give a number above 0, or null"),
         ({"gradient_clip_val": "much"}, "trainer.gradient_clip_val=much"),
         ({"precision": "bf17"}, "trainer.precision=bf17: give auto or one of"),

@@ -28,6 +28,7 @@ LOADER_SHARE = 0.25  # of the training time; above it a run is told that it wait
 class RunRecord(Callback):
     """Writes metrics.csv and timing.csv (a row per epoch), split.csv, test.csv (a row per image) and test overlays.
 
+    The scores of an epoch without validation (trainer.check_val_every_n_epoch) are blank.
     Lightning's own CSV logger deletes its file on a restart; these rows are cut back to the checkpoint instead.
     On a GPU, timing.csv also has the energy of an epoch with its validation, where the driver counts it, and the most
     memory that tensors took so far. The energy is that of the devices: of all runs that share them, and of the first
@@ -49,6 +50,7 @@ class RunRecord(Callback):
         self.metrics = EpochTable(self.folder / "metrics.csv")
         self.timing = EpochTable(self.folder / "timing.csv")
         self._hinted = False
+        self._start = time.perf_counter()
         self._gpus: list[nvml.Gpu] = []
 
     def on_fit_start(self, trainer: lightning.Trainer, task: lightning.LightningModule) -> None:
@@ -68,6 +70,7 @@ class RunRecord(Callback):
         """Start the clocks."""
         self._start = self._waiting_since = time.perf_counter()
         self._data_seconds, self._images = 0.0, 0
+        self._train_seconds: float | None = None  # until validation starts
         self._joules = self._read_joules()
 
     def on_train_batch_start(
@@ -83,7 +86,7 @@ class RunRecord(Callback):
 
     def on_validation_start(self, trainer: lightning.Trainer, task: lightning.LightningModule) -> None:
         """Training ends where validation starts."""
-        self._train_seconds = time.perf_counter() - getattr(self, "_start", time.perf_counter())
+        self._train_seconds = time.perf_counter() - self._start
 
     def on_train_epoch_end(self, trainer: lightning.Trainer, task: SegmentationTask) -> None:  # type: ignore[override]
         """Append the epoch's rows."""
@@ -92,10 +95,11 @@ class RunRecord(Callback):
         epoch = trainer.current_epoch
         optimizer = task.plan_phases()[task.phase].optimizer.name
         rate = trainer.optimizers[0].param_groups[0]["lr"]
-        values = {k: float(v) for k, v in sorted(trainer.callback_metrics.items()) if k.startswith("val/")}
         row = {"epoch": epoch, "optimizer": optimizer, "lr": rate, "train/loss": task.losses[-1]}
-        self.metrics.append(row | values)
-        seconds = getattr(self, "_train_seconds", time.perf_counter() - self._start)
+        if self._train_seconds is not None:  # else Lightning still has the scores of an earlier epoch
+            row |= {k: float(v) for k, v in sorted(trainer.callback_metrics.items()) if k.startswith("val/")}
+        self.metrics.append(row)
+        seconds = self._train_seconds or time.perf_counter() - self._start
         speed = {"train_seconds": seconds, "data_seconds": self._data_seconds, "images_per_s": self._images / seconds}
         measured = speed | self._of_gpus(trainer)
         self.timing.append({"epoch": epoch, **{k: round(v, 4) for k, v in measured.items()}})

@@ -219,6 +219,8 @@ def _lines(settings: Sequence[Setting], names: Mapping[int, str], column: str) -
         length = min(len(run) for run in runs)
         values = np.array([run[:length] for run in runs])
         epochs = np.arange(1, length + 1, dtype=np.float64)
+        there = ~np.isnan(values).any(0)  # epochs without validation have no scores
+        values, epochs = values[:, there], epochs[there]
         lines.append(Line(names[id(setting)], epochs, values.mean(0), values.min(0), values.max(0), colour, dash))
     return lines
 
