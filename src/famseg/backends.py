@@ -1,19 +1,15 @@
 """Trained networks for prediction: checkpoints run by torch, ONNX files by ONNX Runtime or OpenVINO on the CPU."""
 
-import json
-from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
 
 from torch import Tensor, nn
 
 from famseg import runtimes
-from famseg.checkpoint import METADATA_KEY, load_predictor
+from famseg.checkpoint import load_predictor
 from famseg.errors import UserError
+from famseg.exported import opened
 from famseg.inference import Predictor, select_device
 from famseg.runtimes import Run
-
-BACKENDS = ("auto", "torch", "onnxruntime", "openvino")
 
 
 class OnnxNetwork(nn.Module):
@@ -50,21 +46,6 @@ def load_network(where: str | Path, device: str = "auto", backend: str = "auto")
         raise UserError(f"{where}: torch does not run ONNX files. Give --backend onnxruntime or openvino.")
     if device not in ("auto", "cpu"):
         raise UserError(f"device {device}: ONNX files are run on the CPU. Give the checkpoint instead.")
-    run, metadata = _open(Path(where), runtimes.openvino if backend == "openvino" else runtimes.onnxruntime)
-    data = metadata["data"]
-    height, width = data["size"]
-    network = OnnxNetwork(run).eval()
-    return Predictor(network, dict(data["classes"]), (height, width), float(data["mean"]), float(data["std"]))
-
-
-def _open(path: Path, backend: Callable[[Path], tuple[Run, Mapping[str, str]]]) -> tuple[Run, dict[str, Any]]:
-    try:
-        run, properties = backend(path)
-    except ImportError as error:
-        extra = "openvino" if backend is runtimes.openvino else "export"
-        raise UserError(f"{path}: needs the {extra} extra: pip install 'famseg[{extra}]'.") from error
-    except Exception as error:  # each library raises a dozen types for damaged files
-        raise UserError(f"{path}: not a readable ONNX file ({type(error).__name__}). Export it again.") from error
-    if METADATA_KEY not in properties:
-        raise UserError(f"{path}: not written by famseg export; it lacks the metadata to prepare images.")
-    return run, json.loads(properties[METADATA_KEY])
+    reader = runtimes.openvino if backend == "openvino" else runtimes.onnxruntime
+    run, metadata = opened(Path(where), "ONNX", reader)
+    return Predictor.of(OnnxNetwork(run).eval(), metadata["data"])

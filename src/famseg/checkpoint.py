@@ -77,7 +77,7 @@ def build(metadata: Mapping[str, Any]) -> nn.Module:
     arguments = dict(metadata["model"])
     target = str(arguments.pop("_target_"))
     module, _, name = target.rpartition(".")
-    if not module.startswith("famseg.models"):  # a checkpoint must not be able to call anything else
+    if not f"{module}.".startswith("famseg.models."):  # a checkpoint must not be able to call anything else
         raise UserError(f"the checkpoint names the model {target}; only models of famseg.models are built.")
     arguments.pop("weights", None)  # they are in the checkpoint
     try:
@@ -96,11 +96,7 @@ def load_predictor(where: str | Path, device: str | torch.device = "cpu") -> Pre
         device: where the network runs.
     """
     content = load(where)
-    model = _trained(content, where)
-    data = content[METADATA_KEY]["data"]
-    height, width = data["size"]
-    model.to(device).eval()
-    return Predictor(model, dict(data["classes"]), (height, width), float(data["mean"]), float(data["std"]))
+    return Predictor.of(trained(content, where).to(device), content[METADATA_KEY]["data"])
 
 
 def load_network(where: str | Path) -> nn.Module:
@@ -109,10 +105,15 @@ def load_network(where: str | Path) -> nn.Module:
     Args:
         where: as for `load_predictor`, which prepares them.
     """
-    return _trained(load(where), where).eval()
+    return trained(load(where), where)
 
 
-def _trained(content: Mapping[str, Any], where: str | Path) -> nn.Module:
+def trained(content: Mapping[str, Any], where: str | Path) -> nn.Module:
+    """The network of a checkpoint's content, on the CPU, in evaluation mode; `where` it was goes into an error.
+
+    Raises:
+        UserError: the content is of another version.
+    """
     metadata = content[METADATA_KEY]
     model = build(metadata)
     try:
@@ -120,7 +121,7 @@ def _trained(content: Mapping[str, Any], where: str | Path) -> nn.Module:
     except RuntimeError as error:
         version = metadata.get("version")
         raise UserError(f"{where}: its weights do not fit the model of this version (written by {version}).") from error
-    return model
+    return model.eval()
 
 
 def initialise(model: nn.Module, where: str | Path | None) -> None:

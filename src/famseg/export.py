@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from famseg import exported
-from famseg.checkpoint import METADATA_KEY, load, load_predictor
+from famseg.checkpoint import METADATA_KEY, load, trained
 from famseg.data.images import MIN_SIDE
 from famseg.data.phantom import Phantom
 from famseg.data.source import Pixels
@@ -83,11 +83,11 @@ def export(
     """
     if size and min(size) < MIN_SIDE:
         raise UserError(f"--size {size[0]} {size[1]}: give {MIN_SIDE} px a side or more.")
-    predictor = load_predictor(where)
-    metadata = load(where)[METADATA_KEY] | {"export": {"format": kind, "size": size and list(size)}}
+    content = load(where)
+    metadata = content[METADATA_KEY] | {"export": {"format": kind, "size": size and list(size)}}
     if size:
-        predictor = replace(predictor, size=size)
         metadata["data"] = metadata["data"] | {"size": list(size)}
+    predictor = Predictor.of(trained(content, where), metadata["data"])
     say(f"Writing {exported.FORMATS[kind].title} for {f'images of {size[0]} x {size[1]}' if size else 'any size'}.")
     if not size and exported.FORMATS[kind].symbolic:
         say("Sizes are symbols in it: that takes minutes on a few cores. --size H W is faster.")

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from famseg import runtimes, weights
-from famseg.checkpoint import METADATA_KEY, load, load_network
+from famseg.checkpoint import METADATA_KEY, load, trained
 from famseg.errors import UserError
 from famseg.runtimes import Run
 
@@ -68,14 +68,19 @@ def read(path: Path, kind: str) -> tuple[Run, dict[str, Any]]:
     """A network from a file: a function of images on the CPU, and its metadata.
 
     Raises:
-        UserError: the file is damaged, or FAMSeg did not write it.
+        UserError: the file is damaged, FAMSeg did not write it, or a library is missing.
     """
+    return opened(path, FORMATS[kind].title, FORMATS[kind].read)
+
+
+def opened(path: Path, title: str, reader: Callable[[Path], tuple[Run, str]]) -> tuple[Run, dict[str, Any]]:
+    """As `read`, by any reader; `title` of the format goes into an error."""
     try:
-        run, text = FORMATS[kind].read(path)
+        run, text = reader(path)
     except UserError:
         raise
-    except Exception as error:  # onnxruntime and torch raise a dozen types for damaged files
-        raise UserError(f"{path}: not a readable {FORMATS[kind].title} file ({type(error).__name__}).") from error
+    except Exception as error:  # each library raises a dozen types for damaged files
+        raise UserError(f"{path}: not a readable {title} file ({type(error).__name__}). Export it again.") from error
     if not text:
         raise UserError(f"{path}: was not written by `famseg export`; it lacks the metadata to prepare images.")
     return run, json.loads(text)
@@ -99,14 +104,6 @@ def _write_onnx(model: nn.Module, example: Tensor, any_size: bool, metadata: str
     assert program is not None
     program.model.metadata_props[METADATA_KEY] = metadata
     program.save(path)
-
-
-def _read_onnx(path: Path) -> tuple[Run, str]:
-    try:
-        run, properties = runtimes.onnxruntime(path)
-    except ImportError as error:
-        raise UserError(f"{path}: needs the export extra: pip install 'famseg[export]'.") from error
-    return run, properties.get(METADATA_KEY, "")
 
 
 def _write_torchscript(model: nn.Module, example: Tensor, any_size: bool, metadata: str, path: Path) -> None:
@@ -138,8 +135,8 @@ def _write_weights(model: nn.Module, example: Tensor, any_size: bool, metadata: 
 
 
 def _read_weights(path: Path) -> tuple[Run, str]:
-    run = load_network(path)
-    return run, json.dumps(load(path)[METADATA_KEY])
+    content = load(path)
+    return trained(content, path), json.dumps(content[METADATA_KEY])
 
 
 def _onnxruntime() -> str:
@@ -153,7 +150,7 @@ def _torch() -> str:
 
 
 FORMATS = {
-    "onnx": Format("ONNX", _write_onnx, _read_onnx, _onnxruntime),
+    "onnx": Format("ONNX", _write_onnx, runtimes.onnxruntime, _onnxruntime),
     "torchscript": Format("TorchScript", _write_torchscript, _read_torchscript, _torch, symbolic=False),
     "pt2": Format("PT2", _write_pt2, _read_pt2, _torch),
     # Half precision rounds weights by up to 1/2048 of their size; what that does to logits is measured and printed.

@@ -4,6 +4,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import torch
@@ -51,6 +52,12 @@ class Predictor:
     mean: float
     std: float
     flip: bool = False
+
+    @classmethod
+    def of(cls, model: nn.Module, data: Mapping[str, Any]) -> "Predictor":
+        """A network with the plain values that its file has of its data: `classes`, `size`, `mean`, `std`."""
+        height, width = data["size"]
+        return cls(model, dict(data["classes"]), (height, width), float(data["mean"]), float(data["std"]))
 
     @cached_property
     def letterbox(self) -> Letterbox:

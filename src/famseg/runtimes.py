@@ -1,22 +1,30 @@
-"""ONNX files opened by ONNX Runtime or OpenVINO: each gives a function of images on the CPU, and the file's properties.
+"""ONNX files opened by ONNX Runtime or OpenVINO: a function of images on the CPU, and our metadata ("": none) as JSON.
 
-Both use as many threads as torch does, and raise ImportError where the library is absent and errors of their own for
-damaged files.
+Both use as many threads as torch does, and raise errors of their own for damaged files.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from famseg.errors import UserError
+from famseg.weights import KEY
+
 Run = Callable[[Tensor], Tensor]  # image (B, channels, H, W) -> logits (B, classes, H, W), on the CPU
 
 
-def onnxruntime(path: Path) -> tuple[Run, Mapping[str, str]]:
-    """The network of an ONNX file, run by ONNX Runtime, and its properties."""
-    import onnxruntime
+def onnxruntime(path: Path) -> tuple[Run, str]:
+    """The network of an ONNX file, run by ONNX Runtime.
 
+    Raises:
+        UserError: ONNX Runtime is not installed.
+    """
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise UserError(f"{path}: needs the export extra: pip install 'famseg[export]'.") from error
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
     options.log_severity_level = 3  # errors
@@ -26,20 +34,26 @@ def onnxruntime(path: Path) -> tuple[Run, Mapping[str, str]]:
     def run(image: Tensor) -> Tensor:
         return torch.from_numpy(session.run(None, {name: image.numpy()})[0])
 
-    return run, session.get_modelmeta().custom_metadata_map
+    return run, session.get_modelmeta().custom_metadata_map.get(KEY, "")
 
 
-def openvino(path: Path) -> tuple[Run, Mapping[str, str]]:
-    """The network of an ONNX file, run by OpenVINO, and its properties."""
-    import onnx
-    import openvino
+def openvino(path: Path) -> tuple[Run, str]:
+    """The network of an ONNX file, run by OpenVINO.
 
+    Raises:
+        UserError: OpenVINO is not installed.
+    """
+    try:
+        import onnx
+        import openvino
+    except ImportError as error:
+        raise UserError(f"{path}: needs the openvino extra: pip install 'famseg[openvino]'.") from error
     threads = {"INFERENCE_NUM_THREADS": torch.get_num_threads(), "PERFORMANCE_HINT": "LATENCY"}
     options = threads | {"INFERENCE_PRECISION_HINT": "f32"}  # the masks of the checkpoint, not those of bfloat16
     compiled = openvino.Core().compile_model(str(path), "CPU", options)
-    properties = {item.key: item.value for item in onnx.load(str(path), load_external_data=False).metadata_props}
+    properties = onnx.load(str(path), load_external_data=False).metadata_props
 
     def run(image: Tensor) -> Tensor:
         return torch.from_numpy(compiled(image.numpy())[0].copy())
 
-    return run, properties
+    return run, next((item.value for item in properties if item.key == KEY), "")

@@ -87,7 +87,7 @@ def test_files_of_others_are_refused(file, tmp_path, backend):
     model = onnx.load(file)
     del model.metadata_props[:]
     onnx.save(model, tmp_path / "other.onnx")
-    with pytest.raises(UserError, match="not written by famseg export"):
+    with pytest.raises(UserError, match="not written by `famseg export`"):
         load_network(tmp_path / "other.onnx", backend=backend)
     (tmp_path / "bad.onnx").write_bytes(b"no network")
     with pytest.raises(UserError, match=r"bad\.onnx: not a readable ONNX file"):
