@@ -2,14 +2,15 @@
 
 import logging
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from famseg.data.images import as_grey
+from famseg.data.images import as_grey, check_size
+from famseg.data.source import Pixels
 from famseg.errors import UserError
-from famseg.scans import Scan, check_size
 
 try:
     import pydicom
@@ -50,16 +51,19 @@ config.settings.reading_validation_mode = config.IGNORE  # its warnings quote th
 logging.getLogger("pydicom").setLevel(logging.CRITICAL)
 
 
-def read_dicom(path: Path) -> Scan:
+def read_dicom(path: Path) -> tuple[Pixels, float, tuple[str, ...]]:
     """Read the only frame of a DICOM file.
 
     The pixel size is that of the ultrasound regions' calibration, or else PixelSpacing.
+
+    Returns:
+        uint8 (h, w), mm per pixel (NaN when unclear), and what was converted or is to be known.
 
     Raises:
         UserError: the file is damaged, holds no picture, several frames or too many pixels, or its compression is not
             supported.
     """
-    header = _read(path, pixels=False)
+    header = read_tags(path, _TAGS)
     if not header.get("Rows") or not header.get("Columns"):
         raise UserError(f"{path}: holds no picture. Give DICOM files of ultrasound images.")
     check_size(path, int(header.Columns), int(header.Rows))
@@ -70,7 +74,7 @@ def read_dicom(path: Path) -> Scan:
     notes = [converted, unclear]
     if header.get("BurnedInAnnotation") == "YES":
         notes.append("the picture may show a name: the file says that text is burnt into it")
-    return Scan(path, image, spacing, tuple(note for note in notes if note))
+    return image, spacing, tuple(note for note in notes if note)
 
 
 def pixel_size(header: Any) -> tuple[float, str]:
@@ -100,9 +104,14 @@ def _is_calibrated_tissue(region: Any) -> bool:
     return kind == _TISSUE_2D and units == _CENTIMETRES and "PhysicalDeltaX" in region and "PhysicalDeltaY" in region
 
 
-def _read(path: Path, pixels: bool) -> Any:
+def read_tags(path: Path, tags: Sequence[str], pixels: bool = False) -> Any:
+    """These tags of a DICOM file, those that it has.
+
+    Raises:
+        UserError: it cannot be read, or is no DICOM file.
+    """
     try:
-        return pydicom.dcmread(path, specific_tags=list(_TAGS), stop_before_pixels=not pixels)
+        return pydicom.dcmread(path, specific_tags=list(tags), stop_before_pixels=not pixels)
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror}). Check the path and its permissions.") from None
     except Exception as error:  # pydicom raises many types for damaged files; their texts may quote tags
@@ -111,7 +120,7 @@ def _read(path: Path, pixels: bool) -> Any:
 
 def _pixels(path: Path) -> np.ndarray[Any, np.dtype[np.generic]]:
     """Grey (h, w), or blue, green, red (h, w, 3) as OpenCV orders them."""
-    dataset = _read(path, pixels=True)
+    dataset = read_tags(path, _TAGS, pixels=True)
     if "PixelData" not in dataset:
         raise UserError(f"{path}: holds no pixel data. Give DICOM files of ultrasound images.")
     try:

@@ -9,14 +9,12 @@ from pathlib import Path
 
 from PIL import Image
 
-from famseg.data.images import SUFFIXES, read_image
+from famseg.data.images import SUFFIXES, check_size, read_image
 from famseg.data.source import Pixels
-from famseg.data.tables import read_rows
+from famseg.data.tables import mm_per_pixel, read_rows
 from famseg.errors import UserError
 
 DICOM_SUFFIXES = {".dcm", ".dicom"}
-MAX_PIXELS = 6000 * 6000
-"""Larger pictures are refused before they are decoded: a few bytes can claim to be gigabytes of pixels."""
 
 # What it warns of, large or damaged pictures, is refused here or by the decoder, by name.
 warnings.filterwarnings("ignore", module=r"PIL\.")
@@ -80,7 +78,7 @@ def read_scan(path: Path, spacing: Callable[[Path], float]) -> Scan:
     if is_dicom(path):
         from famseg.dicom import read_dicom  # pydicom is an extra
 
-        scan = read_dicom(path)
+        scan = Scan(path, *read_dicom(path))
     else:
         _check_header(path)
         image, converted = read_image(path)
@@ -99,11 +97,11 @@ def spacings(option: str | None) -> Callable[[Path], float]:
     if option is None:
         return lambda path: math.nan
     try:
-        number = float(option)
+        float(option)
     except ValueError:
         table = _spacing_table(Path(option))
         return lambda path: table.get(path.name, math.nan)
-    value = positive(number, f"--spacing {option}")
+    value = mm_per_pixel(option, f"--spacing {option}")
     return lambda path: value
 
 
@@ -130,17 +128,6 @@ def _is_below(path: Path, folder: Path) -> bool:
     return folder.resolve() in path.resolve().parents
 
 
-def check_size(path: Path, width: int, height: int) -> None:
-    """Refuse a picture whose header claims too many pixels.
-
-    Raises:
-        UserError: more than MAX_PIXELS.
-    """
-    if width * height > MAX_PIXELS:
-        limit = MAX_PIXELS // 10**6
-        raise UserError(f"{path}: {width}x{height} px is too large, the limit is {limit} million. Crop or shrink it.")
-
-
 def _check_header(path: Path) -> None:
     try:
         with Image.open(path, formats=("PNG", "JPEG", "TIFF", "BMP")) as picture:
@@ -160,20 +147,5 @@ def _spacing_table(path: Path) -> dict[str, float]:
     present = set(rows[0]) if rows else set()
     for name, size in (("file", "mm_per_pixel"), ("filename", "pixel size(mm)")):
         if {name, size} <= present:
-            return {row[name]: positive(row[size], f"{path}, row {row[name]}") for row in rows if row[size].strip()}
+            return {row[name]: mm_per_pixel(row[size], f"{path}, row {row[name]}") for row in rows if row[size].strip()}
     raise UserError(f"{path}: is no table of pixel sizes. {mend}")
-
-
-def positive(value: str | float, where: str) -> float:
-    """A pixel size in mm; `where` it was given goes into the error.
-
-    Raises:
-        UserError: it is no positive number.
-    """
-    try:
-        number = float(value)
-    except ValueError:
-        number = math.nan
-    if not 0 < number < math.inf:
-        raise UserError(f"{where}: pixel size {value!r} is no positive number. Give millimetres per pixel.")
-    return number

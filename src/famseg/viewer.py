@@ -6,12 +6,13 @@ from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 
+from famseg.data.tables import mm_per_pixel
 from famseg.errors import UserError
 from famseg.findings import MEANINGS, NAMES, Findings, examine, in_words, parse_weeks, weeks_and_days
 from famseg.inference import Predictor, segment
 from famseg.overlays import Picture
 from famseg.readout import draw_readout
-from famseg.scans import positive, read_scan
+from famseg.scans import read_scan
 
 _CONFIDENCE = (
     "Mean probability that the network gives its own answer within the outline. Near 100 % says that it is sure, "
@@ -48,7 +49,7 @@ class Viewer:
         path = Path(file)
         try:
             age = parse_weeks(weeks) if weeks.strip() else math.nan
-            typed = _millimetres(spacing) if spacing.strip() else math.nan
+            typed = mm_per_pixel(spacing.strip().replace(",", "."), "mm per pixel") if spacing.strip() else math.nan
             scan = read_scan(path, lambda _: typed)
         except UserError as error:
             raise UserError(str(error).replace(str(path), path.name)) from error
@@ -68,10 +69,6 @@ def report(findings: Findings, notes: Sequence[str] = ()) -> str:
     remarks += [escape(note) for note in notes]
     parts.append("**Quality**\n\n" + "\n".join(f"- {remark}" for remark in remarks or ["nothing to remark"]))
     return "\n\n".join(parts)
-
-
-def _millimetres(text: str) -> float:
-    return positive(text.strip().replace(",", "."), "mm per pixel")
 
 
 def _name(class_name: str) -> str:

@@ -21,7 +21,7 @@ from famseg.data.datamodule import SegmentationDataModule
 from famseg.data.images import SUFFIXES, picture_size, read_image
 from famseg.data.progress import parallel
 from famseg.data.source import Problem, Sample, Stamp
-from famseg.data.tables import read_rows
+from famseg.data.tables import number, read_rows
 from famseg.errors import UserError
 
 TABLE = "Femur.csv"
@@ -210,7 +210,7 @@ def _read_table(path: Path) -> list[_Row]:
 
 
 def _row(line: Mapping[str, str]) -> _Row:
-    x1, y1, x2, y2, spacing = (_number(line[column]) for column in COLUMNS[1:])
+    x1, y1, x2, y2, spacing = (number(line[column]) for column in COLUMNS[1:])
     subject = next((line[column].strip() for column in SUBJECT if line.get(column)), "")
     return _Row(line["image_name"], ((x1, y1), (x2, y2)), spacing, subject)
 
@@ -231,10 +231,3 @@ def _doubt(row: _Row, image: Path | None) -> str:
         if not (-0.5 <= x <= width - 0.5 and -0.5 <= y <= height - 0.5):
             return f"end point ({x:g}, {y:g}) lies outside the picture of {width}x{height} px"
     return ""
-
-
-def _number(text: str) -> float:
-    try:
-        return float(text)
-    except ValueError:
-        return math.nan

@@ -11,7 +11,7 @@ from famseg.data.datamodule import SegmentationDataModule
 from famseg.data.images import SUFFIXES, read_image, read_label
 from famseg.data.progress import parallel
 from famseg.data.source import Pixels, Problem, Sample, Stamp
-from famseg.data.tables import read_rows
+from famseg.data.tables import number, read_rows
 from famseg.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -172,10 +172,7 @@ class Folder:
 
     def _spacing(self, name: str) -> float:
         """Millimetres per pixel, nan when unknown or impossible."""
-        try:
-            spacing = float(self._cell(name, "mm_per_pixel"))
-        except ValueError:
-            return math.nan
+        spacing = number(self._cell(name, "mm_per_pixel"))
         return spacing if 0 < spacing < math.inf else math.nan
 
 

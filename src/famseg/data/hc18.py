@@ -4,7 +4,6 @@ T. L. A. van den Heuvel, D. de Bruijn, C. L. de Korte, B. van Ginneken, "Automat
 circumference using 2D ultrasound images", PLoS ONE 13(8): e0200412, 2018. Data: Zenodo record 1327317, CC BY 4.0.
 """
 
-import math
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -18,7 +17,7 @@ from famseg.data.datamodule import SegmentationDataModule
 from famseg.data.images import read_image
 from famseg.data.progress import parallel
 from famseg.data.source import Problem, Sample, Stamp
-from famseg.data.tables import read_rows
+from famseg.data.tables import number, read_rows
 from famseg.errors import UserError
 
 TABLE = "training_set_pixel_size_and_HC.csv"
@@ -167,11 +166,4 @@ def _read_table(root: Path) -> list[_Row]:
     lines = read_rows(root / TABLE, COLUMNS, get)
     if not lines:
         raise UserError(f"{root / TABLE}: the table is empty. {get}")
-    return [_Row(line[COLUMNS[0]], _number(line[COLUMNS[1]]), _number(line[COLUMNS[2]])) for line in lines]
-
-
-def _number(text: str) -> float:
-    try:
-        return float(text)
-    except ValueError:
-        return math.nan
+    return [_Row(line[COLUMNS[0]], number(line[COLUMNS[1]]), number(line[COLUMNS[2]])) for line in lines]

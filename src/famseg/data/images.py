@@ -14,6 +14,8 @@ from famseg.errors import UserError
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp"}
 MIN_SIDE = 32  # the network halves five times
+MAX_PIXELS = 6000 * 6000
+"""Larger pictures are refused before they are decoded: a few bytes can claim to be gigabytes of pixels."""
 
 # A bad file gets our message with its name; OpenCV's own lines beside it name none.
 cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
@@ -90,6 +92,17 @@ def picture_size(path: Path) -> tuple[float, float]:
             return picture.size
     except Exception:  # Pillow raises many types for damaged headers
         return math.inf, math.inf
+
+
+def check_size(path: Path, width: int, height: int) -> None:
+    """Refuse a picture whose header claims too many pixels.
+
+    Raises:
+        UserError: more than MAX_PIXELS.
+    """
+    if width * height > MAX_PIXELS:
+        limit = MAX_PIXELS // 10**6
+        raise UserError(f"{path}: {width}x{height} px is too large, the limit is {limit} million. Crop or shrink it.")
 
 
 def _decode(path: Path) -> NDArray[np.generic]:

@@ -1,6 +1,7 @@
 """CSV tables that users write, with errors that name what is wrong."""
 
 import csv
+import math
 from collections.abc import Collection
 from pathlib import Path
 
@@ -30,3 +31,22 @@ def read_rows(path: Path, columns: Collection[str], mend: str) -> list[dict[str,
         separated = " Separate columns by commas and write decimals with a point." if ";" in "".join(present) else ""
         raise UserError(f"{path}: has no column {missing[0]!r}.{separated} {mend}")
     return rows
+
+
+def number(text: str) -> float:
+    """A cell's number; NaN where it is none."""
+    try:
+        return float(text)
+    except ValueError:
+        return math.nan
+
+
+def mm_per_pixel(text: str, where: str) -> float:
+    """A pixel size in mm; `where` it was given goes into the error.
+
+    Raises:
+        UserError: it is no positive number.
+    """
+    if not 0 < number(text) < math.inf:
+        raise UserError(f"{where}: pixel size {text!r} is no positive number. Give millimetres per pixel.")
+    return number(text)

@@ -106,6 +106,20 @@ def test_wrong_ids_missing_labels_and_wrong_counts_are_named(exported, edit, tmp
     assert any("numTraining is 4, but imagesTr and labelsTr hold 3 pairs" in problem for problem in problems)
 
 
+@pytest.mark.parametrize(
+    ("name", "text", "says"),
+    [
+        ("splits_final.json", "{}", "is no list of splits"),
+        ("splits_final.json", "[", "is no list of splits"),
+        ("spacing.csv", "file,mm_per_pixel,subject\na.png,wide,1\n", "pixel size 'wide' is no positive number"),
+    ],
+)
+def test_damaged_tables_beside_the_images_are_named(exported, name, text, says):
+    (exported / name).write_text(text)
+    with pytest.raises(UserError, match=rf"{name}.*{says}"):
+        read_nnunet(exported)
+
+
 def test_command_exports(folder_root, tmp_path, capsys):
     options = ["data=folder", f"data.root={folder_root}", "data.folds=3", "--format", "nnunet"]
     assert main(["data", "export", *options, "--out", str(tmp_path / "nn")]) == 0

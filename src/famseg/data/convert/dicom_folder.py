@@ -7,11 +7,9 @@ from famseg.data.convert.plan import Entry, Plan
 from famseg.data.convert.screen_text import Box, blank_screen
 from famseg.data.folder import PAPER_IDS
 from famseg.data.source import Pixels, Problem
-from famseg.dicom import read_dicom
+from famseg.dicom import read_dicom, read_tags
 from famseg.errors import UserError
 from famseg.scans import is_dicom
-
-import pydicom  # isort: skip; famseg.dicom says how to install it
 
 _TAGS = ["PatientID", "PatientBirthDate", "SequenceOfUltrasoundRegions"]
 _IMAGE_REGIONS = (1, 2, 3, 4)  # spatial formats that show a picture: 2-D, M-mode, spectral, wave; DICOM PS3.3 C.8.5.5
@@ -38,17 +36,17 @@ def read_dicom_folder(folder: Path) -> Plan:
     births: dict[str, tuple[str, Path]] = {}
     for path in files:
         try:
-            header, scan = _header(path), read_dicom(path)
+            header, (picture, spacing, notes) = read_tags(path, _TAGS), read_dicom(path)
         except UserError as error:
             plan.problems.append(Problem.from_error(error))
             continue
         identity = str(header.get("PatientID") or "").strip()
         _check_identity(plan, path, identity, str(header.get("PatientBirthDate") or ""), births)
         subject = subjects.setdefault(identity, f"subject_{len(subjects) + 1:03d}") if identity else ""
-        image, boxes = blank_screen(scan.image, _regions(header))
+        image, boxes = blank_screen(picture, _regions(header))
         name = f"image_{len(plan.entries) + 1:04d}.png"
-        plan.entries.append(Entry(name, _Loaded(image), path, scan.spacing, subject))
-        _report(plan, path, name, boxes, scan.notes)
+        plan.entries.append(Entry(name, _Loaded(image), path, spacing, subject))
+        _report(plan, path, name, boxes, notes)
     return plan
 
 
@@ -81,13 +79,6 @@ def _check_identity(plan: Plan, path: Path, identity: str, birth: str, births: d
         what = f"has the patient identifier of {other}, but another date of birth: two subjects may bear one name"
         mend = "They are kept together as one subject; if they are two, give subjects in a table: --table FILE."
         plan.problems.append(Problem(str(path), what, mend, fatal=False))
-
-
-def _header(path: Path) -> Any:
-    try:
-        return pydicom.dcmread(path, specific_tags=list(_TAGS), stop_before_pixels=True)
-    except Exception as error:  # as in famseg.dicom: many types, whose texts may quote tags
-        raise UserError(f"{path}: is no readable DICOM file ({type(error).__name__}). Export it again.") from None
 
 
 def _regions(header: Any) -> list[Box]:

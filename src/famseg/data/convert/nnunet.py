@@ -14,7 +14,7 @@ from famseg.data.folder import COLUMNS, TABLE
 from famseg.data.images import read_image, read_label
 from famseg.data.progress import parallel
 from famseg.data.source import Pixels, Problem
-from famseg.data.tables import read_rows
+from famseg.data.tables import mm_per_pixel, read_rows
 from famseg.errors import UserError
 from famseg.files import write_atomically, write_table
 
@@ -179,10 +179,14 @@ def _side_tables(root: Path) -> tuple[dict[str, tuple[float, str]], set[str]]:
     meta: dict[str, tuple[float, str]] = {}
     if (root / TABLE).exists():
         for row in read_rows(root / TABLE, COLUMNS, f"Remove it, or write {','.join(COLUMNS)}."):
-            meta[row["file"]] = (float(row["mm_per_pixel"] or "nan"), row["subject"])
+            text = row["mm_per_pixel"].strip()
+            spacing = mm_per_pixel(text, f"{root / TABLE}, row {row['file']}") if text else float("nan")
+            meta[row["file"]] = (spacing, row["subject"])
     path = root / "splits_final.json"
-    validation = set(json.loads(path.read_text())[0]["val"]) if path.exists() else set()
-    return meta, validation
+    try:
+        return meta, set(json.loads(path.read_text())[0]["val"]) if path.exists() else set()
+    except (OSError, ValueError, LookupError, TypeError):
+        raise UserError(f"{path}: is no list of splits with `val`. Mend it, or remove it.") from None
 
 
 def _write_json(path: Path, content: object) -> None:

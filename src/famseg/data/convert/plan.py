@@ -11,7 +11,7 @@ from famseg.data.folder import CLASS_TABLE, COLUMNS, PAPER_IDS, TABLE
 from famseg.data.progress import parallel
 from famseg.data.source import Pixels, Problem
 from famseg.data.splits import SPLITS
-from famseg.data.tables import read_rows
+from famseg.data.tables import mm_per_pixel, read_rows
 from famseg.errors import UserError
 from famseg.files import write_bytes, write_table
 
@@ -98,8 +98,8 @@ def with_table(plan: Plan, path: Path) -> Plan:
             plan.problems.append(Problem(str(entry.source), what, "Add the row if they are known.", fatal=False))
         used.add(key)
         row = rows.get(key, {})
-        spacing = _number(row.get("mm_per_pixel", ""), f"{path}, row {key}")
-        kept = entry.spacing if math.isnan(spacing) else spacing
+        text = row.get("mm_per_pixel", "").strip()
+        kept = mm_per_pixel(text, f"{path}, row {key}") if text else entry.spacing
         entries.append(replace(entry, spacing=kept, subject=row.get("subject", "") or entry.subject))
     for name in rows.keys() - used:
         plan.problems.append(Problem(f"{path}, row {name}", "has no image", "Check the name.", fatal=False))
@@ -167,13 +167,3 @@ def _require_new(destination: Path, entries: Sequence[Entry]) -> None:
             one, two = first[entry.name], entry.source
             raise UserError(f"{one} and {two}: would both become {entry.name}. Rename one of them.")
         first[entry.name] = entry.source
-
-
-def _number(text: str, where: str) -> float:
-    try:
-        value = float(text) if text.strip() else math.nan
-    except ValueError:
-        value = 0.0
-    if value <= 0 or math.isinf(value):
-        raise UserError(f"{where}: pixel size {text!r} is no positive number. Give mm per pixel, or leave it empty.")
-    return value
