@@ -15,11 +15,11 @@ from famseg.biometry import (
     measure_head,
 )
 from famseg.biometry.standards import BPD, FL, HC, OFD, WEEKS, covered
+from famseg.classes import FEMUR, HEAD
 from famseg.errors import UserError
 from famseg.inference import Segmentation
 
 NOTICE = "Research use only. Not a medical device."
-HEAD, FEMUR = "FB", "FL"  # the paper's names of the classes
 NAMES = {HEAD: "head", FEMUR: "femur"}
 
 # An object with one of these is measured, but no age is read off it.

@@ -125,5 +125,5 @@ def _wandb_loggers(loggers: Sequence[Logger]) -> list[Any]:
 
 def _old_id(folder: Path) -> str | None:
     """The id under which the folder's run was recorded before, from the name `(offline-)run-TIME-ID`."""
-    records = sorted((folder / "wandb").glob("*run-*-*"))
-    return records[-1].name.rpartition("-")[2] if records else None
+    names = [path.name for path in (folder / "wandb").glob("*run-*-*")]
+    return max(names, key=lambda name: name.partition("run-")[2]).rpartition("-")[2] if names else None

@@ -8,13 +8,12 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from famseg.classes import COLOURS
 from famseg.errors import UserError
 
 Picture = NDArray[np.uint8]  # (H, W, 3), RGB
 
-# Femur and cranium in the colours of the paper's Fig. 4; further classes in turn.
-PAPER_COLOURS = {"BG": (0, 0, 0), "FL": (255, 0, 0), "FB": (0, 255, 0)}
-MORE_COLOURS = [(0, 160, 255), (255, 200, 0), (200, 0, 255), (0, 255, 220)]
+MORE_COLOURS = [(0, 160, 255), (255, 200, 0), (200, 0, 255), (0, 255, 220)]  # of classes that the paper has not
 TRUTH_COLOUR = (255, 255, 255)
 
 
@@ -38,7 +37,7 @@ class Panel:
 def colours(classes: Mapping[str, int]) -> dict[int, tuple[int, int, int]]:
     """Colour of every id but the first class's, which is the background."""
     more = iter(MORE_COLOURS * len(classes))
-    return {id_: PAPER_COLOURS.get(name) or next(more) for name, id_ in list(classes.items())[1:]}
+    return {id_: COLOURS.get(name) or next(more) for name, id_ in list(classes.items())[1:]}
 
 
 def draw(panel: Panel, classes: Mapping[str, int], width: int = 360) -> Picture:
@@ -56,9 +55,9 @@ def draw(panel: Panel, classes: Mapping[str, int], width: int = 360) -> Picture:
         region = _resized(panel.prediction == id_, width, height)
         tint = (0.85 * picture[region] + 0.15 * np.array(colour)).astype(np.uint8)
         picture[region] = tint
-        _outline(picture, region, colour, 2)
+        outline(picture, region, colour, 2)
         if panel.truth is not None:
-            _outline(picture, _resized(panel.truth == id_, width, height), TRUTH_COLOUR, 1)
+            outline(picture, _resized(panel.truth == id_, width, height), TRUTH_COLOUR, 1)
     return np.vstack([picture, _caption(panel.caption, width)])
 
 
@@ -70,6 +69,12 @@ def sheet(panels: Sequence[Panel], classes: Mapping[str, int], columns: int = 4)
     padded += [np.zeros_like(padded[0])] * (-len(padded) % min(columns, len(padded)))
     per_row = min(columns, len(padded))
     return np.vstack([np.hstack(padded[i : i + per_row]) for i in range(0, len(padded), per_row)])
+
+
+def outline(picture: Picture, region: NDArray[np.bool_], colour: tuple[int, int, int], thickness: int) -> None:
+    """Draw the borders of a region (H, W) into a picture of its size."""
+    contours, _ = cv2.findContours(region.astype(np.uint8), cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)
+    cv2.drawContours(picture, contours, -1, colour, thickness, cv2.LINE_AA)
 
 
 def write(path: Path, picture: Picture) -> None:
@@ -86,11 +91,6 @@ def write(path: Path, picture: Picture) -> None:
 def _resized(region: NDArray[np.bool_], width: int, height: int) -> NDArray[np.bool_]:
     share = cv2.resize(region.astype(np.float32), (width, height), interpolation=cv2.INTER_AREA)
     return np.asarray(share >= 0.5)
-
-
-def _outline(picture: Picture, region: NDArray[np.bool_], colour: tuple[int, int, int], thickness: int) -> None:
-    contours, _ = cv2.findContours(region.astype(np.uint8), cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)
-    cv2.drawContours(picture, contours, -1, colour, thickness, cv2.LINE_AA)
 
 
 def _caption(text: str, width: int) -> Picture:

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from famseg.classes import IDS
 from famseg.data.datamodule import SegmentationDataModule
-from famseg.data.folder import PAPER_IDS
 from famseg.data.source import Pixels, Problem, Sample, Source, Stamp
 from famseg.errors import UserError
 
@@ -116,9 +116,9 @@ def _common_classes(sets: Mapping[str, Source]) -> dict[str, int]:
         raise UserError(f"data.sets: the background has several names ({some}). Give all sets the same.")
     (background,) = backgrounds
     names = dict.fromkeys(name for source in sets.values() for name in source.classes)
-    ids = {background: 0} | {name: PAPER_IDS[name] for name in PAPER_IDS if name in names and name != background}
+    ids = {background: 0} | {name: IDS[name] for name in IDS if name in names and name != background}
     for name in names:
-        ids.setdefault(name, max(*ids.values(), *PAPER_IDS.values()) + 1)
+        ids.setdefault(name, max(*ids.values(), *IDS.values()) + 1)
     return ids
 
 

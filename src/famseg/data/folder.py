@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from famseg import classes
 from famseg.data.datamodule import SegmentationDataModule
 from famseg.data.images import SUFFIXES, read_image, read_label
 from famseg.data.progress import parallel
@@ -19,8 +20,6 @@ log = logging.getLogger(__name__)
 TABLE = "spacing.csv"
 CLASS_TABLE = "classes.csv"
 COLUMNS = ("file", "mm_per_pixel", "subject")
-PAPER_IDS = {"BG": 0, "FL": 1, "FB": 2}  # the order of the paper's tables
-PAPER_COLOURS = {"BG": (0, 0, 0), "FL": (255, 0, 0), "FB": (0, 255, 0)}  # its Fig. 4
 
 
 class Folder:
@@ -54,7 +53,7 @@ class Folder:
         absent: Sequence[str] = (),
     ) -> None:
         self.root = Path(root)
-        self.classes = dict(ids or _read_classes(self.root / CLASS_TABLE) or PAPER_IDS)
+        self.classes = dict(ids or _read_classes(self.root / CLASS_TABLE) or classes.IDS)
         self.known = frozenset({*self.classes, *absent})
         self._colours = _checked_colours(self.classes, colours)
         self._images = _list_images(self.root)
@@ -192,7 +191,7 @@ def _checked_colours(
 ) -> dict[str, tuple[int, int, int]]:
     if len(set(ids.values())) < len(ids) or not all(0 <= number <= 255 for number in ids.values()):
         raise UserError(f"data.ids={dict(ids)}: give each class an id of its own, 0 to 255, background first.")
-    wanted = colours or {name: colour for name, colour in PAPER_COLOURS.items() if name in ids}
+    wanted = colours or {name: colour for name, colour in classes.COLOURS.items() if name in ids}
     if unknown := [name for name in wanted if name not in ids]:
         raise UserError(f"data.colours: {unknown[0]} is no class of data.ids={dict(ids)}.")
     triples = {name: (int(rgb[0]), int(rgb[1]), int(rgb[2])) for name, rgb in wanted.items() if len(rgb) == 3}

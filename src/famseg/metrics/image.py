@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from famseg.biometry import measure_femur, measure_head
+from famseg.classes import BACKGROUND, FEMUR, HEAD
 from famseg.metrics.boundary_iou import boundary_iou
 from famseg.metrics.jaggedness import jaggedness
 from famseg.metrics.surface import surface_distances
@@ -40,7 +41,7 @@ def measure_image(
     """
     row: dict[str, float | str] = {}
     for name, index in classes.items():
-        if name == "BG":
+        if name == BACKGROUND:
             continue
         true, predicted, suffix = truth == index, prediction == index, name.lower()
         row[f"size_{suffix}"] = float(true.mean())
@@ -99,7 +100,7 @@ def _femur(mask: Mask, spacing: float) -> tuple[dict[str, float], str]:
     return {"fl_mm": femur.fl_mm}, " ".join(femur.flags)
 
 
-_BIOMETRY = {"FB": _head, "FL": _femur}
+_BIOMETRY = {HEAD: _head, FEMUR: _femur}
 
 
 def _measure(

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -140,10 +140,7 @@ def _settings(reference: Row, other: Row) -> tuple[Setting, Setting]:
 
 def _corrected(claims: Sequence[Claim]) -> list[Claim]:
     corrected = holm([claim.found.p for claim in claims])
-    return [
-        Claim(claim.reference, claim.other, claim.score, claim.unit, claim.found, p)
-        for claim, p in zip(claims, corrected, strict=True)
-    ]
+    return [replace(claim, p=p) for claim, p in zip(claims, corrected, strict=True)]
 
 
 def _p(value: float) -> str:

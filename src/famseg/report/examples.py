@@ -15,7 +15,7 @@ from famseg.checkpoint import load_predictor
 from famseg.data.source import Sample, Source
 from famseg.errors import UserError
 from famseg.evaluate import data_of_run
-from famseg.overlays import TRUTH_COLOUR, Picture, colours
+from famseg.overlays import TRUTH_COLOUR, Picture, colours, outline
 from famseg.report.claims import per_image
 from famseg.report.settings import Setting
 
@@ -172,15 +172,10 @@ def _tinted(
     for id_, colour in colours(classes).items():
         region = big[1] == id_
         picture[region] = (0.6 * picture[region] + 0.4 * np.array(colour)).astype(np.uint8)
-        _outline(picture, region, colour, 2)
-        _outline(picture, big[2] == id_, TRUTH_COLOUR, 1)
+        outline(picture, region, colour, 2)
+        outline(picture, big[2] == id_, TRUTH_COLOUR, 1)
     if window:
         rows, columns = window
         corners = (columns.start * scale, rows.start * scale), (columns.stop * scale - 1, rows.stop * scale - 1)
         cv2.rectangle(picture, *corners, (255, 221, 87), 2)
     return picture
-
-
-def _outline(picture: Picture, region: NDArray[np.bool_], colour: tuple[int, int, int], thickness: int) -> None:
-    contours, _ = cv2.findContours(region.astype(np.uint8), cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)
-    cv2.drawContours(picture, contours, -1, colour, thickness, cv2.LINE_AA)

@@ -1,5 +1,6 @@
 """What a report does not show, and why: nothing is left out silently."""
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
@@ -66,17 +67,11 @@ def revisions(records: Iterable[Record]) -> list[str]:
 
 def devices(records: Iterable[Record]) -> list[str]:
     """A sentence if the finished cells ran on different devices: their times do not compare."""
-    found: dict[str, int] = {}
-    for record in records:
-        name = device(record.cell.environment)
-        found[name] = found.get(name, 0) + 1
+    found = Counter(device(record.cell.environment) for record in records)
     if len(found) < 2:
         return []
-    return [
-        "Different devices ("
-        + ", ".join(f"{name}: {n} runs" for name, n in found.items())
-        + "): their times do not compare."
-    ]
+    parts = ", ".join(f"{name}: {n} runs" for name, n in found.items())
+    return [f"Different devices ({parts}): their times do not compare."]
 
 
 def unequal_tests(records: Sequence[Record]) -> list[str]:

@@ -4,17 +4,18 @@ from collections.abc import Sequence
 
 from famseg.report.layout import DASH, Number, Table
 
-_LATEX = {
-    "\\": r"\textbackslash{}",
-    "±": r"$\pm$",
-    "–": "--",
-    "%": r"\%",
-    "_": r"\_",
-    "&": r"\&",
-    "#": r"\#",
-    "$": r"\$",
-}
-_LATEX |= {"{": r"\{", "}": r"\}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": "$<$", ">": "$>$"}
+_LATEX = str.maketrans(
+    {
+        "\\": r"\textbackslash{}",
+        "±": r"$\pm$",
+        "–": "--",
+        **{letter: f"\\{letter}" for letter in "%_&#${}"},
+        "~": r"\textasciitilde{}",
+        "^": r"\textasciicircum{}",
+        "<": "$<$",
+        ">": "$>$",
+    }
+)
 
 
 def markdown(table: Table) -> str:
@@ -26,7 +27,7 @@ def markdown(table: Table) -> str:
         for row, numbers in zip(table.rows, table.numbers(), strict=True)
     ]
     body = "\n".join("| " + " | ".join(cell.replace("|", r"\|") for cell in line) + " |" for line in lines)
-    return f"## {table.title}\n\n{body}\n\n" + "\n".join(f"{note}" for note in table.notes) + "\n"
+    return f"## {table.title}\n\n{body}\n\n" + "\n".join(table.notes) + "\n"
 
 
 def latex(table: Table) -> str:
@@ -84,4 +85,4 @@ def _latex(number: Number) -> str:
 
 
 def _escape(text: str) -> str:
-    return "".join(_LATEX.get(letter, letter) for letter in text)
+    return text.translate(_LATEX)

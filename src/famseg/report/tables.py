@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from fnmatch import fnmatchcase
 from functools import cache
 from importlib import resources
@@ -52,7 +53,8 @@ def build_tables(settings: Sequence[Setting]) -> list[Table]:
     for rest, members in _partition(settings, _rest).items():
         ablation = list(_ablation(members))
         models = [table for table in _models(members) if not any(_settings(table) <= _settings(a) for a in ablation)]
-        tables += [_with_rest(table, rest) for table in (*models, *_optimizers(members), *ablation)]
+        suffix = f" ({rest})" if rest else ""
+        tables += [replace(t, title=f"{t.title}{suffix}") for t in (*models, *_optimizers(members), *ablation)]
     placed = {key for table in tables for key in _settings(table)}
     left = [setting for setting in settings if id(setting) not in placed]
     own = next((s for s in left if s.name == BASELINE), None)
@@ -169,7 +171,7 @@ def _paper_table(key: str, settings: Sequence[Setting], name: Callable[[Profile]
     placed = {id(row.setting) for row in rows}
     rows += [Row(name(profile(s)), s, {}) for s in settings if id(s) not in placed]
     table = _table(key, content["title"], rows, own[0] if own else None)
-    return Table(table.key, table.title, rows, table.columns, [f"Ours: {same}.", *table.notes], table.reference)
+    return replace(table, notes=[f"Ours: {same}.", *table.notes])
 
 
 def _fits(options: Profile, patterns: Mapping[str, str]) -> bool:
@@ -223,12 +225,6 @@ def _partition(settings: Iterable[Setting], key: Callable[[Setting], str]) -> di
     return parts
 
 
-def _with_rest(table: Table, rest: str) -> Table:
-    if not rest:
-        return table
-    return Table(table.key, f"{table.title} ({rest})", table.rows, table.columns, table.notes, table.reference)
-
-
 def _numbered(tables: Sequence[Table]) -> list[Table]:
     """Keys that are not the same twice."""
     counts: dict[str, int] = {}
@@ -236,7 +232,5 @@ def _numbered(tables: Sequence[Table]) -> list[Table]:
     for table in tables:
         counts[table.key] = counts.get(table.key, 0) + 1
         suffix = f"-{counts[table.key]}" if counts[table.key] > 1 else ""
-        result.append(
-            Table(f"{table.key}{suffix}", table.title, table.rows, table.columns, table.notes, table.reference)
-        )
+        result.append(replace(table, key=f"{table.key}{suffix}"))
     return result

@@ -5,7 +5,7 @@ import os
 import time
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -48,8 +48,7 @@ def read_spans(folder: Path) -> list[Span]:
         if "start" in line:
             spans.append(Span(folder.name, line["start"], None, line.get("gpus"), ""))
         elif spans and spans[-1].end is None:
-            last = spans.pop()
-            spans.append(Span(last.cell, last.start, line["end"], last.gpus, line.get("problem", "")))
+            spans[-1] = replace(spans[-1], end=line["end"], problem=line.get("problem", ""))
     return spans
 
 

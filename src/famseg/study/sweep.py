@@ -4,7 +4,7 @@ import json
 import logging
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -141,7 +141,7 @@ def _outcome(folder: Path, words: str) -> Cell:
     if state == "unreadable":
         state = "failed" if words else "done"
     problem = words or cell.problem if state != "done" else ""
-    return Cell(**{**vars(cell), "state": state, "problem": problem})
+    return replace(cell, state=state, problem=problem)
 
 
 def _announce(jobs: Sequence[Job], before: Mapping[Path, Cell], todo: Sequence[Work]) -> None:

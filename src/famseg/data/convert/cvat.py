@@ -3,7 +3,8 @@
 from collections.abc import Mapping
 from pathlib import Path
 
-from famseg.data.convert.plan import BACKGROUND, Entry, Plan, class_ids, flat_name
+from famseg.classes import BACKGROUND
+from famseg.data.convert.plan import Entry, Plan, class_ids, flat_name
 from famseg.data.images import SUFFIXES, read_image, read_label
 from famseg.data.source import Pixels, Problem
 from famseg.errors import UserError

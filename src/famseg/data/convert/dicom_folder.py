@@ -3,9 +3,9 @@
 from pathlib import Path
 from typing import Any
 
+from famseg.classes import IDS
 from famseg.data.convert.plan import Entry, Plan
 from famseg.data.convert.screen_text import Box, blank_screen
-from famseg.data.folder import PAPER_IDS
 from famseg.data.source import Pixels, Problem
 from famseg.dicom import read_dicom, read_tags
 from famseg.errors import UserError
@@ -31,7 +31,7 @@ def read_dicom_folder(folder: Path) -> Plan:
     files = [path for path in sorted(folder.rglob("*")) if path.is_file() and is_dicom(path)]
     if not files:
         raise UserError(f"{folder}: holds no DICOM file. Give the folder of an export.")
-    plan = Plan(dict(PAPER_IDS), [])
+    plan = Plan(dict(IDS), [])
     subjects: dict[str, str] = {}
     births: dict[str, tuple[str, Path]] = {}
     for path in files:

@@ -7,8 +7,9 @@ from typing import Any
 
 import numpy as np
 
+from famseg.classes import BACKGROUND
 from famseg.data.convert.documents import read_json
-from famseg.data.convert.plan import BACKGROUND, Entry, Plan, class_ids, flat_name, write_png
+from famseg.data.convert.plan import Entry, Plan, class_ids, flat_name, write_png
 from famseg.data.datamodule import SegmentationDataModule
 from famseg.data.folder import COLUMNS, TABLE
 from famseg.data.images import read_image, read_label

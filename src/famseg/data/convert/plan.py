@@ -7,15 +7,14 @@ from pathlib import Path
 
 import cv2
 
-from famseg.data.folder import CLASS_TABLE, COLUMNS, PAPER_IDS, TABLE
+from famseg.classes import BACKGROUND, IDS
+from famseg.data.folder import CLASS_TABLE, COLUMNS, TABLE
 from famseg.data.progress import parallel
 from famseg.data.source import Pixels, Problem
 from famseg.data.splits import SPLITS
 from famseg.data.tables import mm_per_pixel, read_rows
 from famseg.errors import UserError
 from famseg.files import write_bytes, write_table
-
-BACKGROUND = "BG"
 
 
 @dataclass(frozen=True)
@@ -77,7 +76,7 @@ def class_ids(names: Iterable[str], rename: Mapping[str, str]) -> dict[str, int]
         raise UserError(f"--rename {unknown[0]}: the data has no such class. It has {', '.join(names)}.")
     ids = {BACKGROUND: 0}
     for name in dict.fromkeys(rename.get(name, name) for name in names):
-        ids.setdefault(name, PAPER_IDS.get(name, max(*ids.values(), *PAPER_IDS.values()) + 1))
+        ids.setdefault(name, IDS.get(name, max(*ids.values(), *IDS.values()) + 1))
     return dict(sorted(ids.items(), key=lambda pair: pair[1]))
 
 

@@ -1,9 +1,8 @@
 """What stored screens show besides the sector."""
 
 import numpy as np
-from numpy.typing import NDArray
 
-Pixels = NDArray[np.uint8]
+from famseg.data.source import Pixels
 
 
 def screen(image: Pixels, mask: Pixels, rng: np.random.Generator) -> None:

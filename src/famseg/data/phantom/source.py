@@ -7,7 +7,9 @@ from typing import Any
 
 import numpy as np
 
+from famseg.classes import BACKGROUND, FEMUR, HEAD, IDS
 from famseg.data.datamodule import SegmentationDataModule
+from famseg.data.images import MIN_SIDE
 from famseg.data.phantom.difficulty import DIFFICULTIES
 from famseg.data.phantom.render import render
 from famseg.data.phantom.scene import PLANES, Scene, Subject, draw_scene
@@ -15,8 +17,6 @@ from famseg.data.phantom.screen import screen
 from famseg.data.source import Problem, Sample, Stamp
 from famseg.errors import UserError
 
-BACKGROUND, FEMUR, HEAD = 0, 1, 2
-SMALLEST = 32  # px
 USUAL_PLANES = {"head": 0.45, "femur": 0.4, "both": 0.15}
 
 
@@ -61,9 +61,8 @@ class Phantom:
     def classes(self) -> dict[str, int]:
         """Classes that can occur, with the paper's ids."""
         shown = {plane for plane, share in self.planes.items() if share > 0}
-        femurs = {"FL": FEMUR} if shown & {"femur", "both"} else {}
-        heads = {"FB": HEAD} if shown & {"head", "both"} else {}
-        return {"BG": BACKGROUND, **femurs, **heads}
+        drawn = {BACKGROUND: True, FEMUR: shown & {"femur", "both"}, HEAD: shown & {"head", "both"}}
+        return {name: number for name, number in IDS.items() if drawn[name]}
 
     @cached_property
     def names(self) -> list[str]:
@@ -85,7 +84,7 @@ class Phantom:
         subject, scene, rng = self.scene(index)
         mask = np.zeros((self.height, self.width), np.uint8)
         truth: dict[str, float] = {}
-        for item, label in ((scene.femur, FEMUR), (scene.head, HEAD)):
+        for item, label in ((scene.femur, IDS[FEMUR]), (scene.head, IDS[HEAD])):
             if item:
                 mask[item.mask(self.height, self.width, scene.spacing)] = label
                 truth |= item.truth()
@@ -134,8 +133,8 @@ def _check_number(name: str, value: object, least: int) -> None:
 
 def _check_size(size: object) -> None:
     sides = list(size) if isinstance(size, Sequence) else []
-    if len(sides) != 2 or not all(isinstance(side, int) and side >= SMALLEST for side in sides):
-        raise UserError(f"phantom: size={size!r}; give [height, width] in pixels, each {SMALLEST} or more")
+    if len(sides) != 2 or not all(isinstance(side, int) and side >= MIN_SIDE for side in sides):
+        raise UserError(f"phantom: size={size!r}; give [height, width] in pixels, each {MIN_SIDE} or more")
 
 
 def _checked_planes(planes: object) -> dict[str, float]:
