@@ -40,7 +40,8 @@ def run(repository, script, *arguments, check=True):
 def trained(tmp_path_factory):
     runs = tmp_path_factory.mktemp("runs")
     run(Path(__file__).parents[1], "train.py", *SMALL, f"runs={runs}", "switch.at=1")
-    return next((runs / "default").iterdir())
+    (folder,) = (runs / "default").iterdir()
+    return folder
 
 
 def test_run_folder_is_complete(trained):

@@ -86,7 +86,7 @@ def test_the_real_program_killed_in_a_sweep_ends_as_if_nothing_had_happened(repo
     axes = ["optimizer=adamw,sgd", "trainer.max_epochs=30", "switch.at=0.5"]
     cut, whole = tmp_path / "cut", tmp_path / "whole"
     process = sweep(repository, cut, *axes, *RAY[:1], "hydra.launcher.num_cpus=2")
-    while not (begun := [cell for cell in cut.glob("real/*/") if (cell / "checkpoints" / "last.ckpt").exists()]):
+    while not (begun := sorted(cell for cell in cut.glob("real/*/") if (cell / "checkpoints" / "last.ckpt").exists())):
         assert process.poll() is None, process.stderr.read()
         time.sleep(0.01)
     os.kill(json.loads((begun[0] / "status.json").read_text())["pid"], signal.SIGKILL)

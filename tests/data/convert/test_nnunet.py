@@ -100,7 +100,7 @@ def test_wrong_ids_missing_labels_and_wrong_counts_are_named(exported, edit, tmp
     edit(exported / "dataset.json", lambda content: content.update(labels={"background": 0, "FL": 1}))
     with pytest.raises(UserError, match=r"label ids \[2\] belong to no class"):
         write_folder(read_nnunet(exported), tmp_path / "again")
-    next((exported / "labelsTr").iterdir()).unlink()
+    min((exported / "labelsTr").iterdir()).unlink()
     problems = [str(problem) for problem in read_nnunet(exported).problems]
     assert any("has no label" in problem for problem in problems)
     assert any("numTraining is 4, but imagesTr and labelsTr hold 3 pairs" in problem for problem in problems)
