@@ -6,7 +6,6 @@ import os
 import platform
 import socket
 import sys
-import tempfile
 import time
 import traceback
 from collections.abc import Iterator
@@ -16,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import lightning
+import torch
 from hydra.errors import CompactHydraException, InstantiationException
-from hydra.experimental.callback import Callback
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import SIGTERMException
@@ -121,8 +120,6 @@ def describe(model: DictConfig) -> dict[str, Any]:
 
 def environment() -> dict[str, Any]:
     """Versions, code revision and device of this process."""
-    import torch  # the CLI reads versions without waiting for torch
-
     gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     return {
         "famseg": famseg.__version__,
@@ -134,43 +131,6 @@ def environment() -> dict[str, Any]:
         "packages": {name: _version(name) for name in PACKAGES},
         "command": sys.argv,
     }
-
-
-class OutputFolder(Callback):
-    """Refuses a folder that cannot be written in one sentence, before Hydra stumbles over it with a stack trace."""
-
-    def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
-        """Make the folder of a single run, if it is not another run's."""
-        if not isinstance(config.get("resume", False), bool):
-            raise SystemExit(f"resume={config.resume}: give true or false.")
-        folder = Path(config.hydra.run.dir)
-        _refuse_used(folder, config, "resume=true, or leave out hydra.run.dir")
-        _make(folder)
-
-    def on_job_start(self, config: DictConfig, **kwargs: Any) -> None:
-        """Guard the cells of a sweep from launchers that know nothing of them, such as Hydra's own."""
-        _refuse_used(Path(config.hydra.runtime.output_dir), config, "leave out hydra/launcher, or choose ray or slurm")
-
-    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
-        """Make the folder of a sweep."""
-        _make(Path(config.hydra.sweep.dir))
-
-
-def _refuse_used(folder: Path, config: DictConfig, mend: str) -> None:
-    if rank_zero_only.rank:  # type: ignore[attr-defined]
-        return  # a further process of the run that has just made the folder (DDP)
-    if (folder / "status.json").exists() and not config.get("resume"):
-        raise SystemExit(f"{folder}: holds a run already. Go on with it: {mend}.")
-
-
-def _make(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        # Hydra swallows exceptions of its callbacks, but not this one
-        raise SystemExit(f"{folder}: cannot be written ({error.strerror}). Give another folder: runs=DIR.") from None
 
 
 @contextmanager
