@@ -8,7 +8,7 @@ from omegaconf import DictConfig
 def main(config: DictConfig) -> None:
     """Load, score, write the tables and overlays."""
     from famseg import run  # torch and Lightning, which --help does not wait for
-    from famseg.evaluate import evaluate
+    from famseg.evaluation.evaluate import evaluate
 
     with run.recorded(config) as folder:
         evaluate(config, folder)

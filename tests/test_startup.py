@@ -35,7 +35,9 @@ def test_help_waits_for_nothing_heavy(repository, command):
 
 
 def test_a_prediction_needs_no_training_code(repository):
-    found = imported(repository, "-c", "import famseg.predict, famseg.hc18_submission, famseg.models")
+    found = imported(
+        repository, "-c", "import famseg.prediction.predict, famseg.prediction.hc18_submission, famseg.models"
+    )
     assert "torch" in found
     assert not found & {"lightning", "albumentations", "matplotlib", "wandb", "pandas", "torchmetrics"}
 

@@ -12,7 +12,7 @@ from famseg import checkpoint, weights
 from famseg.cli import main
 from famseg.configuration import composed
 from famseg.errors import UserError
-from famseg.evaluate import evaluate
+from famseg.evaluation.evaluate import evaluate
 from famseg.models import FAMSeg, SegNeXt
 
 ROOT = Path(__file__).parents[1]

@@ -4,12 +4,12 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
-from famseg import runtimes
 from famseg.checkpoint import load_predictor
 from famseg.errors import UserError
-from famseg.exported import opened
+from famseg.export import runtimes
+from famseg.export.formats import opened
+from famseg.export.runtimes import Run
 from famseg.inference import Predictor, select_device
-from famseg.runtimes import Run
 
 
 class OnnxNetwork(nn.Module):

@@ -13,7 +13,7 @@ from torchmetrics.classification import MulticlassConfusionMatrix
 
 from famseg.checkpoint import METADATA_KEY
 from famseg.errors import UserError
-from famseg.evaluation import ImageScorer
+from famseg.evaluation.scorer import ImageScorer
 from famseg.inference import Predictor
 from famseg.losses import supervised, without_unknown
 from famseg.metrics.confusion import class_scores

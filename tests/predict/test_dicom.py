@@ -8,7 +8,7 @@ from pydicom.dataset import Dataset, FileMetaDataset  # noqa: E402
 from pydicom.uid import ExplicitVRLittleEndian, JPEGBaseline8Bit, generate_uid  # noqa: E402
 
 from famseg.errors import UserError  # noqa: E402
-from famseg.scans import read_scan  # noqa: E402
+from famseg.prediction.scans import read_scan  # noqa: E402
 
 GREY = np.random.default_rng(0).integers(0, 256, (48, 64), dtype=np.uint8)
 NAME = "Doe^Jane"

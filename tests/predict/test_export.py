@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import torch
 
-from famseg import exported
 from famseg.cli import main
 from famseg.errors import UserError
-from famseg.export import deviation, export
+from famseg.export import formats
+from famseg.export.write import deviation, export
 from famseg.inference import Predictor
 from famseg.models import FAMSeg
 
@@ -50,7 +50,7 @@ def test_a_fixed_size(checkpoint, tmp_path, capsys):
     said = capsys.readouterr().out
     assert "any batch of 32 x 64" in said
     assert "phantom_00000.png, phantom_00001.png" in said
-    _, metadata = exported.read(tmp_path / "famseg.pt", "torchscript")
+    _, metadata = formats.read(tmp_path / "famseg.pt", "torchscript")
     assert metadata["data"]["size"] == metadata["export"]["size"] == [32, 64]
 
 
@@ -71,14 +71,14 @@ def test_weights_need_their_suffix(checkpoint, tmp_path, capsys):
 
 
 def test_weights_that_compute_something_else_do_not_get_their_name(checkpoint, tmp_path, capsys, monkeypatch):
-    real = exported.FORMATS["safetensors"]
+    real = formats.FORMATS["safetensors"]
 
     def read(path):
         network, metadata = real.read(path)
         torch.nn.init.constant_(network.decoder.head.bias[:1], 1.0)
         return network, metadata
 
-    monkeypatch.setitem(exported.FORMATS, "safetensors", replace(real, read=read))
+    monkeypatch.setitem(formats.FORMATS, "safetensors", replace(real, read=read))
     assert run(checkpoint, tmp_path / "tiny.safetensors", "--format", "safetensors") == 1
     assert "THE CHECK FAILED" in capsys.readouterr().out
     assert [path.name for path in tmp_path.iterdir()] == ["tiny.unchecked.safetensors"]
@@ -97,8 +97,8 @@ METADATA = {"model": {"in_channels": 1}, "data": {"size": [32, 64], "mean": 0.2}
 @pytest.mark.parametrize("kind", ["onnx", "pt2"])
 def test_any_batch_of_a_fixed_size(plain, tmp_path, kind):
     pytest.importorskip("onnxruntime")
-    exported.write(plain, kind, tmp_path / "famseg", METADATA, (32, 64))
-    network, found = exported.read(tmp_path / "famseg", kind)
+    formats.write(plain, kind, tmp_path / "famseg", METADATA, (32, 64))
+    network, found = formats.read(tmp_path / "famseg", kind)
     assert found == METADATA
     images = torch.randn(3, 1, 32, 64)
     with torch.no_grad():
@@ -108,7 +108,7 @@ def test_any_batch_of_a_fixed_size(plain, tmp_path, kind):
 
 def test_names_in_onnx(plain, tmp_path):
     onnxruntime = pytest.importorskip("onnxruntime")
-    exported.write(plain, "onnx", tmp_path / "famseg.onnx", METADATA, (32, 64))
+    formats.write(plain, "onnx", tmp_path / "famseg.onnx", METADATA, (32, 64))
     session = onnxruntime.InferenceSession(tmp_path / "famseg.onnx", providers=["CPUExecutionProvider"])
     assert [(one.name, one.shape[1:]) for one in session.get_inputs()] == [("image", [1, 32, 64])]
     assert [(one.name, one.shape[1:]) for one in session.get_outputs()] == [("logits", [3, 32, 64])]
@@ -121,18 +121,18 @@ def test_names_in_onnx(plain, tmp_path):
 def test_any_size(checkpoint, tmp_path, capsys, kind):
     assert run(checkpoint, tmp_path / "famseg", "--format", kind) == 0
     assert capsys.readouterr().out.count("masks equal") == 3
-    network, _ = exported.read(tmp_path / "famseg", kind)
+    network, _ = formats.read(tmp_path / "famseg", kind)
     assert network(torch.zeros(1, 1, 224, 256)).shape == (1, 3, 224, 256)
 
 
 def test_a_file_that_computes_something_else_does_not_get_its_name(checkpoint, tmp_path, capsys, monkeypatch):
-    real = exported.FORMATS["torchscript"]
+    real = formats.FORMATS["torchscript"]
 
     def read(path):
         network, metadata = real.read(path)
         return (lambda image: network(image) + 1e-2), metadata
 
-    monkeypatch.setitem(exported.FORMATS, "torchscript", replace(real, read=read))
+    monkeypatch.setitem(formats.FORMATS, "torchscript", replace(real, read=read))
     assert run(checkpoint, tmp_path / "famseg.pt", "--format", "torchscript") == 1
     assert "THE CHECK FAILED" in capsys.readouterr().out
     assert [path.name for path in tmp_path.iterdir()] == ["famseg.unchecked.pt"]
@@ -173,13 +173,13 @@ def test_a_damaged_file(tmp_path):
     (tmp_path / "famseg.onnx").write_bytes(b"nothing")
     pytest.importorskip("onnxruntime")
     with pytest.raises(UserError, match=r"famseg.onnx: not a readable ONNX file"):
-        exported.read(tmp_path / "famseg.onnx", "onnx")
+        formats.read(tmp_path / "famseg.onnx", "onnx")
 
 
 def test_a_file_of_another_program(tmp_path):
     torch.jit.save(torch.jit.script(torch.nn.Linear(2, 2)), tmp_path / "other.pt")
     with pytest.raises(UserError, match=r"other.pt: was not written by `famseg export`"):
-        exported.read(tmp_path / "other.pt", "torchscript")
+        formats.read(tmp_path / "other.pt", "torchscript")
 
 
 @pytest.mark.parametrize(

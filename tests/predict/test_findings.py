@@ -5,8 +5,8 @@ import pytest
 
 from famseg.biometry import Ellipse, Flag
 from famseg.errors import UserError
-from famseg.findings import MEANINGS, examine, in_words, parse_weeks, weeks_and_days
 from famseg.inference import Segmentation
+from famseg.prediction.findings import MEANINGS, examine, in_words, parse_weeks, weeks_and_days
 
 CLASSES = {"BG": 0, "FL": 1, "FB": 2}
 HEAD = Ellipse(190, 120, 110, 85, 0.4)

@@ -7,10 +7,10 @@ import cv2
 import numpy as np
 import pytest
 
-from famseg import predict as predict_module
 from famseg.errors import UserError
-from famseg.hc18_submission import write_submission
-from famseg.predict import Job, load_members, predict, unique_stems
+from famseg.prediction import predict as predict_module
+from famseg.prediction.hc18_submission import write_submission
+from famseg.prediction.predict import Job, load_members, predict, unique_stems
 
 SPACING = 0.25
 

@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 import pytest
 
-from famseg.predict import Job, predict
+from famseg.prediction.predict import Job, predict
 
 SMALL = np.full((40, 48), 90, np.uint8)
 
@@ -112,7 +112,7 @@ def test_a_decoder_that_breaks_loses_one_file_only(outcome, write_image, monkeyp
         raise MemoryError("no room")
 
     path = write_image("broken.dcm.png", SMALL)
-    monkeypatch.setattr("famseg.scans.is_dicom", lambda file: broken(file) if file == path else False)
+    monkeypatch.setattr("famseg.prediction.scans.is_dicom", lambda file: broken(file) if file == path else False)
     assert "MemoryError" in outcome(path)[0]["error"]
 
 

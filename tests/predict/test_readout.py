@@ -3,9 +3,9 @@ import math
 import numpy as np
 import pytest
 
-from famseg.findings import examine
 from famseg.inference import Segmentation
-from famseg.readout import CALIPER, LONG_SIDE, WARNING, draw_readout
+from famseg.prediction.findings import examine
+from famseg.prediction.readout import CALIPER, LONG_SIDE, WARNING, draw_readout
 
 CLASSES = {"BG": 0, "FL": 1, "FB": 2}
 

@@ -5,9 +5,9 @@ import cv2
 import numpy as np
 import pytest
 
-from famseg import scans
 from famseg.errors import UserError
-from famseg.scans import find_files, read_scan, spacings
+from famseg.prediction import scans
+from famseg.prediction.scans import find_files, read_scan, spacings
 
 GREY = np.random.default_rng(0).integers(0, 256, (40, 48), dtype=np.uint8)
 

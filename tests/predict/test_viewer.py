@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 
 from famseg.errors import UserError
-from famseg.findings import examine
 from famseg.inference import Segmentation
-from famseg.viewer import Viewer, report
+from famseg.prediction.findings import examine
+from famseg.prediction.viewer import Viewer, report
 
 CLASSES = {"BG": 0, "FL": 1, "FB": 2}
 

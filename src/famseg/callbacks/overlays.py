@@ -8,9 +8,9 @@ from lightning.pytorch.callbacks import Callback
 
 from famseg.data.datamodule import SegmentationDataModule
 from famseg.errors import UserError
+from famseg.evaluation.results import panels
 from famseg.loggers import log_panels
 from famseg.overlays import sheet, write
-from famseg.results import panels
 from famseg.task import SegmentationTask
 
 

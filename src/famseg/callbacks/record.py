@@ -15,9 +15,9 @@ from rich.console import Console
 
 from famseg import nvml
 from famseg.errors import UserError
+from famseg.evaluation.results import table, write_results
 from famseg.files import write_table
 from famseg.loggers import log_classes, log_panels
-from famseg.results import table, write_results
 from famseg.task import SegmentationTask
 
 log = logging.getLogger(__name__)

@@ -93,10 +93,10 @@ def _add_network(command: argparse.ArgumentParser) -> None:
 
 
 def _predict(options: argparse.Namespace) -> int:
-    from famseg.findings import parse_weeks
-    from famseg.hc18_submission import write_submission
-    from famseg.predict import Job, load_members, predict
-    from famseg.scans import find_files, spacings
+    from famseg.prediction.findings import parse_weeks
+    from famseg.prediction.hc18_submission import write_submission
+    from famseg.prediction.predict import Job, load_members, predict
+    from famseg.prediction.scans import find_files, spacings
 
     files = find_files(options.paths, but_not_in=options.out)
     weeks = parse_weeks(options.weeks) if options.weeks else math.nan
@@ -114,7 +114,7 @@ def _predict(options: argparse.Namespace) -> int:
 
 
 def _serve(options: argparse.Namespace) -> int:
-    from famseg.serve import serve
+    from famseg.prediction.serve import serve
 
     flip = options.tta == "flip"
     serve(options.checkpoint, options.device, flip, options.host, options.port, options.backend)
@@ -122,8 +122,8 @@ def _serve(options: argparse.Namespace) -> int:
 
 
 def _export(options: argparse.Namespace) -> int:
-    from famseg.export import export
-    from famseg.scans import find_files, read_scan
+    from famseg.export.write import export
+    from famseg.prediction.scans import find_files, read_scan
 
     files = find_files(options.images) if options.images else []
     images = [(file.name, read_scan(file, lambda _: math.nan).image) for file in files]

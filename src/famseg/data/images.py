@@ -13,6 +13,7 @@ from famseg.data.source import Pixels
 from famseg.errors import UserError
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp"}
+DICOM_SUFFIXES = {".dcm", ".dicom"}
 MIN_SIDE = 32  # the network halves five times
 MAX_PIXELS = 6000 * 6000
 """Larger pictures are refused before they are decoded: a few bytes can claim to be gigabytes of pixels."""
@@ -92,6 +93,19 @@ def picture_size(path: Path) -> tuple[float, float]:
             return picture.size
     except Exception:  # Pillow raises many types for damaged headers
         return math.inf, math.inf
+
+
+def is_dicom(path: Path) -> bool:
+    """Whether a file is DICOM by its name, or by the mark behind its preamble."""
+    if path.suffix.lower() in DICOM_SUFFIXES:
+        return True
+    if path.suffix.lower() in SUFFIXES:
+        return False
+    try:
+        with path.open("rb") as file:
+            return file.read(132)[128:] == b"DICM"
+    except OSError:
+        return False
 
 
 def check_size(path: Path, width: int, height: int) -> None:

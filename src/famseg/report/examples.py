@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from famseg.checkpoint import load_predictor
 from famseg.data.source import Sample, Source
 from famseg.errors import UserError
-from famseg.evaluate import data_of_run
+from famseg.evaluation.evaluate import data_of_run
 from famseg.overlays import TRUTH_COLOUR, Picture, colours, outline
 from famseg.report.claims import per_image
 from famseg.report.settings import Setting

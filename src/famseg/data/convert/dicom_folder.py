@@ -6,10 +6,10 @@ from typing import Any
 from famseg.classes import IDS
 from famseg.data.convert.plan import Entry, Plan
 from famseg.data.convert.screen_text import Box, blank_screen
+from famseg.data.dicom import read_dicom, read_tags
+from famseg.data.images import is_dicom
 from famseg.data.source import Pixels, Problem
-from famseg.dicom import read_dicom, read_tags
 from famseg.errors import UserError
-from famseg.scans import is_dicom
 
 _TAGS = ["PatientID", "PatientBirthDate", "SequenceOfUltrasoundRegions"]
 _IMAGE_REGIONS = (1, 2, 3, 4)  # spatial formats that show a picture: 2-D, M-mode, spectral, wave; DICOM PS3.3 C.8.5.5

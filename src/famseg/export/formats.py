@@ -16,10 +16,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from famseg import runtimes, weights
+from famseg import weights
 from famseg.checkpoint import METADATA_KEY, load, trained
 from famseg.errors import UserError
-from famseg.runtimes import Run
+from famseg.export import runtimes
+from famseg.export.runtimes import Run
 
 # While sizes are symbolic, the example decides what is taken for granted. These are no multiples of 32: padding is not
 # optimised away; and the deepest map has several chunks of the scan: a recurrence over one chunk is none.

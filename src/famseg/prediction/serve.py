@@ -9,13 +9,12 @@ from collections.abc import Sequence
 from html import escape
 from typing import Any
 
-from famseg.data.images import SUFFIXES
+from famseg.data.images import DICOM_SUFFIXES, SUFFIXES
 from famseg.errors import UserError
-from famseg.findings import NOTICE
 from famseg.overlays import Picture
-from famseg.predict import load_members
-from famseg.scans import DICOM_SUFFIXES
-from famseg.viewer import Viewer
+from famseg.prediction.findings import NOTICE
+from famseg.prediction.predict import load_members
+from famseg.prediction.viewer import Viewer
 
 MAX_UPLOAD = "20mb"
 KEPT_S = 600  # uploads and results are deleted this long after their last use, and when the page ends

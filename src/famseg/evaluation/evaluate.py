@@ -13,9 +13,9 @@ from famseg.checkpoint import load_predictor, resolve
 from famseg.data.datamodule import SegmentationDataModule
 from famseg.deploy import deployed
 from famseg.errors import UserError
-from famseg.evaluation import ImageScorer
+from famseg.evaluation.results import table, write_results
+from famseg.evaluation.scorer import ImageScorer
 from famseg.inference import Predictor, select_device
-from famseg.results import table, write_results
 
 
 def evaluate(config: DictConfig, folder: Path) -> dict[str, float]:

@@ -9,12 +9,10 @@ from pathlib import Path
 
 from PIL import Image
 
-from famseg.data.images import SUFFIXES, check_size, read_image
+from famseg.data.images import SUFFIXES, check_size, is_dicom, read_image
 from famseg.data.source import Pixels
 from famseg.data.tables import mm_per_pixel, read_rows
 from famseg.errors import UserError
-
-DICOM_SUFFIXES = {".dcm", ".dicom"}
 
 # What it warns of, large or damaged pictures, is refused here or by the decoder, by name.
 warnings.filterwarnings("ignore", module=r"PIL\.")
@@ -76,7 +74,7 @@ def read_scan(path: Path, spacing: Callable[[Path], float]) -> Scan:
         UserError: it is missing, damaged, of another format, too large or too small, or holds several pictures.
     """
     if is_dicom(path):
-        from famseg.dicom import read_dicom  # pydicom is an extra
+        from famseg.data.dicom import read_dicom  # pydicom is an extra
 
         scan = Scan(path, *read_dicom(path))
     else:
@@ -103,19 +101,6 @@ def spacings(option: str | None) -> Callable[[Path], float]:
         return lambda path: table.get(path.name, math.nan)
     value = mm_per_pixel(option, f"--spacing {option}")
     return lambda path: value
-
-
-def is_dicom(path: Path) -> bool:
-    """Whether a file is DICOM by its name, or by the mark behind its preamble."""
-    if path.suffix.lower() in DICOM_SUFFIXES:
-        return True
-    if path.suffix.lower() in SUFFIXES:
-        return False
-    try:
-        with path.open("rb") as file:
-            return file.read(132)[128:] == b"DICM"
-    except OSError:
-        return False
 
 
 def _is_picture(path: Path) -> bool:

@@ -8,8 +8,8 @@ from typing import Any
 
 from rich.table import Table
 
-from famseg.agreement import write_agreement
 from famseg.data.source import Source
+from famseg.evaluation.agreement import write_agreement
 from famseg.files import write_table
 from famseg.inference import Predictor
 from famseg.metrics.summary import summarize

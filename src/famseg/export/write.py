@@ -7,14 +7,14 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from famseg import exported
 from famseg.checkpoint import METADATA_KEY, load, trained
 from famseg.data.images import MIN_SIDE
 from famseg.data.phantom import Phantom
 from famseg.data.source import Pixels
 from famseg.errors import UserError
+from famseg.export import formats
+from famseg.export.runtimes import Run
 from famseg.inference import Predictor
-from famseg.runtimes import Run
 
 SMALL = (64, 96)  # where the scan of the deepest map is a single chunk
 MOST = 2  # images of a batch
@@ -88,26 +88,26 @@ def export(
     if size:
         metadata["data"] = metadata["data"] | {"size": list(size)}
     predictor = Predictor.of(trained(content, where), metadata["data"])
-    say(f"Writing {exported.FORMATS[kind].title} for {f'images of {size[0]} x {size[1]}' if size else 'any size'}.")
-    if not size and exported.FORMATS[kind].symbolic:
+    say(f"Writing {formats.FORMATS[kind].title} for {f'images of {size[0]} x {size[1]}' if size else 'any size'}.")
+    if not size and formats.FORMATS[kind].symbolic:
         say("Sizes are symbols in it: that takes minutes on a few cores. --size H W is faster.")
     unchecked = out.with_name(f"{out.stem}.unchecked{out.suffix}")
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        exported.write(predictor.model, kind, unchecked, metadata, size)
+        formats.write(predictor.model, kind, unchecked, metadata, size)
     except OSError as error:
         raise UserError(f"{unchecked}: cannot be written ({error.strerror}). Give another --out.") from error
-    say(f"Running it with {exported.FORMATS[kind].runner()}.")
+    say(f"Running it with {formats.FORMATS[kind].runner()}.")
     return _check(predictor, kind, unchecked, out, size is None, list(images) or _phantom(predictor.size))
 
 
 def _check(
     predictor: Predictor, kind: str, unchecked: Path, out: Path, any_size: bool, images: Sequence[tuple[str, Pixels]]
 ) -> Checked:
-    run, metadata = exported.read(unchecked, kind)
+    run, metadata = formats.read(unchecked, kind)
     if metadata["data"]["size"] != list(predictor.size):
         raise UserError(f"{unchecked}: lost its metadata.")
-    kind_of_file = exported.FORMATS[kind]
+    kind_of_file = formats.FORMATS[kind]
     pixels = [image for _, image in images]
     cases = [(predictor.size, 1), (predictor.size, MOST)]
     if any_size:

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from famseg.data.transforms import Letterbox
-from famseg.evaluation import ImageScorer
+from famseg.evaluation.scorer import ImageScorer
 
 SIZE = (48, 64)
 THREE = {"BG": 0, "FL": 1, "FB": 2}

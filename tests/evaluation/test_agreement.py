@@ -4,7 +4,7 @@ import sys
 import numpy as np
 import pytest
 
-from famseg.agreement import agreement, write_agreement
+from famseg.evaluation.agreement import agreement, write_agreement
 
 
 def rows(true, predicted, length="hc"):

@@ -19,10 +19,10 @@ from famseg.backends import load_network
 from famseg.deploy import deployed
 from famseg.errors import UserError
 from famseg.files import write_bytes, write_table
-from famseg.findings import NOTICE, Findings, examine
 from famseg.inference import Predictor, Segmentation, segment
-from famseg.readout import draw_readout
-from famseg.scans import Scan, read_scan
+from famseg.prediction.findings import NOTICE, Findings, examine
+from famseg.prediction.readout import draw_readout
+from famseg.prediction.scans import Scan, read_scan
 
 
 @dataclass(frozen=True)

@@ -8,11 +8,11 @@ from pathlib import Path
 
 from famseg.data.tables import mm_per_pixel
 from famseg.errors import UserError
-from famseg.findings import MEANINGS, NAMES, Findings, examine, in_words, parse_weeks, weeks_and_days
 from famseg.inference import Predictor, segment
 from famseg.overlays import Picture
-from famseg.readout import draw_readout
-from famseg.scans import read_scan
+from famseg.prediction.findings import MEANINGS, NAMES, Findings, examine, in_words, parse_weeks, weeks_and_days
+from famseg.prediction.readout import draw_readout
+from famseg.prediction.scans import read_scan
 
 _CONFIDENCE = (
     "Mean probability that the network gives its own answer within the outline. Near 100 % says that it is sure, "

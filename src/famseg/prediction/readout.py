@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from famseg.biometry import Femur, Flag, GestationalAge, Head
-from famseg.findings import MEANINGS, NAMES, NOTICE, Findings, Length, in_words, weeks_and_days
 from famseg.overlays import Picture, colours
+from famseg.prediction.findings import MEANINGS, NAMES, NOTICE, Findings, Length, in_words, weeks_and_days
 
 LONG_SIDE = 960  # px; smaller images are enlarged to it, so that lines and letters look alike on all
 CALIPER = (255, 221, 87)

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from famseg.files import write_table
-from famseg.predict import Result
+from famseg.prediction.predict import Result
 
 
 def write_submission(path: Path, results: Sequence[Result]) -> list[str]:
