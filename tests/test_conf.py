@@ -5,6 +5,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from famseg.configuration import composed, folder
+from famseg.errors import UserError
 
 GROUPS = ("model", "loss", "optimizer", "scheduler", "switch", "trainer", "data", "logger", "callbacks")
 OPTIONS = [
@@ -49,7 +50,5 @@ def test_the_default_is_the_papers_recipe():
 
 @pytest.mark.parametrize("name", ["optimizer=lion", "model=famseg_xl", "data.colour=red", "nonsense=1"])
 def test_wrong_names_are_named(name):
-    from famseg.errors import UserError
-
     with pytest.raises(UserError, match=name.partition("=")[0].split(".")[0]):
         composed("train", [name])

@@ -81,8 +81,8 @@ def test_a_false_alarm_counts_against_the_one_that_raises_it(tmp_path):
             fields[column] = value if i == 1 else "0.9"
             lines[i] = ",".join(fields)
         (folder / "test.csv").write_text("\n".join(lines) + "\n")
-    study = load_study(tmp_path)
-    found = compare_images(*(study.tables[0].rows[i].setting for i in (7, 0)), "dice_fb")
+    settings = {row.name: row.setting for row in load_study(tmp_path).tables[0].rows}
+    found = compare_images(settings["FAMSeg"], settings["U-Net"], "dice_fb")
     assert found.pairs == 6
     assert found.difference == pytest.approx(1 / 6)  # 1 less 0 in one image, equal in five
 
