@@ -99,7 +99,7 @@ def test_eval_on_other_data(trained, repository, tmp_path):
         ("train", [*SMALL, "data.size=[16,16]"], ["size=[16, 16]", "32"]),
         ("train", [*SMALL, "switch.lr=later"], ["switch.lr=later", "continue"]),
         ("train", [*SMALL, "trainer.max_epochs=0"], ["trainer.max_epochs=0", "1 or more"]),
-        ("train", [*SMALL, "data.size=64"], ["size=64", "height, width"]),
+        ("train", [*SMALL, "data.size=64"], ["data.size=64", "[a whole number, ...]"]),
         ("train", [*SMALL, "seed=-1"], ["seed=-1", "from 0"]),
         ("train", [*SMALL, "scheduler.warmup=abc"], ["scheduler.warmup=abc", "a number"]),
         ("train", [*SMALL, "optimizer.rates.init_lr=-1"], ["optimizer.rates.init_lr=-1", "positive"]),

@@ -51,9 +51,10 @@ def load(where: str | Path) -> dict[str, Any]:
     """
     path = resolve(where)
     content = _read_weights(path) if path.suffix == weights.SUFFIX else _read_checkpoint(path)
-    if not isinstance(content, dict) or METADATA_KEY not in content or "model" not in content[METADATA_KEY]:
+    metadata = content.get(METADATA_KEY) if isinstance(content, dict) else None
+    if not isinstance(metadata, dict) or not {"model", "data"} <= metadata.keys():
         raise UserError(f"{path}: not a checkpoint of FAMSeg's train.py; it lacks the metadata to rebuild the model.")
-    return content
+    return dict(content)
 
 
 def _read_weights(path: Path) -> dict[str, Any]:

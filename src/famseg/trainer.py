@@ -78,29 +78,13 @@ def build(
         precision = _precision(options.get("accelerator", "auto"))
     elif precision not in PRECISIONS:
         raise UserError(f"trainer.precision={precision}: give auto or one of {', '.join(map(str, PRECISIONS))}.")
-    folder = Path(output) / "checkpoints"
-    best = ModelCheckpoint(
-        folder,
-        filename="best" if keep_best == 1 else "best-{epoch:03d}",
-        monitor=monitor,
-        mode="max",
-        save_top_k=keep_best,
-        every_n_epochs=options.get("check_val_every_n_epoch", 1),  # the others have the scores of an earlier epoch
-        save_on_train_epoch_end=True,
-        enable_version_counter=False,
-    )
-    # not save_last: that is a copy of the best whenever there is a new one
-    last = ModelCheckpoint(folder, filename=Path(LAST).stem, save_on_train_epoch_end=True, enable_version_counter=False)
-    for chatty in ("lightning.pytorch.utilities.rank_zero", "lightning.pytorch.accelerators.cuda"):
-        logging.getLogger(chatty).setLevel(logging.WARNING)  # tips and device lists; environment.json has the devices
-    warnings.filterwarnings("ignore", message=".*treespec, LeafSpec.*")  # Lightning's own use of torch
-    warnings.filterwarnings("ignore", message="Checkpoint directory .* exists and is not empty")  # it does in a resume
-    warnings.filterwarnings("ignore", message="The number of training batches .* is smaller than the logging interval")
+    _hush()
+    every = options.get("check_val_every_n_epoch", 1)
     bar = [ProgressBar(leave=True)] if progress else []
     try:
         return lightning.Trainer(
             default_root_dir=output,
-            callbacks=[*callbacks, best, last, *bar],
+            callbacks=[*callbacks, *_checkpoints(Path(output) / "checkpoints", monitor, keep_best, every), *bar],
             logger=[logger] if logger else False,
             plugins=[DurableCheckpointIO()],
             precision=precision,  # type: ignore[arg-type]
@@ -113,6 +97,31 @@ def build(
         )
     except (MisconfigurationException, TypeError, ValueError) as error:  # accelerator, devices or strategy, as it says
         raise UserError(f"trainer: {error}") from error
+
+
+def _checkpoints(folder: Path, monitor: str, keep_best: int, every: int) -> list[ModelCheckpoint]:
+    """Of the best epochs, of those that are validated (`every`), and of the last one."""
+    best = ModelCheckpoint(
+        folder,
+        filename="best" if keep_best == 1 else "best-{epoch:03d}",
+        monitor=monitor,
+        mode="max",
+        save_top_k=keep_best,
+        every_n_epochs=every,  # the others have the scores of an earlier epoch
+        save_on_train_epoch_end=True,
+        enable_version_counter=False,
+    )
+    # not save_last: that is a copy of the best whenever there is a new one
+    last = ModelCheckpoint(folder, filename=Path(LAST).stem, save_on_train_epoch_end=True, enable_version_counter=False)
+    return [best, last]
+
+
+def _hush() -> None:
+    for chatty in ("lightning.pytorch.utilities.rank_zero", "lightning.pytorch.accelerators.cuda"):
+        logging.getLogger(chatty).setLevel(logging.WARNING)  # tips and device lists; environment.json has the devices
+    warnings.filterwarnings("ignore", message=".*treespec, LeafSpec.*")  # Lightning's own use of torch
+    warnings.filterwarnings("ignore", message="Checkpoint directory .* exists and is not empty")  # it does in a resume
+    warnings.filterwarnings("ignore", message="The number of training batches .* is smaller than the logging interval")
 
 
 def _precision(accelerator: str) -> str:

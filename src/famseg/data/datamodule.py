@@ -89,8 +89,7 @@ class SegmentationDataModule(LightningDataModule):
         weights: Sequence[float] | None = None,
     ) -> None:
         super().__init__()
-        _check_options(size, batch_size, cache, num_workers)
-        _check_numbers(cache_share, mean, std)
+        _check_options(size, batch_size, num_workers, cache, cache_share, mean, std)
         self.source = source
         self.letterbox = Letterbox((int(size[0]), int(size[1])))
         self.batch_size = batch_size
@@ -270,26 +269,30 @@ class SegmentationDataModule(LightningDataModule):
         )
 
 
-def _check_options(size: Sequence[int], batch_size: int, cache: str, num_workers: int | None) -> None:
-    sides = list(size) if isinstance(size, Sequence) else [size]
-    if len(sides) != 2 or not all(isinstance(side, int) and side >= MIN_SIDE for side in sides):
+def _check_options(
+    size: Sequence[int],
+    batch_size: int,
+    num_workers: int | None,
+    cache: str,
+    cache_share: float,
+    mean: float | None,
+    std: float | None,
+) -> None:
+    """Ranges; types are looked at in the configuration (`famseg.value_types`)."""
+    if len(size) != 2 or min(size) < MIN_SIDE:
         raise UserError(f"data.size={size}: give height and width, each at least {MIN_SIDE} px: data.size=[256,384].")
-    if not isinstance(batch_size, int) or batch_size < 1:
+    if batch_size < 1:
         raise UserError(f"data.batch_size={batch_size}: give a whole number, 1 or more.")
-    if num_workers is not None and (not isinstance(num_workers, int) or num_workers < 0):
+    if num_workers is not None and num_workers < 0:
         raise UserError(f"data.num_workers={num_workers}: give a whole number, 0 or more, or null.")
     if cache not in ("gpu", "ram", "disk", "none"):
         raise UserError(f"data.cache={cache}: give gpu, ram, disk or none.")
-
-
-def _check_numbers(cache_share: float, mean: float | None, std: float | None) -> None:
-    if not isinstance(cache_share, (int, float)) or not 0 <= cache_share <= 1:
+    if not 0 <= cache_share <= 1:
         raise UserError(f"data.cache_share={cache_share}: give a part of the GPU's memory, 0 to 1.")
-    for key, value in (("mean", mean), ("std", std)):
-        if value is not None and not (isinstance(value, (int, float)) and 0 <= value <= 1):
-            raise UserError(f"data.{key}={value}: give a number from 0 to 1, of x/255, or null to measure it.")
-    if std == 0:
-        raise UserError("data.std=0: give a number above 0, or null to measure it.")
+    if mean is not None and not 0 <= mean <= 1:
+        raise UserError(f"data.mean={mean}: give a number from 0 to 1, of x/255, or null to measure it.")
+    if std is not None and not 0 < std <= 1:
+        raise UserError(f"data.std={std}: give a number above 0, of x/255, up to 1, or null to measure it.")
 
 
 def _traits(image: Seen) -> tuple[float, float]:

@@ -4,6 +4,7 @@ T. L. A. van den Heuvel, D. de Bruijn, C. L. de Korte, B. van Ginneken, "Automat
 circumference using 2D ultrasound images", PLoS ONE 13(8): e0200412, 2018. Data: Zenodo record 1327317, CC BY 4.0.
 """
 
+import math
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -89,7 +90,7 @@ class HC18:
     def _table_problems(self) -> Iterator[Problem]:
         for row in self._rows:
             where = f"{self.root / TABLE}, row {row.name}"
-            if not row.spacing > 0:
+            if not 0 < row.spacing < math.inf:
                 yield Problem(where, f"pixel size is {row.spacing}", "Restore the value from the published table.")
             if not row.hc_mm > 0:
                 mend = "Restore the value from the published table to have it compared."
