@@ -20,7 +20,9 @@ from famseg.value_types import require_types
         ("switch.at=soon", r"switch\.at=soon: give a number or a whole number"),
         ("switch.lr=later", r"switch\.lr=later: give continue or restart or a number"),
         ("optimizer.rates.init_lr=null", r"optimizer\.rates\.init_lr=None: give a number"),
-        ("optimizer.build.momentum=much", r"optimizer\.build\.momentum=much: give a number"),
+        ("switch.optimizer.build.momentum=much", r"switch\.optimizer\.build\.momentum=much: give a number"),
+        ("optimizer.build.betas=0.9", r"optimizer\.build\.betas=0\.9: give \[a number, \.\.\.\]\."),
+        ("task.model=unet", r"task\.model=unet: give an object \(_target_: "),
         ("switch.then=sgd", r"switch\.then=sgd: give a Switch \(_target_: \.\.\.\) or null"),
         ("task.channels_last=perhaps", r"task\.channels_last=perhaps: give true or false or auto"),
         ("data.ids=[1,2]", r"data\.ids=\[1, 2\]: give {NAME: a whole number, \.\.\.} or null"),
@@ -33,7 +35,7 @@ from famseg.value_types import require_types
     ],
 )
 def test_a_value_of_another_type_is_named_by_its_key(override, message):
-    options = ["data=folder", "data.root=DIR", "trainer=ddp", "optimizer=sgd"]
+    options = ["data=folder", "data.root=DIR", "trainer=ddp"]
     with pytest.raises(UserError, match=message):
         require_types(composed("train", [*options, override, "output=OUT"]))
 

@@ -36,7 +36,7 @@ def require_types(config: DictConfig) -> None:
         hints = _hints(get_object(str(node["_target_"])))
         for key, value in _values(node):
             if key in hints and not _fits(value, hints[key]):
-                wanted = " or ".join(dict.fromkeys(_words(hints[key])))
+                wanted = " or ".join(dict.fromkeys(_words(hints[key]))) or "an object (_target_: ...)"
                 raise UserError(f"{path}.{key}={value}: give {wanted}.")
 
 
@@ -96,4 +96,5 @@ def _words(hint: Any) -> list[str]:
         return [f"{{NAME: {' or '.join(_words(parts[1]))}, ...}}"]
     if issubclass(kind, Sequence):
         return [f"[{' or '.join(_words(parts[0]))}, ...]"]
-    return [f"a {kind.__name__} (_target_: ...)"]
+    # of other packages' own types, such as a Tensor for a number, nobody thinks here
+    return [f"a {kind.__name__} (_target_: ...)"] if kind.__module__.startswith("famseg.") else []
