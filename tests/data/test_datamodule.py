@@ -121,6 +121,16 @@ def test_nothing_to_train_on_or_to_measure_is_refused(toy):
             data.setup(stage)
 
 
+@pytest.mark.parametrize("missing", ["val", "test"])
+def test_a_split_without_validation_or_test_is_refused_before_the_training(toy, tmp_path, missing):
+    path = tmp_path / "split.csv"
+    SegmentationDataModule(toy(), **OPTIONS).write_split(path)
+    lines = [line for line in path.read_text().splitlines() if not line.endswith(f",{missing}")]
+    path.write_text("\n".join(lines) + "\n")
+    with pytest.raises(UserError, match=f"no {missing} images .*split\\.csv"):
+        SegmentationDataModule(toy(), split_file=path, **OPTIONS).setup("fit")
+
+
 def test_bad_input_stops_the_training_before_it_starts(toy):
     source = toy()
     bad = [Problem("a.png", "is odd", "Mend it.", fatal=False)] + [Problem("b.png", "is bad", "Mend it.")] * 2

@@ -24,6 +24,11 @@ def test_of_two_classes_the_mean_counts():
     assert derived({}, epochs, {"train_seconds": np.array([1.0, 1.0])})["epochs_to_97"] == 2
 
 
+def test_a_class_that_is_not_in_the_validation_does_not_count():
+    epochs = {"val/dice_fl": np.full(3, math.nan), "val/dice_fb": np.array([0.9, math.nan, 0.98])}
+    assert derived({}, epochs, {"train_seconds": np.ones(3)}) == {"epochs_to_97": 3, "seconds_to_97": 3}
+
+
 def test_what_never_happened_or_is_not_known_is_no_number():
     never = derived({}, {"val/dice_fb": np.array([0.9])}, {"train_seconds": np.array([1.0])})
     assert all(math.isnan(value) for value in never.values())

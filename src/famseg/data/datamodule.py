@@ -98,7 +98,7 @@ class SegmentationDataModule(LightningDataModule):
         self.seed = seed
         self.cache, self.cache_dir, self.cache_share = cache, cache_dir, cache_share
         self.classes = dict(classes or source.classes)
-        self._weights = weights
+        self._weights, self._split_file = weights, split_file
         self._groups = dict(zip(source.names, source.groups, strict=True))
         self._index = {name: index for index, name in enumerate(source.names)}
         self.splits: Splits = (
@@ -157,14 +157,15 @@ class SegmentationDataModule(LightningDataModule):
         """Check the source, decode what is kept in memory, measure mean and std.
 
         Raises:
-            UserError: A bad input, with its file; a batch larger than the training split; nothing to measure on.
+            UserError: A bad input, with its file; to fit, a split without images or a batch larger than the training
+                split; nothing to measure on.
         """
         bad = [problem for problem in self.source.problems(decode=False) if problem.fatal]
         if bad:
             more = f" ({len(bad) - 1} more: `famseg data check` lists them)" if len(bad) > 1 else ""
             raise UserError(f"{bad[0]}{more}")
         if stage == "fit":
-            self._require_a_batch()
+            self._require_all_splits()
         unknown = self.mean is None or self.std is None
         if unknown:
             self._require_training_images()
@@ -243,8 +244,14 @@ class SegmentationDataModule(LightningDataModule):
                 "number; to test, give data.mean and data.std, which a trained model's checkpoint holds."
             )
 
-    def _require_a_batch(self) -> None:
+    def _require_all_splits(self) -> None:
         self._require_training_images()
+        for split in ("val", "test"):
+            if not self.splits[split]:
+                raise UserError(
+                    f"The split has no {split} images (data.split_file={self._split_file}). List some: a run validates "
+                    "while it trains, and tests its best checkpoint."
+                )
         images, devices = len(self.splits["train"]), self.trainer.world_size if self.trainer else 1
         if not len(self._train_sampler()):
             raise UserError(

@@ -121,7 +121,8 @@ class FemurEnds:
             what = f"{len(spare)} images have no row in {self.table.name} and are not used, {spare[0]} first"
             yield Problem(str(self.root), what, "Nothing to do, unless they should have one.", fatal=False)
         if decode:
-            for found in parallel(self._picture_problems, [row for row in self._rows if row.name in self._images], ""):
+            rows = [row for row in self._rows if row.name in self._images]
+            for found in parallel(self._picture_problems, rows, "Checking images"):
                 yield from found
 
     def stamp(self) -> Stamp:

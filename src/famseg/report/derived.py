@@ -31,7 +31,10 @@ def derived(images: Columns, epochs: Columns, timing: Columns) -> dict[str, floa
 
 
 def _time_to_level(epochs: Columns, timing: Columns) -> dict[str, float]:
-    dice = [values for name, values in epochs.items() if name.startswith("val/dice_") and name != "val/dice_bg"]
+    classes = {
+        name: values for name, values in epochs.items() if name.startswith("val/dice_") and name != "val/dice_bg"
+    }
+    dice = [values for values in classes.values() if np.isfinite(values).any()]  # of the classes in the validation
     if not dice:
         return {}
     reached = np.flatnonzero(np.mean(dice, axis=0) >= LEVEL)

@@ -84,6 +84,7 @@ def test_missing_images_are_named_and_images_without_entry_left_out(coco, labelm
         (lambda c: c["annotations"][0].update(image_id=99), "annotation 7 has image_id 99, which is not listed"),
         (lambda c: c["annotations"][1].update(category_id=4), "annotation 8 has category_id 4"),
         (lambda c: c.pop("categories"), "has no 'categories'"),
+        (lambda c: c["images"][1].pop("height"), "an entry of 'images' has no 'height'"),
     ],
 )
 def test_coco_files_that_contradict_themselves_are_named(coco, edit, change, says):

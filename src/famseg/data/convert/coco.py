@@ -31,6 +31,7 @@ def read_coco(annotations: Path, images: Path | None = None, rename: Mapping[str
     """
     content = read_json(annotations, "images", "annotations", "categories")
     folder = images or annotations.parent
+    _require_keys(annotations, content)
     categories = {category["id"]: category["name"] for category in content["categories"]}
     rename = rename or {}
     classes = class_ids(categories.values(), rename)
@@ -52,6 +53,14 @@ def read_coco(annotations: Path, images: Path | None = None, rename: Mapping[str
             what = f"has no entry in {annotations.name} and is left out"
             plan.problems.append(Problem(str(path), what, "Annotate it to use it.", fatal=False))
     return plan
+
+
+def _require_keys(path: Path, content: Mapping[str, Any]) -> None:
+    """Refuse a file whose entries lack what is read of them."""
+    for part, keys in (("categories", ("id", "name")), ("images", ("id", "file_name", "height", "width"))):
+        for entry in content[part]:
+            if missing := [key for key in keys if key not in entry]:
+                raise UserError(f"{path}: an entry of {part!r} has no {missing[0]!r}. Export it again.")
 
 
 class _Loader:
