@@ -1,7 +1,7 @@
 """Train a network, test its best checkpoint, return the best validation score. Options: conf/train.yaml, --help."""
 
 import hydra
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from famseg.resume import resume_point
 
@@ -13,7 +13,7 @@ def main(config: DictConfig) -> float:
 
     with run.recorded(config):
         data = hydra.utils.instantiate(config.data)
-        config.model.num_classes = len(data.classes)
+        OmegaConf.update(config, "model.num_classes", len(data.classes), force_add=True)
         task = hydra.utils.instantiate(config.task, classes=data.classes)
         task.metadata = run.describe(config.model)
         checkpoint.initialise(task.model, config.init_from)

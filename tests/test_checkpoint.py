@@ -72,6 +72,16 @@ def test_a_checkpoint_cannot_call_other_code(tmp_path):
         checkpoint.load_predictor(tmp_path / "a.ckpt")
 
 
+def test_networks_of_modules_that_the_user_trusts(tmp_path, monkeypatch):
+    write(tmp_path / "a.ckpt", model={"_target_": "torch.nn.Identity"})
+    for modules in ("", "torch.n", "torch.nn.functional", " , "):
+        monkeypatch.setenv("FAMSEG_MODELS", modules)
+        with pytest.raises(UserError, match=r"set the environment variable FAMSEG_MODELS=torch\.nn\.$"):
+            checkpoint.build(checkpoint.load(tmp_path / "a.ckpt")["famseg"])
+    monkeypatch.setenv("FAMSEG_MODELS", "mine, torch")
+    assert isinstance(checkpoint.build(checkpoint.load(tmp_path / "a.ckpt")["famseg"]), torch.nn.Identity)
+
+
 def test_arguments_of_another_version(tmp_path):
     write(tmp_path / "a.ckpt", model={"_target_": "famseg.models.FAMSeg", "wings": 2})
     with pytest.raises(UserError, match="wings"):

@@ -2,6 +2,7 @@
 
 import importlib
 import logging
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from famseg.inference import Predictor
 log = logging.getLogger(__name__)
 
 METADATA_KEY = weights.KEY
+TRUSTED = "FAMSEG_MODELS"  # names modules, with commas between them, whose networks a checkpoint may name
 _PREFIX = "model."  # of the network's tensors in a checkpoint of the task
 
 
@@ -73,13 +75,17 @@ def build(metadata: Mapping[str, Any]) -> nn.Module:
     """The untrained network that a checkpoint's metadata describes.
 
     Raises:
-        UserError: the model is not one of `famseg.models`, or its arguments are not of this version.
+        UserError: the model is not one of `famseg.models`, nor of a module that the environment variable FAMSEG_MODELS
+            names, or its arguments are not of this version.
     """
     arguments = dict(metadata["model"])
     target = str(arguments.pop("_target_"))
     module, _, name = target.rpartition(".")
-    if not f"{module}.".startswith("famseg.models."):  # a checkpoint must not be able to call anything else
-        raise UserError(f"the checkpoint names the model {target}; only models of famseg.models are built.")
+    if not _trusted(module):  # a checkpoint must not be able to call anything else
+        raise UserError(
+            f"the checkpoint names the model {target}; only models of famseg.models are built. "
+            f"If it is code of your own, set the environment variable {TRUSTED}={module}."
+        )
     arguments.pop("weights", None)  # they are in the checkpoint
     try:
         model: nn.Module = getattr(importlib.import_module(module), name)(**arguments)
@@ -87,6 +93,11 @@ def build(metadata: Mapping[str, Any]) -> nn.Module:
         version = metadata.get("version")
         raise UserError(f"the checkpoint's model {target} cannot be built: {error} (written by {version}).") from error
     return model
+
+
+def _trusted(module: str) -> bool:
+    trusted = ["famseg.models", *os.environ.get(TRUSTED, "").split(",")]
+    return any(f"{module}.".startswith(f"{name.strip()}.") for name in trusted if name.strip())
 
 
 def load_predictor(where: str | Path, device: str | torch.device = "cpu") -> Predictor:
