@@ -1,4 +1,4 @@
-"""The page on code of one's own does what it says: its files are written, its commands run."""
+"""What the pages of docs/ show as code runs and does what they say."""
 
 import os
 import re
@@ -10,14 +10,19 @@ import numpy as np
 import pytest
 import torch
 
+from famseg.checkpoint import load_predictor
+from famseg.cli import main
 from famseg.data.phantom import Phantom
+
+
+def blocks(page):
+    """(language, text) of the page's blocks."""
+    return re.findall(r"```(\w+)\n(.*?)```", page.read_text(), re.DOTALL)
 
 
 @pytest.fixture
 def page(repository):
-    """(language, text) of the page's blocks."""
-    text = (repository / "docs" / "own_code.md").read_text()
-    return re.findall(r"```(\w+)\n(.*?)```", text, re.DOTALL)
+    return blocks(repository / "docs" / "own_code.md")
 
 
 def written(page, folder):
@@ -28,7 +33,7 @@ def written(page, folder):
             path.write_text(text)
 
 
-def test_from_python(page):
+def test_own_code_from_python(page):
     *_, (_, text) = page
     names = {}
     exec(text, names)
@@ -38,7 +43,7 @@ def test_from_python(page):
     assert isinstance(names["trained"], torch.nn.Module)
 
 
-def test_the_data_set_keeps_to_the_protocol(page, tmp_path, monkeypatch):
+def test_own_data_and_loss(page, tmp_path, monkeypatch):
     written(page, tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
     import mine
@@ -50,7 +55,7 @@ def test_the_data_set_keeps_to_the_protocol(page, tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-def test_its_commands(page, repository, tmp_path):
+def test_commands_with_own_code(page, repository, tmp_path):
     written(page, tmp_path)
     (commands,) = (text for language, text in page if language == "bash")
     environment = os.environ | {"PYTHONPATH": str(tmp_path), "FAMSEG_MODELS": "mine"}
@@ -75,3 +80,18 @@ def test_its_commands(page, repository, tmp_path):
     mask = cv2.imread(str(tmp_path / "out" / "masks" / "image.png"), cv2.IMREAD_UNCHANGED)
     assert mask.shape == (96, 128)
     assert set(np.unique(mask)) <= {0, 2}
+
+
+@pytest.mark.slow
+def test_an_exported_network_without_famseg(repository, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    *_, (_, text) = blocks(repository / "docs" / "predict.md")
+    main(["export", "famseg-t-hc18", "--format", "onnx", "--size", "256", "384", "--out", "famseg.onnx"])
+    image = Phantom(1, (540, 800), planes={"head": 1.0})[0].image
+    cv2.imwrite("scan.png", image)
+    names = {}
+    exec(text, names)
+    expected = load_predictor("famseg-t-hc18").mask(image)
+    assert names["mask"].shape == expected.shape
+    assert (expected == 2).mean() > 0.05
+    assert (names["mask"] != expected).mean() < 1e-5  # ties
