@@ -101,19 +101,22 @@ def line_kernel(
             mask = over(there & inside(along0 + p, length), c_mask, EVEN)
             window = window + (block_of(x + (start + p * along_step) + within, mask),)  # type: ignore[assignment]
         for first in range(0, tl.minimum(run, length - along0), STEP):
-            here = start + first * along_step
+            here = (start + first * along_step) + within
+            source, target = x + HALF * along_step + here, y + here
+            if BACKWARD:
+                beside = other + here
             for r in tl.static_range(STEP):
                 mask = over(there & (along0 + (first + r + HALF) < length), c_mask, EVEN)
-                ahead = block_of(x + (here + (r + HALF) * along_step) + within, mask)
+                ahead = block_of(source + r * along_step, mask)
                 window = window + (ahead,)  # type: ignore[assignment]
                 mask = over(there & (along0 + (first + r) < length), c_mask, EVEN)
-                at = (here + r * along_step) + within
-                total = block_of(y + at, mask) if ADD else before
+                at = target + r * along_step
+                total = block_of(at, mask) if ADD else before
                 for t in tl.static_range(LENGTH):
                     total += taps[t] * window[t]
-                tl.store(y + at, total.to(y.dtype.element_ty), mask=mask)
+                tl.store(at, total.to(y.dtype.element_ty), mask=mask)
                 if BACKWARD:
-                    value = block_of(other + at, mask)
+                    value = block_of(beside + r * along_step, mask)
                     sums = ()
                     for t in tl.static_range(LENGTH):
                         sums = sums + (totals[t] + value * window[t],)  # type: ignore[assignment]
