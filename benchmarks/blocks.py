@@ -53,6 +53,43 @@ class DepthwiseGELU(nn.Module):
         return StripBlock._depthwise_gelu(self, x)
 
 
+class Depthwise(nn.Module):
+    """The strip attention's 5x5."""
+
+    def __init__(self, channels: int, backend: str) -> None:
+        super().__init__()
+        self.triton = backend == "triton"
+        self.local = nn.Conv2d(channels, channels, 5, padding=2, groups=channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, channels, H, W) -> the same."""
+        if not self.triton:
+            return self.local(x)
+        from famseg.kernels.depthwise import depthwise  # not without Triton
+
+        return depthwise(x, self.local.weight.flatten(1).t().contiguous(), self.local.bias, gelu=False)
+
+
+class StripScans(nn.Module):
+    """The strip attention's merged scans alone: 21 taps along the rows and along the columns."""
+
+    def __init__(self, channels: int, backend: str) -> None:
+        super().__init__()
+        self.triton = backend == "triton"
+        self.lines = nn.Parameter(torch.randn(42, channels) / 42**0.5)
+        self.bias = nn.Parameter(torch.zeros(channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, channels, H, W) -> the same."""
+        if self.triton:
+            from famseg.kernels.strip import BOTH, strip_scans  # not without Triton
+
+            return strip_scans(x, self.lines, self.bias, BOTH)
+        rows, columns = self.lines.t().unflatten(1, (2, 1, 21)).unbind(1)
+        y = F.conv2d(x, rows[:, :, None], self.bias, padding=(0, 10), groups=x.shape[1])
+        return y + F.conv2d(x, columns[..., None], padding=(10, 0), groups=x.shape[1])
+
+
 class NormGELU(nn.Module):
     """Batch norm of training and, if asked for, GELU."""
 
@@ -102,6 +139,8 @@ STAGES = ((32, 128), (64, 64), (160, 32), (256, 16))
 BLOCKS = {
     "strip attention, independent": Block(strip("independent"), STAGES),
     "strip attention, sequential": Block(strip("sequential"), STAGES[:1]),
+    "strip scans": Block(StripScans, STAGES),
+    "depthwise 5x5": Block(Depthwise, STAGES),
     "depthwise 3x3 + bias + GELU": Block(DepthwiseGELU, ((256, 128), (512, 64), (640, 32), (1024, 16))),
     "strip block": Block(strip_block, STAGES),
     "batch norm + GELU": Block(norm(gelu=True), ((16, 512), (32, 128))),
@@ -134,7 +173,7 @@ HEAD = "| block | size | mode | ms | floor, ms |\n|---|---|---|---|---|"
 
 
 def training_pass(row: Row, options: argparse.Namespace) -> tuple[Callable[[], Any], int]:
-    """A function that runs the block forward and backward, and the bytes of input, output and their gradients."""
+    """A function that runs the block, and the bytes of input and output, and backward of their gradients."""
     torch.manual_seed(0)
     device, dtype = options.device, getattr(torch, options.dtype)
     module = BLOCKS[row.block].build(row.channels, "triton" if row.mode == "triton" else "torch").to(device)
@@ -149,6 +188,8 @@ def training_pass(row: Row, options: argparse.Namespace) -> tuple[Callable[[], A
         with torch.autocast(device, dtype, enabled=dtype != torch.float32, cache_enabled=False):
             return function(x)
 
+    if options.forward:
+        return torch.no_grad()(forward), 2 * x.nbytes
     y = forward()
     upstream = torch.randn_like(y)
     return lambda: torch.autograd.grad(forward(), inputs, upstream), 2 * (x.nbytes + y.nbytes)
@@ -222,6 +263,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--batch", type=int, default=BATCH)
     parser.add_argument("--dtype", default="bfloat16", choices=("bfloat16", "float32"))
     parser.add_argument("--milliseconds", type=int, default=50, help="of replays for one time (50)")
+    parser.add_argument("--forward", action="store_true", help="time forward alone")
     parser.add_argument("--sweep", action="store_true", help="time the cuts of the depthwise and strip kernels instead")
     parser.add_argument("--knobs", nargs="+", metavar="KNOB", help="only these of the sweep")
     parser.add_argument("--cuts", type=int, default=24, help="of a knob, at the most (24)")
@@ -234,6 +276,8 @@ def parse() -> argparse.Namespace:
 
 def main() -> None:
     options = parse()
+    if options.sweep and options.device == "cpu":
+        raise SystemExit("benchmarks/blocks.py --sweep takes times, which needs a CUDA device.")
     if options.device == "cpu":
         os.environ["TRITON_INTERPRET"] = "1"  # read when Triton is imported, below
         options.batch, options.modes = 1, [mode for mode in options.modes if "compiled" not in mode]
