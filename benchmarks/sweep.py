@@ -208,12 +208,16 @@ def sweep(options: argparse.Namespace, graph_ms: Callable[[Callable[[], Any], in
                 found += measured(name, cut, options, graph_ms)
             except Exception as error:
                 failed[name, cut] = f"{type(error).__name__}: {error}".splitlines()[0][:100]
-    for name, knob in chosen.items():
-        report(name, knob, [f for f in found if f["knob"] == name])
-    timed = {(f["knob"], *numbers(f)) for f in found}
-    for name, cut in turns:
-        if (name, *dataclasses.astuple(cut)) not in timed:
-            print(f"not timed: {name} {cut}: {failed.get((name, cut), 'not reached')}", flush=True)
+    for (name, cut), why in failed.items():
+        print(f"{name} {dataclasses.astuple(cut)} failed: {why}")
+    for (name, knob), cuts in zip(chosen.items(), lists, strict=True):
+        rows = [f for f in found if f["knob"] == name]
+        report(name, knob, rows)
+        tried = {numbers(f) for f in rows} | {dataclasses.astuple(cut) for n, cut in failed if n == name}
+        own = [dataclasses.astuple(cut) for _, cut in cuts]
+        missed = ", ".join(str(cut) for cut in own if cut not in tried) or "none"
+        number = len(candidates(knob))
+        print(f"{name}: {len(tried)} of {number} cuts tried; not reached of the first {len(cuts)}: {missed}")
     print(f"{time.monotonic() - start:.0f} s", flush=True)
     return found
 
