@@ -57,8 +57,8 @@ class Walk:
         return run, min(most, *tiles(run)), blocks
 
     def width(self, channels: int) -> int:
-        """Channels of a program, for a map of so many."""
-        return int(min(self.block_c, triton.next_power_of_2(channels)))
+        """Channels of a program, for a map of so many; 16 at the least, since every width takes seconds to compile."""
+        return int(min(self.block_c, max(16, triton.next_power_of_2(channels))))
 
     def arguments(self, channels: int) -> dict[str, int | bool | None]:
         """What a kernel takes for its cut of a map of so many channels."""

@@ -174,7 +174,7 @@ def _(dy: Tensor, x: Tensor, lines: Tensor, directions: int) -> tuple[Tensor, Te
 
 
 def _walk(x: Tensor, lines: Tensor, bias: Tensor | None, y: Tensor, other: Tensor | None, directions: int) -> Tensor:
-    """Writes y in every direction in turn; with `other` backward, and returns the partial sums."""
+    """Writes y in every direction in turn; with `other` backward, and returns its partial sums."""
     b, c, h, w = x.shape
     ways = {ROWS: (False,), COLUMNS: (True,), BOTH: (False, True)}[directions]
     cut = FORWARD if other is None else BACKWARD
@@ -182,7 +182,7 @@ def _walk(x: Tensor, lines: Tensor, bias: Tensor | None, y: Tensor, other: Tenso
         cut = replace(cut, lines=cut.lines // 2)
     run, chunks, blocks = cut.share(x, ways)
     taps, rows = len(lines), len(lines) + 1
-    partials = lines.new_empty(0 if other is None else chunks, rows, c, dtype=torch.float32)
+    partials = lines if other is None else torch.empty(chunks, rows, c, dtype=torch.float32, device=x.device)
     with device_of(x):
         for n, upright in enumerate(ways):
             line_kernel[blocks, chunks](
