@@ -8,7 +8,7 @@ from torch import Tensor
 
 from famseg.kernels.tiles import block_of, device_of, over
 
-AT_ONCE, WIDTH = 256, 8  # partial sums and columns that a program loads at once; 8 numbers are a sector of memory
+AT_ONCE, WIDTH = 512, 8  # partial sums and columns that a program loads at once; 8 numbers are a sector of memory
 
 
 @triton.jit(do_not_specialize=["chunks"])
