@@ -1,7 +1,7 @@
 """GPU time of FAMSeg's blocks, forward and backward, on the Triton kernels and on plain PyTorch, in one process.
 
     python benchmarks/blocks.py --json blocks.json
-    python benchmarks/blocks.py --sweep                     # the best cut of every depthwise kernel
+    python benchmarks/blocks.py --sweep                     # cuts of the depthwise and strip kernels, see sweep.py
     python benchmarks/blocks.py --device cpu                # no times: does every row run, in Triton's interpreter
 
 A time is the median over replays of one CUDA graph that holds the whole module, forward and backward, parameters'
@@ -11,13 +11,10 @@ block's input, output and their gradients have. Small maps stay in the L2 cache 
 
 import argparse
 import dataclasses
-import itertools
 import json
 import os
 import platform
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +51,43 @@ class DepthwiseGELU(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B, channels, H, W) -> the same."""
         return StripBlock._depthwise_gelu(self, x)
+
+
+class Depthwise(nn.Module):
+    """The strip attention's 5x5."""
+
+    def __init__(self, channels: int, backend: str) -> None:
+        super().__init__()
+        self.triton = backend == "triton"
+        self.local = nn.Conv2d(channels, channels, 5, padding=2, groups=channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, channels, H, W) -> the same."""
+        if not self.triton:
+            return self.local(x)
+        from famseg.kernels.depthwise import depthwise  # not without Triton
+
+        return depthwise(x, self.local.weight.flatten(1).t().contiguous(), self.local.bias, gelu=False)
+
+
+class StripScans(nn.Module):
+    """The strip attention's merged scans alone: 21 taps along the rows and along the columns."""
+
+    def __init__(self, channels: int, backend: str) -> None:
+        super().__init__()
+        self.triton = backend == "triton"
+        self.lines = nn.Parameter(torch.randn(42, channels) / 42**0.5)
+        self.bias = nn.Parameter(torch.zeros(channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, channels, H, W) -> the same."""
+        if self.triton:
+            from famseg.kernels.strip import BOTH, strip_scans  # not without Triton
+
+            return strip_scans(x, self.lines, self.bias, BOTH)
+        rows, columns = self.lines.t().unflatten(1, (2, 1, 21)).unbind(1)
+        y = F.conv2d(x, rows[:, :, None], self.bias, padding=(0, 10), groups=x.shape[1])
+        return y + F.conv2d(x, columns[..., None], padding=(10, 0), groups=x.shape[1])
 
 
 class NormGELU(nn.Module):
@@ -105,6 +139,8 @@ STAGES = ((32, 128), (64, 64), (160, 32), (256, 16))
 BLOCKS = {
     "strip attention, independent": Block(strip("independent"), STAGES),
     "strip attention, sequential": Block(strip("sequential"), STAGES[:1]),
+    "strip scans": Block(StripScans, STAGES),
+    "depthwise 5x5": Block(Depthwise, STAGES),
     "depthwise 3x3 + bias + GELU": Block(DepthwiseGELU, ((256, 128), (512, 64), (640, 32), (1024, 16))),
     "strip block": Block(strip_block, STAGES),
     "batch norm + GELU": Block(norm(gelu=True), ((16, 512), (32, 128))),
@@ -137,7 +173,7 @@ HEAD = "| block | size | mode | ms | floor, ms |\n|---|---|---|---|---|"
 
 
 def training_pass(row: Row, options: argparse.Namespace) -> tuple[Callable[[], Any], int]:
-    """A function that runs the block forward and backward, and the bytes of input, output and their gradients."""
+    """A function that runs the block, and the bytes of input and output, and backward of their gradients."""
     torch.manual_seed(0)
     device, dtype = options.device, getattr(torch, options.dtype)
     module = BLOCKS[row.block].build(row.channels, "triton" if row.mode == "triton" else "torch").to(device)
@@ -152,6 +188,8 @@ def training_pass(row: Row, options: argparse.Namespace) -> tuple[Callable[[], A
         with torch.autocast(device, dtype, enabled=dtype != torch.float32, cache_enabled=False):
             return function(x)
 
+    if options.forward:
+        return torch.no_grad()(forward), 2 * x.nbytes
     y = forward()
     upstream = torch.randn_like(y)
     return lambda: torch.autograd.grad(forward(), inputs, upstream), 2 * (x.nbytes + y.nbytes)
@@ -203,131 +241,6 @@ def measure_blocks(options: argparse.Namespace) -> list[Row]:
     return rows
 
 
-# The sweep: a knob is a kernel's cut, where it is kept, and a call that runs this kernel alone.
-@dataclasses.dataclass(frozen=True)
-class Knob:
-    """`keep(tile)` puts a cut in place; `call(x)` is the function to time; patches are (height, width) to try.
-
-    `registers`: limits of a thread's registers to try.
-    """
-
-    keep: Callable[[Any], None]
-    call: Callable[[Tensor], Callable[[], Any]]
-    patches: tuple[tuple[int, int], ...]
-    sizes: tuple[tuple[int, int], ...]
-    registers: tuple[int | None, ...] = (None,)
-
-
-def knobs() -> dict[str, Knob]:
-    from famseg.kernels import depthwise, strip, tap_gradients
-
-    def taps(x: Tensor, count: int) -> tuple[Tensor, Tensor]:
-        return torch.randn(count, x.shape[1], device=x.device), torch.randn(x.shape[1], device=x.device)
-
-    def filter_of(side: int, then: str) -> Callable[[Tensor], Callable[[], Any]]:
-        def call(x: Tensor) -> Callable[[], Any]:
-            weight, bias = taps(x, side * side)
-            return lambda: depthwise._filter(x, weight, bias, bias if then else None, x, then=then)
-
-        return call
-
-    def gradients(x: Tensor) -> Callable[[], Any]:
-        weight, bias = taps(x, 9)
-        return lambda: depthwise._gradients(x, x, weight, bias)
-
-    def strips(x: Tensor) -> Callable[[], Any]:
-        lines, bias = taps(x, 42)
-        return lambda: strip._scan(x, lines, bias, strip.BOTH, False)
-
-    def attribute(module: Any, name: str) -> Callable[[Any], None]:
-        return lambda tile: setattr(module, name, tile)
-
-    attention, mlp = STAGES, BLOCKS["depthwise 3x3 + bias + GELU"].sizes
-    areas, lines = ((2, 2), (1, 4), (1, 2)), ((1, 2), (1, 4), (1, 8))
-    limits = (None, 128, 168)  # with these, 4 and 3 programs of 4 warps share a processor
-    threes, fives = (lambda side: lambda tile: depthwise.FILTERS.update({side: tile}) for _ in range(2))
-    return {
-        "FILTERS[5]": Knob(fives(5), filter_of(5, ""), areas, attention),
-        "FILTERS[3], GELU": Knob(threes(3), filter_of(3, "gelu"), areas, mlp, limits),
-        "SLOPE": Knob(attribute(depthwise, "SLOPE"), filter_of(3, "slope"), areas, mlp, limits),
-        "GRADIENTS": Knob(attribute(depthwise, "GRADIENTS"), gradients, areas, mlp, limits),
-        "strip.STRIPS": Knob(attribute(strip, "STRIPS"), strips, ((2, 2),), attention),
-        "tap_gradients.SQUARES": Knob(
-            attribute(tap_gradients, "SQUARES"),
-            lambda x: lambda: tap_gradients.tap_gradients(x, x, side=5),
-            lines,
-            attention,
-        ),
-        "tap_gradients.STRIPS": Knob(
-            attribute(tap_gradients, "STRIPS"),
-            lambda x: lambda: tap_gradients.tap_gradients(x, x, strip=21),
-            lines,
-            attention,
-        ),
-    }
-
-
-def candidates(knob: Knob) -> list[Any]:
-    """Cuts with 8 to 64 elements a thread."""
-    from famseg.kernels.tiles import Tile
-
-    groups = ((2, 4), (2, 8), (4, 4), (4, 8), (8, 4), (8, 8), (1, 32))
-    cuts = itertools.product((32, 64), groups, knob.patches, (2, 4, 8), knob.registers)
-    tiles = [Tile(block_c, *group, *patch, warps, limit) for block_c, group, patch, warps, limit in cuts]
-    return [t for t in tiles if 8 <= t.height * t.width * t.block_c / (32 * t.warps) <= 64]
-
-
-def map_of(channels: int, side: int, batch: int, dtype: str) -> Tensor:
-    x = torch.randn(batch, channels, side, side, device="cuda").to(getattr(torch, dtype))
-    return x.contiguous(memory_format=torch.channels_last)
-
-
-def compile_one(name: str, tile: Any, dtype: str) -> None:
-    """Put the kernel of this cut into Triton's cache on disk, for the process that measures."""
-    knob = knobs()[name]
-    knob.keep(tile)
-    knob.call(map_of(64, 4, 1, dtype))()
-    torch.cuda.synchronize()
-
-
-def sweep(options: argparse.Namespace) -> list[dict[str, Any]]:
-    """Time every cut of every knob at every size; prints the best ones."""
-    chosen = {name: knob for name, knob in knobs().items() if not options.knobs or name in options.knobs}
-    with ProcessPoolExecutor(options.workers, mp_context=get_context("spawn")) as pool:
-        jobs = [pool.submit(compile_one, n, t, options.dtype) for n, k in chosen.items() for t in candidates(k)]
-        failed = sum(job.exception() is not None for job in jobs)
-    print(f"{len(jobs)} kernels compiled, {failed} failed", flush=True)
-    found = []
-    for name, knob in chosen.items():
-        for channels, side in knob.sizes:
-            x, times = map_of(channels, side, options.batch, options.dtype), []
-            for tile in candidates(knob):
-                knob.keep(tile)
-                try:
-                    times.append((graph_ms(knob.call(x), options.milliseconds), tile))
-                except Exception as error:
-                    print(f"{name} {tile}: {type(error).__name__}")
-            times.sort(key=lambda pair: pair[0])
-            found += [{"knob": name, "channels": channels, "side": side, "ms": t, **vars(c)} for t, c in times]
-            best = "; ".join(f"{t:.4f} {tuple(vars(c).values())}" for t, c in times[:4])
-            print(f"{name} {channels} ch {side}x{side}: {best}; slowest {times[-1][0]:.4f}", flush=True)
-        print_best_overall(name, [f for f in found if f["knob"] == name])
-    return found
-
-
-def print_best_overall(name: str, found: list[dict[str, Any]]) -> None:
-    """The one cut whose times, each over the best of its size, have the smallest sum."""
-    best = {(f["channels"], f["side"]): float("inf") for f in found}
-    for f in found:
-        best[f["channels"], f["side"]] = min(best[f["channels"], f["side"]], f["ms"])
-    sums: dict[tuple[int, ...], float] = {}
-    for f in found:
-        cut = tuple(v for k, v in f.items() if k not in ("knob", "channels", "side", "ms"))
-        sums[cut] = sums.get(cut, 0.0) + f["ms"] / best[f["channels"], f["side"]] / len(best)
-    cut, excess = min(sums.items(), key=lambda pair: pair[1])
-    print(f"{name}: one for all sizes Tile{cut}, {100 * (excess - 1):.0f} % above the best of each", flush=True)
-
-
 def environment(options: argparse.Namespace) -> dict[str, Any]:
     import triton
 
@@ -350,8 +263,11 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--batch", type=int, default=BATCH)
     parser.add_argument("--dtype", default="bfloat16", choices=("bfloat16", "float32"))
     parser.add_argument("--milliseconds", type=int, default=50, help="of replays for one time (50)")
-    parser.add_argument("--sweep", action="store_true", help="time the cuts of the depthwise kernels instead")
-    parser.add_argument("--knobs", nargs="+", help="only these of the sweep")
+    parser.add_argument("--forward", action="store_true", help="time forward alone")
+    parser.add_argument("--sweep", action="store_true", help="time the cuts of the depthwise and strip kernels instead")
+    parser.add_argument("--knobs", nargs="+", metavar="KNOB", help="only these of the sweep")
+    parser.add_argument("--cuts", type=int, default=24, help="of a knob, at the most (24)")
+    parser.add_argument("--seconds", type=float, default=90, help="for the sweep, compiling included (90)")
     parser.add_argument("--workers", type=int, default=os.cpu_count(), help="processes that compile for the sweep")
     parser.add_argument("--device", default="cuda", choices=("cuda", "cpu"))
     parser.add_argument("--json", type=Path, metavar="FILE")
@@ -360,6 +276,8 @@ def parse() -> argparse.Namespace:
 
 def main() -> None:
     options = parse()
+    if options.sweep and options.device == "cpu":
+        raise SystemExit("benchmarks/blocks.py --sweep takes times, which needs a CUDA device.")
     if options.device == "cpu":
         os.environ["TRITON_INTERPRET"] = "1"  # read when Triton is imported, below
         options.batch, options.modes = 1, [mode for mode in options.modes if "compiled" not in mode]
@@ -367,7 +285,12 @@ def main() -> None:
         raise SystemExit("benchmarks/blocks.py needs a CUDA device; --device cpu only tries the rows.")
     about = environment(options)
     print(f"{about}\n\n{'' if options.sweep else HEAD}", flush=True)
-    results = sweep(options) if options.sweep else [dataclasses.asdict(row) for row in measure_blocks(options)]
+    if options.sweep:
+        from sweep import sweep  # not without Triton
+
+        results = sweep(options, graph_ms)
+    else:
+        results = [dataclasses.asdict(row) for row in measure_blocks(options)]
     if options.json:
         options.json.write_text(json.dumps({"environment": about, "results": results}, indent=2) + "\n")
 

@@ -6,6 +6,8 @@ import torch.nn.functional as F
 from shapes import LAYOUTS, TOLERANCE, assert_like_twin, random_map, random_shapes
 
 from famseg.kernels.depthwise import depthwise
+from famseg.kernels.lines import Walk
+from famseg.kernels.tap_gradients import tap_gradients
 
 
 def kernel(gelu):
@@ -46,6 +48,20 @@ def arguments(shape, side, seed, dtype=torch.float32, device="cpu", layout="chan
 def test_like_the_twin(shape, dtype, layout, side, gelu, biases, device):
     args = arguments(shape, side, 0, dtype, device, layout, biases)
     assert_like_twin(kernel(gelu), twin(gelu), args, TOLERANCE[dtype])
+
+
+@pytest.mark.parametrize("side", [5, 7])
+def test_several_tiles_of_a_program(side, device, monkeypatch):
+    """Of the taps' gradients: the last ones cut off; 7 x 7 is more than one program sums."""
+    monkeypatch.setattr("famseg.kernels.lines.RUNS", (4,))
+    monkeypatch.setattr("famseg.kernels.tap_gradients.SQUARES", Walk(lines=2, step=2, programs=3, block_c=4))
+    x, g = (random_map((1, 3, 3, 5), seed, device=device) for seed in range(2))
+    dweight, dbias = tap_gradients(g, x, side)
+    weight = torch.zeros(3, 1, side, side, dtype=torch.float64, device=device, requires_grad=True)
+    y = F.conv2d(x.double(), weight, padding=side // 2, groups=3)
+    (expected,) = torch.autograd.grad(y, weight, g.double())
+    torch.testing.assert_close(dweight, expected.flatten(1).t().float())
+    torch.testing.assert_close(dbias, g.sum((0, 2, 3))[None])
 
 
 def test_without_gelu_and_with_a_bias_of_the_input(device):

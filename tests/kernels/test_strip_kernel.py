@@ -5,6 +5,7 @@ import torch
 import torch.nn.functional as F
 from shapes import LAYOUTS, TOLERANCE, assert_like_twin, random_map, random_shapes, relative_norm
 
+from famseg.kernels.lines import Walk
 from famseg.kernels.merge import merge_scans
 from famseg.kernels.strip import BOTH, COLUMNS, ROWS, strip_scans
 from famseg.layers.strip import StripAttention, StripBlock
@@ -49,6 +50,29 @@ def arguments(shape, length, directions, seed, dtype=torch.float32, device="cpu"
 def test_like_the_twin(shape, length, directions, dtype, layout, device):
     args = arguments(shape, length, directions, 0, dtype, device, layout)
     assert_like_twin(kernel(directions), twin(directions), args, TOLERANCE[dtype])
+
+
+def test_several_tiles_of_a_program(device, monkeypatch):
+    """The last ones cut off, across the lines and along them; runs shorter than the taps."""
+    monkeypatch.setattr("famseg.kernels.lines.RUNS", (4,))
+    for name in ("FORWARD", "BACKWARD"):
+        monkeypatch.setattr(f"famseg.kernels.strip.{name}", Walk(lines=2, step=2, programs=6, block_c=2))
+    args = arguments((1, 3, 5, 7), 5, BOTH, 0, device=device)
+    assert_like_twin(kernel(BOTH), twin(BOTH), args, TOLERANCE[torch.float32])
+
+
+@pytest.mark.parametrize(
+    ("shape", "programs", "expected"),
+    [
+        ((16, 32, 128, 128), 528, (64, 512, 1)),  # one tile each, of half a line
+        ((16, 32, 128, 128), 396, (32, 396, 1)),  # 3 short ones or 2, rather than 2 long ones or 1
+        ((16, 160, 32, 32), 528, (64, 64, 5)),  # longer than the map
+        ((1, 80, 3, 5), 528, (64, 1, 3)),
+    ],
+)
+def test_share(shape, programs, expected):
+    walk = Walk(lines=8, step=8, programs=programs)
+    assert walk.share(torch.empty(shape, device="meta"), (False, True)) == expected
 
 
 def test_the_same_bits_every_time(device):

@@ -12,6 +12,7 @@ import triton.language as tl
 from torch import Tensor
 
 from famseg.kernels.gelu import gelu_of, gelu_slope
+from famseg.kernels.partials import merged
 from famseg.kernels.rows import rows_of
 from famseg.kernels.tiles import block_of, channels_last, device_of, empty_map, over, row_of, run_of
 
@@ -80,7 +81,7 @@ def bias_gelu_backward(da: Tensor, z: Tensor, bias: Tensor) -> tuple[Tensor, Ten
         bias_gelu_backward_kernel[chunks, rows.blocks](
             da, z, bias, dz, partials, rows.number, rows.channels, **rows.arguments
         )
-    return dz, partials.sum(0)
+    return dz, merged(partials)
 
 
 @bias_gelu_backward.register_fake

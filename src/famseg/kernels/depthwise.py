@@ -16,7 +16,8 @@ import triton.language as tl
 from torch import Tensor
 
 from famseg.kernels.gelu import gelu_of, gelu_slope
-from famseg.kernels.tap_gradients import sum_partials, tap_gradients
+from famseg.kernels.partials import merged_taps
+from famseg.kernels.tap_gradients import tap_gradients
 from famseg.kernels.tiles import (
     Tile,
     block_of,
@@ -347,7 +348,7 @@ def _gradients(g: Tensor, x: Tensor, weight: Tensor, input_bias: Tensor | None) 
             INPUT_BIAS=input_bias is not None,
             **tile.arguments(c),
         )
-    return dx, *sum_partials(partials, taps)
+    return dx, *merged_taps(partials, taps)
 
 
 def _side(weight: Tensor) -> int:

@@ -18,6 +18,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from famseg.kernels.partials import merged
 from famseg.layers.fam import MAX_CHANNELS, PHASES
 
 POSITIONS = 64  # of a program of the softmax
@@ -216,7 +217,7 @@ def _backward_op(grad: Tensor, features: Tensor, weights: Tensor, row: int) -> t
     _backward_weights[(triton.cdiv(number, block_n),)](grad, features, grad_weights, *sizes, block_n, block_c)
     block_t = triton.next_power_of_2(taps)
     _softmax_backward[(programs,)](weights, grad_weights, grad_logits, partials, number, row, taps, POSITIONS, block_t)
-    return grad_features, grad_logits, partials.sum(0)
+    return grad_features, grad_logits, merged(partials)
 
 
 @_backward_op.register_fake

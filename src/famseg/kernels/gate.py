@@ -10,6 +10,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from famseg.kernels.partials import merged
 from famseg.kernels.tiles import block_of, channels_last, device_of, empty_map, over, row_of, run_of
 
 MAX_CHANNELS = 128
@@ -122,7 +123,7 @@ def gate_backward(dy: Tensor, s: Tensor, x: Tensor, weight: Tensor, bias: Tensor
     partials = torch.empty(chunks, channels + 1, channels, dtype=torch.float32, device=x.device)
     with device_of(x):
         gate_backward_kernel[(chunks,)](dy, s, x, weight, bias, ds, dx, partials, pixels, channels, **arguments)
-    return ds, dx, partials.sum(0)
+    return ds, dx, merged(partials)
 
 
 @gate_backward.register_fake

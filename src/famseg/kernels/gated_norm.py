@@ -11,6 +11,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from famseg.kernels.partials import merged
 from famseg.kernels.rows import Rows, rows_of
 from famseg.kernels.tiles import block_of, device_of, over, row_of, run_of
 
@@ -118,7 +119,7 @@ def _backward_op(dout: Tensor, y: Tensor, z: Tensor, weight: Tensor, eps: float)
         gated_norm_backward_kernel[(chunks,)](
             dout, y, z, weight, dy, dz, partials, rows.number, row, rows.channels, eps, **rows.arguments
         )
-    return dy, dz, partials.sum(0)
+    return dy, dz, merged(partials)
 
 
 @_backward_op.register_fake

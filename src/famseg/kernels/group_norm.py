@@ -11,6 +11,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from famseg.kernels.partials import merged
 from famseg.kernels.rows import Rows, rows_of
 from famseg.kernels.tiles import block_of, channels_last, device_of, empty_map, over, run_of
 
@@ -149,7 +150,7 @@ def _backward_op(
         gradient_sums_kernel[chunks, batch, rows.blocks](
             dy, y, h, mean, partials, rows.number, channels, **rows.arguments
         )
-    total, product = partials.sum(2)
+    total, product = merged(partials, 2)
     size = rows.number * channels // groups
     by_g = weight * deviation
     by_h = -(deviation**3) * _of_groups(weight * product, groups) / size
@@ -185,7 +186,7 @@ def _sums(h: Tensor, centre: Tensor | None = None) -> Tensor:
             SQUARE=centre is not None,
             **rows.arguments,
         )
-    return partials.sum(1)
+    return merged(partials, 1)
 
 
 def _of_groups(values: Tensor, groups: int) -> Tensor:

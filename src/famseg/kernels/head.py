@@ -10,6 +10,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from famseg.kernels.partials import merged
 from famseg.kernels.rows import Rows, rows_of
 from famseg.kernels.tiles import block_of, channels_last, device_of, empty_map, over, put, row_of, run_of, zeros
 
@@ -114,7 +115,7 @@ def head_backward(dy: Tensor, x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor
         head_backward_kernel[(chunks,)](
             dy, x, weight, dx, partials, rows.number, channels, CLASSES=classes, **rows.arguments
         )
-    return dx, partials.sum(0)
+    return dx, merged(partials)
 
 
 @head_backward.register_fake

@@ -18,10 +18,11 @@ import triton.language as tl
 from torch import Tensor, nn
 
 from famseg.kernels.gelu import gelu_of, gelu_slope
+from famseg.kernels.partials import merged
 from famseg.kernels.rows import rows_of
 from famseg.kernels.tiles import block_of, channels_last, device_of, empty_map, over, row_of, run_of
 
-AT_ONCE, FEW = 256, 4  # partial sums and channels that a merging program loads at once
+AT_ONCE, FEW = 256, 4  # partial sums and channels that a program of `statistics_kernel` loads at once
 
 
 @triton.jit
@@ -92,17 +93,6 @@ def statistics_kernel(
     tl.store(variance + c, before + momentum * (unbiased - before), mask=c_mask)
     if tl.program_id(0) == 0:
         tl.store(batches, tl.load(batches) + 1)
-
-
-@triton.jit(do_not_specialize=["chunks"])
-def merging_kernel(partials, sums, chunks, C, AT_ONCE: tl.constexpr, FEW: tl.constexpr):
-    """Sums (2, C) of partials (2, chunks, C)."""
-    kind, c = tl.program_id(1), tl.program_id(0) * FEW + tl.arange(0, FEW)
-    total = tl.zeros((AT_ONCE, FEW), tl.float32)
-    for first in range(0, chunks, AT_ONCE):
-        i = first + tl.arange(0, AT_ONCE)
-        total += block_of(partials + (kind * chunks + i)[:, None] * C + c[None, :], over(i < chunks, c < C, False))
-    tl.store(sums + kind * C + c, tl.sum(total, 0), mask=c < C)
 
 
 @triton.jit(do_not_specialize=["R"])
@@ -258,10 +248,10 @@ def normalise_backward(
     channels, chunks = rows.channels, rows.chunks()
     partials = torch.empty(2, chunks, channels, dtype=torch.float32, device=x.device)
     sizes, options = (rows.number, channels), {"GELU": gelu, **rows.arguments}
-    dx, sums = empty_map(x), torch.empty_like(stats)
+    dx = empty_map(x)
     with device_of(x):
         gradient_sums_kernel[chunks, rows.blocks](dy, x, weight, bias, stats, partials, *sizes, **options)
-        merging_kernel[triton.cdiv(channels, FEW), 2](partials, sums, chunks, channels, AT_ONCE, FEW)
+        sums = merged(partials, 1)
         norm_backward_kernel[rows.tiles](dy, x, weight, bias, stats, sums, dx, *sizes, **options)
     return dx, sums
 

@@ -15,6 +15,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from famseg.kernels.partials import merged
 from famseg.kernels.rows import rows_of
 from famseg.kernels.tiles import block_of, channels_last, device_of, empty_map, over, row_of, run_of
 
@@ -152,7 +153,7 @@ def _backward_op(
             KEEP=keep is not None,
             **rows.arguments,
         )
-    return d_branch, partials.sum(1)
+    return d_branch, merged(partials, 1)
 
 
 @_backward_op.register_fake

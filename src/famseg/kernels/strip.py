@@ -1,110 +1,136 @@
-"""Depthwise scans of rows and of columns, one pixel wide: both in one pass over the map, forward and backward."""
+"""Depthwise scans of rows and of columns, one pixel wide, and their gradients: a pass over the map for each direction.
+
+A program walks along lines with a window of the map as long as the taps, which are all in registers as well: a pixel
+is loaded once. Forward multiplies the window by the taps. Backward walks along the gradient: its window times the taps,
+in reverse, is the gradient of the input, and its window times the input is that of the taps.
+
+With both directions the sum of the rows' scan is rounded to the map's type before the columns' is added, as PyTorch's
+two convolutions round theirs.
+"""
+
+from dataclasses import replace
 
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from famseg.kernels.tap_gradients import BOTH, COLUMNS, ROWS, tap_gradients
+from famseg.kernels.lines import Walk, four_of
+from famseg.kernels.partials import merged_taps
 from famseg.kernels.tiles import (
-    Tile,
     block_of,
     channels_last,
     device_of,
     empty_map,
-    fit,
     inside,
     offset_of,
     over,
-    row_of,
+    run_of,
     tile_at,
     zeros,
 )
 
-STRIPS = Tile(32, 4, 8, 2, 2, warps=4)  # chosen by `benchmarks/blocks.py --sweep`; patches are always 2 x 2
-UNROLL = 2  # taps between two jumps of the loop
+FORWARD = Walk(lines=8, step=8, programs=528, registers=128)  # 4 programs share a processor
+BACKWARD = Walk(lines=8, step=4, programs=396, registers=168)  # 3
+MANY = 23  # with more taps a thread has registers for one channel instead of two
 
-__all__ = ["BOTH", "COLUMNS", "ROWS", "strip_scans"]
+ROWS, COLUMNS, BOTH = range(3)  # directions
 
 
-@triton.jit(do_not_specialize=["H", "W"])
-def strip_kernel(
+@triton.jit
+def taps_of(lines, row, C, c, c_mask, LINES: tl.constexpr, EVEN: tl.constexpr):
+    """Channels c of a row of the taps, for each line of the block."""
+    at = lines + row * C + (tl.zeros((LINES, 1), tl.int32) + c[None, :])
+    return tl.load(at) if EVEN else tl.load(at, mask=c_mask[None, :], other=0.0)
+
+
+@triton.jit(do_not_specialize=["B", "H", "W", "run", "upright", "row", "ROWS"])
+def line_kernel(
     x,
     lines,
     bias,
     y,
+    other,
+    partials,
+    B,
     H,
     W,
     C,
+    run,
+    upright,
+    row,
+    ROWS,
     LENGTH: tl.constexpr,
-    ACROSS: tl.constexpr,
-    DOWN: tl.constexpr,
-    FLIP: tl.constexpr,
-    BIAS: tl.constexpr,
-    UNROLL: tl.constexpr,
-    GROUPS_H: tl.constexpr,
-    GROUPS_W: tl.constexpr,
-    PATCH_H: tl.constexpr,
-    PATCH_W: tl.constexpr,
+    ADD: tl.constexpr,
+    BACKWARD: tl.constexpr,
+    LINES: tl.constexpr,
+    STEP: tl.constexpr,
     BLOCK_C: tl.constexpr,
     EVEN: tl.constexpr,
 ):
-    """Y = the strips of x, plus bias; groups are 2 x 2 pixels.
+    """Y = x scanned along its rows, or if `upright` its columns, by taps lines[row:]; plus bias, or with ADD y.
 
-    The loop walks along the strips' places: a pixel met there stands at one tap of the group's first row or column, and
-    at the tap before of the second.
+    BACKWARD takes the taps in reverse and adds no bias. Partials (chunks, ROWS, C): this chunk's sums for the taps, of
+    x times `other`, from `row` on; without ADD in the last row that of x, for the bias.
     """
-    blocks = tl.cdiv(C, BLOCK_C)
-    pid = tl.program_id(0)
-    b, h0, w0 = tile_at(pid // blocks, H, W, GROUPS_H * 2, GROUPS_W * 2)
-    c = pid % blocks * BLOCK_C + tl.arange(0, BLOCK_C)
+    HALF: tl.constexpr = LENGTH // 2
+    c = tl.program_id(0) * BLOCK_C + tl.arange(0, BLOCK_C)
     c_mask = c < C
-    group = tl.arange(0, GROUPS_H * GROUPS_W)
-    down, right = group // GROUPS_W * 2, group % GROUPS_W * 2
-    start = offset_of(b, h0, w0, H, W, C)
-    within = ((down * W + right) * C)[:, None] + c[None, :]
-    at = x + start + within
-    h, w = h0 + down, w0 + right
-    sums = zeros(4, GROUPS_H * GROUPS_W, BLOCK_C)  # of pixels (0, 0), (0, 1), (1, 0), (1, 1)
-    row_before = tl.zeros((1, BLOCK_C), tl.float32)
-    column_before = tl.zeros((1, BLOCK_C), tl.float32)
-    for first in range(0, LENGTH + 1, UNROLL):
-        for u in tl.static_range(UNROLL):
-            place = first + u
-            shift = place - LENGTH // 2
-            tap = LENGTH - 1 - place if FLIP else place
-            tap_mask = c_mask & (place < LENGTH)
-            if ACROSS:
-                row = row_of(lines, tap, C, c, tap_mask)
-                pixels = inside(w + shift, W)
-                upper = block_of(at + shift * C, over(pixels & (h < H), c_mask, EVEN))
-                lower = block_of(at + (W + shift) * C, over(pixels & (h + 1 < H), c_mask, EVEN))
-                sums = (
-                    sums[0] + upper * row,
-                    sums[1] + upper * row_before,
-                    sums[2] + lower * row,
-                    sums[3] + lower * row_before,
-                )
-                row_before = row
-            if DOWN:
-                column = row_of(lines, tap + (LENGTH if ACROSS else 0), C, c, tap_mask)
-                pixels = inside(h + shift, H)
-                left = block_of(at + shift * W * C, over(pixels & (w < W), c_mask, EVEN))
-                right_one = block_of(at + (shift * W + 1) * C, over(pixels & (w + 1 < W), c_mask, EVEN))
-                sums = (
-                    sums[0] + left * column,
-                    sums[1] + right_one * column,
-                    sums[2] + left * column_before,
-                    sums[3] + right_one * column_before,
-                )
-                column_before = column
-    for p in tl.static_range(2):
-        for q in tl.static_range(2):
-            s = sums[p * 2 + q]
-            if BIAS:
-                s += row_of(bias, 0, C, c, c_mask)
-            mask = over((h + p < H) & (w + q < W), c_mask, EVEN)
-            tl.store(y + start + within + (p * W + q) * C, s.to(y.dtype.element_ty), mask=mask)
+    chunk = tl.program_id(1)
+    length = tl.where(upright != 0, H, W)  # along the line
+    width = tl.where(upright != 0, W, H)  # across it
+    along_step = tl.where(upright != 0, W * C, C).to(tl.int64)
+    across_step = tl.where(upright != 0, C, W * C)
+    line = tl.arange(0, LINES)
+    within = (line * across_step)[:, None] + c[None, :]
+    taps = ()
+    for t in tl.static_range(LENGTH):
+        tap = row + (LENGTH - 1 - t if BACKWARD else t)
+        taps = taps + (taps_of(lines, tap, C, c, c_mask, LINES, EVEN),)  # type: ignore[assignment]
+    before = tl.zeros((LINES, BLOCK_C), tl.float32)
+    if not (BACKWARD or ADD):
+        before += taps_of(bias, 0, C, c, c_mask, LINES, EVEN)
+    totals = zeros(LENGTH + 1 if BACKWARD else 0, LINES, BLOCK_C)
+    begin, end = run_of(chunk, tl.num_programs(1), B * tl.cdiv(width, LINES) * tl.cdiv(length, run))
+    for index in range(begin, end):
+        b, across0, along0 = tile_at(index, width, length, LINES, run)
+        start = offset_of(b, 0, 0, H, W, C) + across0.to(tl.int64) * across_step + along0 * along_step
+        there = across0 + line < width
+        window = ()
+        for p in tl.static_range(-HALF, HALF):
+            mask = over(there & inside(along0 + p, length), c_mask, EVEN)
+            window = window + (block_of(x + (start + p * along_step) + within, mask),)  # type: ignore[assignment]
+        for first in range(0, tl.minimum(run, length - along0), STEP):
+            here = (start + first * along_step) + within
+            source, target = x + HALF * along_step + here, y + here
+            if BACKWARD:
+                beside = other + here
+            for r in tl.static_range(STEP):
+                mask = over(there & (along0 + (first + r + HALF) < length), c_mask, EVEN)
+                ahead = block_of(source + r * along_step, mask)
+                window = window + (ahead,)  # type: ignore[assignment]
+                mask = over(there & (along0 + (first + r) < length), c_mask, EVEN)
+                at = target + r * along_step
+                total = block_of(at, mask) if ADD else before
+                for t in tl.static_range(LENGTH):
+                    total += taps[t] * window[t]
+                tl.store(at, total.to(y.dtype.element_ty), mask=mask)
+                if BACKWARD:
+                    value = block_of(beside + r * along_step, mask)
+                    sums = ()
+                    for t in tl.static_range(LENGTH):
+                        sums = sums + (totals[t] + value * window[t],)  # type: ignore[assignment]
+                    totals = sums + (totals[LENGTH] if ADD else totals[LENGTH] + window[HALF],)
+                window = window[1:]
+    if BACKWARD:
+        to = partials + chunk.to(tl.int64) * ROWS * C
+        if not ADD:
+            tl.store(to + (ROWS - 1) * C + c, tl.sum(totals[LENGTH], 0), mask=c_mask)
+        totals = totals + zeros(3, LINES, BLOCK_C)  # to a multiple of four
+        for first in tl.static_range(0, LENGTH, 4):
+            t = first + tl.arange(0, 4)
+            at = to + (row + LENGTH - 1 - t)[None, :] * C + c[:, None]
+            tl.store(at, tl.sum(four_of(totals, first), 0), mask=c_mask[:, None] & (t < LENGTH)[None, :])
 
 
 @torch.library.custom_op("famseg::strip_scans", mutates_args=())
@@ -120,7 +146,10 @@ def strip_scans(x: Tensor, lines: Tensor, bias: Tensor, directions: int) -> Tens
     Returns:
         (B, C, H, W), channels last, in x's dtype; sums are float32.
     """
-    return _scan(x, lines, bias, directions, flip=False)
+    x = channels_last(x)
+    y = empty_map(x)
+    _walk(x, lines, bias, y, None, directions)
+    return y
 
 
 @strip_scans.register_fake
@@ -132,8 +161,10 @@ def _(x: Tensor, lines: Tensor, bias: Tensor, directions: int) -> Tensor:
 def strip_scans_backward(dy: Tensor, x: Tensor, lines: Tensor, directions: int) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of `strip_scans` for x, lines and bias; the latter two float32."""
     x, dy = channels_last(x), channels_last(dy)
-    dlines, dbias = tap_gradients(dy, x, strip=_length(lines, directions), directions=directions)
-    return _scan(dy, lines, None, directions, flip=True), dlines, dbias.view(-1)
+    dx = empty_map(x)
+    partials = _walk(dy, lines, None, dx, x, directions)
+    dlines, dbias = merged_taps(partials, len(lines))
+    return dx, dlines, dbias.view(-1)
 
 
 @strip_scans_backward.register_fake
@@ -142,34 +173,39 @@ def _(dy: Tensor, x: Tensor, lines: Tensor, directions: int) -> tuple[Tensor, Te
     return empty_map(x), x.new_empty(c, taps, dtype=torch.float32).t(), x.new_empty(c, dtype=torch.float32)
 
 
-def _scan(x: Tensor, lines: Tensor, bias: Tensor | None, directions: int, flip: bool) -> Tensor:
-    x = channels_last(x)
-    y = empty_map(x)
-    _, c, h, w = x.shape
-    tile = fit(STRIPS, c)
-    tiles, blocks = tile.count(x)
+def _walk(x: Tensor, lines: Tensor, bias: Tensor | None, y: Tensor, other: Tensor | None, directions: int) -> Tensor:
+    """Writes y in every direction in turn; with `other` backward, and returns its partial sums."""
+    b, c, h, w = x.shape
+    ways = {ROWS: (False,), COLUMNS: (True,), BOTH: (False, True)}[directions]
+    cut = FORWARD if other is None else BACKWARD
+    if len(lines) // len(ways) > MANY:
+        cut = replace(cut, lines=cut.lines // 2)
+    run, chunks, blocks = cut.share(x, ways)
+    taps, rows = len(lines), len(lines) + 1
+    partials = lines if other is None else torch.empty(chunks, rows, c, dtype=torch.float32, device=x.device)
     with device_of(x):
-        strip_kernel[(tiles * blocks,)](
-            x,
-            lines,
-            lines if bias is None else bias,
-            y,
-            h,
-            w,
-            c,
-            LENGTH=_length(lines, directions),
-            ACROSS=directions != COLUMNS,
-            DOWN=directions != ROWS,
-            FLIP=flip,
-            BIAS=bias is not None,
-            UNROLL=UNROLL,
-            **tile.arguments(c),
-        )
-    return y
-
-
-def _length(lines: Tensor, directions: int) -> int:
-    return lines.shape[0] // (2 if directions == BOTH else 1)
+        for n, upright in enumerate(ways):
+            line_kernel[blocks, chunks](
+                x,
+                lines,
+                lines if bias is None else bias,
+                y,
+                x if other is None else other,
+                partials,
+                b,
+                h,
+                w,
+                c,
+                run,
+                upright,
+                n * taps // len(ways),
+                rows,
+                LENGTH=taps // len(ways),
+                ADD=n > 0,
+                BACKWARD=other is not None,
+                **cut.arguments(c),
+            )
+    return partials
 
 
 def _keep(ctx, inputs, output) -> None:

@@ -119,9 +119,10 @@ def row_of(pointer, index, C, c, c_mask):
 
 @triton.jit
 def run_of(chunk, chunks, tiles):
-    """The first tile of a chunk and the one behind its last: tiles are shared out evenly, in order."""
-    steps = tl.cdiv(tiles, chunks)
-    return chunk * steps, min((chunk + 1) * steps, tiles)
+    """The first tile of a chunk and the one behind its last: tiles are shared out in order, and evenly to one tile."""
+    least, rest = tiles // chunks, tiles % chunks
+    begin = chunk * least + tl.minimum(chunk, rest)
+    return begin, begin + least + (chunk < rest).to(tl.int32)
 
 
 @triton.jit
