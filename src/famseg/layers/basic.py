@@ -56,7 +56,7 @@ class ConvNorm(nn.Sequential):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> what the convolution makes of it."""
-        return self.after_conv(self[0](x))
+        return self.after_conv(convolved(x, cast(nn.Conv2d, self[0]), self.backend))
 
     def after_conv(self, x: Tensor) -> Tensor:
         """The norm, and the GELU if there is one."""
@@ -111,6 +111,17 @@ def conv_norm(
     return ConvNorm(*layers, nn.GELU(), backend=backend) if activation else ConvNorm(*layers, backend=backend)
 
 
+def convolved(x: Tensor, conv: nn.Conv2d, backend: str) -> Tensor:
+    """What the convolution makes of a map; 3x3 ones of few channels have a kernel for large maps."""
+    if conv.bias is None and use_triton(backend, x):
+        from famseg.kernels.narrow import narrow_conv, suits
+
+        if suits(conv, x, autocast_dtype(x)):
+            return cast(Tensor, narrow_conv(as_autocast(x), conv.weight, conv.out_channels))
+    y: Tensor = conv(x)
+    return y
+
+
 def padded_conv(x: Tensor, conv: nn.Conv2d, bias: Tensor | None = None) -> Tensor:
     """A convolution with this bias, its channels filled up with zeros to multiples of 8 where they are none.
 
@@ -128,8 +139,13 @@ def padded_conv(x: Tensor, conv: nn.Conv2d, bias: Tensor | None = None) -> Tenso
 
 def as_autocast(x: Tensor) -> Tensor:
     """The map in the dtype in which autocast would hand it to a convolution; autocast does not see our kernels."""
+    return x.to(autocast_dtype(x))
+
+
+def autocast_dtype(x: Tensor) -> torch.dtype:
+    """The dtype in which autocast would hand a map to a convolution."""
     device = x.device.type
-    return x.to(torch.get_autocast_dtype(device)) if torch.is_autocast_enabled(device) else x
+    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
 
 
 def require_numbers(least: int, **options: object) -> None:

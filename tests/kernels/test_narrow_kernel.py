@@ -1,0 +1,158 @@
+"""The 3x3 convolution of few channels against PyTorch's in float64: value and gradients of map and weight."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from shapes import CORNERS, LAYOUTS, TOLERANCE, assert_like_twin, random_map, random_shapes
+from torch import nn
+
+from famseg.kernels import narrow
+from famseg.kernels.narrow import narrow_conv, suits
+from famseg.layers.basic import conv_norm
+from famseg.layers.fam import FeatureAwareUpsample
+
+
+@pytest.fixture(autouse=True)
+def few_programs(monkeypatch, device):
+    """In the interpreter, where a program takes as long as its instructions; each has several tiles then."""
+    if device.type == "cpu":
+        monkeypatch.setattr(narrow, "PROGRAMS", (2, 2))
+        monkeypatch.setattr(narrow, "FEW", 4096)
+
+
+def kernel(padding):
+    return lambda x, weight: narrow_conv(x, weight, len(weight) + padding)
+
+
+def twin(padding):
+    return lambda x, weight: F.pad(F.conv2d(x, weight, padding=1), (0, 0, 0, 0, 0, padding))
+
+
+def arguments(shape, out, dtype, device, layout="channels_last", seed=0):
+    """The weight has numbers of the map's dtype, and lies in memory as the map does."""
+    weight = random_map((out, shape[1], 3, 3), seed + 1, dtype, layout=layout) / 8
+    return random_map(shape, seed, dtype, device, layout), weight.float().to(device)
+
+
+@pytest.mark.parametrize(
+    ("shape", "out", "padding", "dtype", "layout"),
+    [
+        ((1, 1, 1, 1), 1, 0, torch.float32, "channels_last"),
+        ((1, 3, 1, 6), 5, 3, torch.bfloat16, "sliced"),
+        ((1, 16, 9, 3), 16, 0, torch.float32, "channels_last"),  # 3 tiles for 2 programs, the last one cut off
+        ((1, 16, 3, 5), 36, 4, torch.bfloat16, "contiguous"),
+        ((2, 20, 2, 1), 12, 1, torch.float32, "channels_last"),  # windows of two blocks, of which one is cut off
+        ((1, 2, 2, 131), 2, 0, torch.float32, "channels_last"),  # tiles side by side
+    ],
+)
+def test_like_the_twin(shape, out, padding, dtype, layout, device):
+    assert_like_twin(kernel(padding), twin(padding), arguments(shape, out, dtype, device, layout), TOLERANCE[dtype])
+
+
+def test_as_the_compiler_sees_it(device):
+    x, weight = (t.requires_grad_() for t in arguments((1, 3, 4, 5), 2, torch.float32, device, "contiguous"))
+    torch.library.opcheck(narrow_conv, (x, weight, 4), test_utils=("test_schema", "test_faketensor"))
+    dy = torch.ones(1, 4, 4, 5, device=device)
+    torch.library.opcheck(torch.ops.famseg.narrow_conv_backward, (dy, x, weight), test_utils=("test_faketensor",))
+
+
+def test_convolutions_that_they_are_not_made_for(monkeypatch):
+    monkeypatch.setattr(narrow, "LEAST", 20)
+    x, half = torch.empty(1, 16, 4, 5), torch.bfloat16
+    assert suits(nn.Conv2d(16, 40, 3, padding=1), x, half)
+    assert not suits(nn.Conv2d(16, 40, 3, padding=1), x, torch.float32)
+    assert not suits(nn.Conv2d(16, 40, 3, padding=1), x[..., 1:], half)
+    assert not suits(nn.Conv2d(64, 16, 3, padding=1), torch.empty(1, 64, 4, 5), half)
+    options = [{"stride": 2}, {"dilation": 2}, {"groups": 2}, {"padding_mode": "reflect"}]
+    others = [nn.Conv2d(16, 80, 3, padding=1), nn.Conv2d(16, 16, 3), nn.Conv2d(16, 16, 1)]
+    assert not any(suits(conv, x, half) for conv in others)
+    assert not any(suits(nn.Conv2d(16, 16, 3, **{"padding": 1} | o), x, half) for o in options)
+
+
+def results(layer, x):
+    """Of a layer in half precision: value and gradients, which lie as parameters do: autograd copies none."""
+    with torch.autocast(x.device.type, torch.bfloat16):
+        y = layer(x)
+    parameters = list(layer.parameters())
+    gradients = torch.autograd.grad(y.float().square().mean(), parameters)
+    assert [g.stride() for g in gradients] == [p.stride() for p in parameters]
+    return y.detach(), *gradients
+
+
+@pytest.mark.parametrize(
+    "build",
+    [
+        lambda backend: conv_norm(4, 4, 3, backend=backend),
+        lambda backend: FeatureAwareUpsample(4, 4, 4, kernel=3, backend=backend),
+    ],
+    ids=["convolution and norm", "FAM"],
+)
+def test_layers_give_the_same_with_both(build, device, monkeypatch):
+    """In bf16: the plain layer rounds gradients of weights, too."""
+    monkeypatch.setattr(narrow, "LEAST", 1)
+    used, launch = [], narrow._convolve
+    monkeypatch.setattr(narrow, "_convolve", lambda *args, **kwargs: used.append(1) or launch(*args, **kwargs))
+    ours, plain = (build(backend).to(device, memory_format=torch.channels_last) for backend in ("triton", "torch"))
+    ours.load_state_dict(plain.state_dict())
+    x = random_map((1, 4, 3, 6), 0, device=device)
+    pairs = list(zip(results(ours, x), results(plain, x), strict=True))
+    assert len(used) == 2  # forward, and backward for the map
+    for one, other in pairs:
+        assert (one.float() - other.float()).norm() <= 3e-2 * other.float().norm() + 1e-4
+
+
+@pytest.mark.gpu
+def test_the_same_bits_every_time():
+    args = [t.requires_grad_() for t in arguments((2, 16, 300, 200), 16, torch.bfloat16, "cuda")]
+    first, second = (torch.autograd.grad(kernel(0)(*args).square().sum(), args) for _ in range(2))
+    assert all(torch.equal(*pair) for pair in zip(first, second, strict=True))
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_random_shapes(dtype):
+    for i, (b, c, h, w) in enumerate([*CORNERS, *random_shapes(200, seed=11, elements=2**19)]):
+        shape, out = (b, 1 + c % 32 if i % 4 else 16, h, w), (16, 36, 32, 1 + i % 64)[i % 4]
+        args = arguments(shape, out, dtype, "cuda", LAYOUTS[i % 3], seed=i)
+        assert_like_twin(kernel(-out % 8), twin(-out % 8), args, TOLERANCE[torch.bfloat16])
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize(("channels", "out", "side"), [(16, 16, 512), (16, 36, 256), (32, 36, 128), (32, 32, 128)])
+def test_the_networks_own(channels, out, side):
+    """At full size, against cuDNN's in the same precision: every program has many tiles."""
+    conv = nn.Conv2d(channels, out, 3, padding=1, bias=False).cuda().to(memory_format=torch.channels_last)
+    x = random_map((16, channels, side, side), 0, torch.bfloat16, "cuda").requires_grad_()
+    assert suits(conv, x, x.dtype)
+    row = out + -out % 8
+    dy = random_map((16, row, side, side), 1, torch.bfloat16, "cuda")
+    with torch.autocast("cuda", torch.bfloat16):
+        plain = F.conv2d(x, F.pad(conv.weight, (0, 0, 0, 0, 0, 0, 0, row - out)), padding=1)
+        found = narrow_conv(x, conv.weight, row)
+    for one, other in zip(
+        (found, *torch.autograd.grad(found, (x, conv.weight), dy)),
+        (plain, *torch.autograd.grad(plain, (x, conv.weight), dy)),
+        strict=True,
+    ):
+        assert (one.float() - other.float()).norm() <= 1e-2 * other.float().norm()
+
+
+@pytest.mark.gpu
+def test_more_elements_than_32_bits_count():
+    """The last sample alone gives what it gives at the end of a batch of 2^31 elements and more."""
+    x = torch.randn(129, 16, 1024, 1024, dtype=torch.bfloat16, device="cuda")
+    x = x.contiguous(memory_format=torch.channels_last)
+    _, weight = arguments((1, 16, 1, 1), 16, torch.bfloat16, "cuda")
+    alone = x[-1:].clone(memory_format=torch.channels_last)
+    assert torch.equal(narrow_conv(x, weight, 16)[-1:], narrow_conv(alone, weight, 16))
+    dx = [torch.ops.famseg.narrow_conv_backward(t, t, weight)[0][-1:] for t in (x, alone)]
+    assert torch.equal(*dx)
+
+
+@pytest.mark.gpu
+def test_compiled_and_in_a_graph():
+    x, weight = arguments((2, 16, 64, 80), 16, torch.bfloat16, "cuda")
+    expected = narrow_conv(x, weight, 16)
+    compiled = torch.compile(lambda *a: narrow_conv(*a, 16), fullgraph=True, mode="reduce-overhead")
+    for _ in range(3):
+        assert torch.equal(compiled(x, weight), expected)
