@@ -10,6 +10,7 @@ from famseg.kernels import narrow
 from famseg.kernels.narrow import narrow_conv, suits
 from famseg.layers.basic import conv_norm
 from famseg.layers.fam import FeatureAwareUpsample
+from famseg.layers.stem import Stem
 
 
 @pytest.fixture(autouse=True)
@@ -26,6 +27,11 @@ def kernel(padding):
 
 def twin(padding):
     return lambda x, weight: F.pad(F.conv2d(x, weight, padding=1), (0, 0, 0, 0, 0, padding))
+
+
+def of_image(function, x, **options):
+    """A function of the weight: of images, it has no gradient."""
+    return lambda weight: function(x.to(weight) if weight.dtype == torch.float64 else x, weight, **options)
 
 
 def arguments(shape, out, dtype, device, layout="channels_last", seed=0):
@@ -49,11 +55,28 @@ def test_like_the_twin(shape, out, padding, dtype, layout, device):
     assert_like_twin(kernel(padding), twin(padding), arguments(shape, out, dtype, device, layout), TOLERANCE[dtype])
 
 
+@pytest.mark.parametrize(
+    ("shape", "dtype", "layout"),
+    [
+        ((2, 1, 1, 9), torch.bfloat16, "contiguous"),
+        ((1, 1, 10, 517), torch.float32, "contiguous"),  # tiles below and beside each other
+        ((1, 3, 7, 6), torch.bfloat16, "contiguous"),
+        ((1, 17, 2, 2), torch.float32, "channels_last"),  # windows of several blocks
+    ],
+)
+def test_stride_of_two(shape, dtype, layout, device):
+    x, weight = arguments(shape, 5, dtype, device, layout)
+    ours = of_image(narrow_conv, x, row=5, stride=2)
+    assert_like_twin(ours, of_image(F.conv2d, x, stride=2, padding=1), [weight], TOLERANCE[dtype])
+
+
 def test_as_the_compiler_sees_it(device):
     x, weight = (t.requires_grad_() for t in arguments((1, 3, 4, 5), 2, torch.float32, device, "contiguous"))
     torch.library.opcheck(narrow_conv, (x, weight, 4), test_utils=("test_schema", "test_faketensor"))
+    torch.library.opcheck(narrow_conv, (x.detach(), weight, 2, 2), test_utils=("test_faketensor",))
     dy = torch.ones(1, 4, 4, 5, device=device)
-    torch.library.opcheck(torch.ops.famseg.narrow_conv_backward, (dy, x, weight), test_utils=("test_faketensor",))
+    torch.library.opcheck(narrow.of_map, (dy, weight), test_utils=("test_faketensor",))
+    torch.library.opcheck(narrow.of_weight, (dy, x, weight, 1), test_utils=("test_faketensor",))
 
 
 def test_convolutions_that_they_are_not_made_for(monkeypatch):
@@ -63,7 +86,11 @@ def test_convolutions_that_they_are_not_made_for(monkeypatch):
     assert not suits(nn.Conv2d(16, 40, 3, padding=1), x, torch.float32)
     assert not suits(nn.Conv2d(16, 40, 3, padding=1), x[..., 1:], half)
     assert not suits(nn.Conv2d(64, 16, 3, padding=1), torch.empty(1, 64, 4, 5), half)
-    options = [{"stride": 2}, {"dilation": 2}, {"groups": 2}, {"padding_mode": "reflect"}]
+    stem = nn.Conv2d(3, 16, 3, stride=2, padding=1)
+    assert suits(stem, x[:, :3], half)
+    assert not suits(stem, x[:, :3].clone().requires_grad_(), half)
+    assert not suits(nn.Conv2d(16, 16, 3, stride=2, padding=1), x, half)
+    options = [{"stride": 3}, {"dilation": 2}, {"groups": 2}, {"padding_mode": "reflect"}]
     others = [nn.Conv2d(16, 80, 3, padding=1), nn.Conv2d(16, 16, 3), nn.Conv2d(16, 16, 1)]
     assert not any(suits(conv, x, half) for conv in others)
     assert not any(suits(nn.Conv2d(16, 16, 3, **{"padding": 1} | o), x, half) for o in options)
@@ -74,7 +101,8 @@ def results(layer, x):
     with torch.autocast(x.device.type, torch.bfloat16):
         y = layer(x)
     parameters = list(layer.parameters())
-    gradients = torch.autograd.grad(y.float().square().mean(), parameters)
+    upstream = random_map(y.shape, 1, y.dtype, x.device)
+    gradients = torch.autograd.grad(y, parameters, upstream)
     assert [g.stride() for g in gradients] == [p.stride() for p in parameters]
     return y.detach(), *gradients
 
@@ -84,19 +112,20 @@ def results(layer, x):
     [
         lambda backend: conv_norm(4, 4, 3, backend=backend),
         lambda backend: FeatureAwareUpsample(4, 4, 4, kernel=3, backend=backend),
+        lambda backend: Stem(4, 16, backend),
     ],
-    ids=["convolution and norm", "FAM"],
+    ids=["convolution and norm", "FAM", "stem"],
 )
 def test_layers_give_the_same_with_both(build, device, monkeypatch):
     """In bf16: the plain layer rounds gradients of weights, too."""
     monkeypatch.setattr(narrow, "LEAST", 1)
-    used, launch = [], narrow._convolve
-    monkeypatch.setattr(narrow, "_convolve", lambda *args, **kwargs: used.append(1) or launch(*args, **kwargs))
-    ours, plain = (build(backend).to(device, memory_format=torch.channels_last) for backend in ("triton", "torch"))
+    used, convolve = [], narrow._convolve
+    monkeypatch.setattr(narrow, "_convolve", lambda *a, **options: used.append(options) or convolve(*a, **options))
+    ours, plain = (build(backend).to(device).to(memory_format=torch.channels_last) for backend in ("triton", "torch"))
     ours.load_state_dict(plain.state_dict())
-    x = random_map((1, 4, 3, 6), 0, device=device)
+    x = random_map((1, 4, 6, 10), 0, device=device)
     pairs = list(zip(results(ours, x), results(plain, x), strict=True))
-    assert len(used) == 2  # forward, and backward for the map
+    assert {"turned": False} in used
     for one, other in pairs:
         assert (one.float() - other.float()).norm() <= 3e-2 * other.float().norm() + 1e-4
 
@@ -145,7 +174,7 @@ def test_more_elements_than_32_bits_count():
     _, weight = arguments((1, 16, 1, 1), 16, torch.bfloat16, "cuda")
     alone = x[-1:].clone(memory_format=torch.channels_last)
     assert torch.equal(narrow_conv(x, weight, 16)[-1:], narrow_conv(alone, weight, 16))
-    dx = [torch.ops.famseg.narrow_conv_backward(t, t, weight)[0][-1:] for t in (x, alone)]
+    dx = [narrow.of_map(t, weight)[-1:] for t in (x, alone)]
     assert torch.equal(*dx)
 
 

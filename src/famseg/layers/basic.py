@@ -112,14 +112,24 @@ def conv_norm(
 
 
 def convolved(x: Tensor, conv: nn.Conv2d, backend: str) -> Tensor:
-    """What the convolution makes of a map; 3x3 ones of few channels have a kernel for large maps."""
+    """What the convolution makes of a map."""
     if conv.bias is None and use_triton(backend, x):
-        from famseg.kernels.narrow import narrow_conv, suits
+        y = narrow_convolved(x, conv, conv.out_channels)
+        if y is not None:
+            return y
+    return cast(Tensor, conv(x))
 
-        if suits(conv, x, autocast_dtype(x)):
-            return cast(Tensor, narrow_conv(as_autocast(x), conv.weight, conv.out_channels))
-    y: Tensor = conv(x)
-    return y
+
+def narrow_convolved(x: Tensor, conv: nn.Conv2d, channels: int) -> Tensor | None:
+    """What a 3x3 convolution of few channels makes of a large map, without its bias, by its kernel; None for others.
+
+    Shapes: (B, C, H, W) -> (B, channels, H', W'), those beyond the convolution's own are zero.
+    """
+    from famseg.kernels.narrow import narrow_conv, suits
+
+    if not suits(conv, x, autocast_dtype(x)):
+        return None
+    return cast(Tensor, narrow_conv(as_autocast(x), conv.weight, channels, conv.stride[0]))
 
 
 def padded_conv(x: Tensor, conv: nn.Conv2d, bias: Tensor | None = None) -> Tensor:
@@ -129,6 +139,9 @@ def padded_conv(x: Tensor, conv: nn.Conv2d, bias: Tensor | None = None) -> Tenso
     slower. Shapes: (B, C, H, W) -> (B, output channels and zeros, H', W').
     """
     out, inner = (-n % ALIGNED for n in conv.weight.shape[:2])
+    y = narrow_convolved(x, conv, conv.out_channels + out) if bias is None else None
+    if y is not None:
+        return y
     weight = F.pad(conv.weight, (0, 0, 0, 0, 0, inner, 0, out)) if out or inner else conv.weight
     if inner:
         narrow = as_autocast(x)

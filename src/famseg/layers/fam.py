@@ -10,7 +10,7 @@ from torch.autograd.function import once_differentiable
 
 from famseg.errors import UserError
 from famseg.kernels import BACKENDS, use_triton
-from famseg.layers.basic import ALIGNED, padded_conv, require_choice
+from famseg.layers.basic import padded_conv, require_choice
 
 SCALE = 2  # every FAM of the decoder doubles the map
 PHASES = SCALE * SCALE  # output positions of one input position
@@ -61,20 +61,10 @@ class FeatureAwareUpsample(nn.Module):
         if features.shape[1] <= MAX_CHANNELS and use_triton(self.backend, features):
             from famseg.kernels import fam  # Triton is imported where it runs
 
-            logits = self._padded_logits(self.compress(x))
+            logits = padded_conv(self.compress(x), self.reorganize)
             return fam.reassemble(features, logits, cast(Tensor, self.reorganize.bias), self.bias).to(x.dtype)
         y = reassemble(features, self.kernels(x).to(features.dtype))
         return (y + self.bias.to(y.dtype)[:, None, None]).to(x.dtype)
-
-    def _padded_logits(self, compressed: Tensor) -> Tensor:
-        """Without their bias, which the kernel behind adds; their channels filled up to a multiple of 8."""
-        from famseg.kernels import narrow
-
-        if narrow.suits(self.reorganize, compressed, compressed.dtype):
-            channels = self.reorganize.out_channels
-            padded = channels + -channels % ALIGNED
-            return cast(Tensor, narrow.narrow_conv(compressed, self.reorganize.weight, padded))
-        return padded_conv(compressed, self.reorganize)
 
     def kernels(self, x: Tensor) -> Tensor:
         """The reassembly kernels w of each position, (B, H, W, 4, K * K): output phase 2 i + j, tap K u + v."""
