@@ -26,10 +26,10 @@ from famseg.kernels.tiles import channels_last, device_of
 
 RUNS = 64  # of a program: the rows of a product
 SIDE = 3  # of the kernel
-MOST = 32, 64  # channels of the map and of the result that the kernels are made for
+CHANNELS, MOST = (8, 16, 32), 40  # of maps, and of the result at the most, that the kernels are made for
 IMAGE = 4  # channels of an image at the most
 LEAST = 2**17  # pixels from which a pass is a matter of bytes and not of launches
-ROOM = 2**17  # bytes of shared memory of a processor, of which a program takes 113 kB at the most
+ROOM = 2**17  # bytes of shared memory that a program may have; it takes 113 kB at the most
 PROGRAMS = 396, 264  # that share out the tiles of a map, if windows have up to 64 numbers, and else: as many as an
 # H100 runs at once; constants, so that no result depends on the machine
 AT_ONCE, FEW = 128, 16  # partial sums and weights that a merging program loads at once
@@ -67,8 +67,8 @@ class Cut:
     @property
     def block_k(self) -> int:
         """Numbers of a window that are multiplied at once."""
-        least: int = triton.next_power_of_2(self.window)
-        return next((k for k in (64, 32, 16) if self.window % k == 0), min(64, max(16, least)))
+        all_of_them: int = triton.next_power_of_2(self.window)
+        return next((k for k in (64, 32) if self.window % k == 0), max(16, all_of_them))
 
     @property
     def block_n(self) -> int:
@@ -116,18 +116,18 @@ class Cut:
         }
 
 
-def suits(conv: nn.Conv2d, x: Tensor, dtype: torch.dtype) -> bool:
-    """Whether the kernels are made for this convolution, but for its bias, of a map x that has this dtype then.
+def suits(conv: nn.Conv2d, row: int, x: Tensor, dtype: torch.dtype) -> bool:
+    """Whether the kernels are made for this convolution, but for its bias, of map x, in this dtype, to `row` channels.
 
-    With stride 2 it has to be an image without a gradient.
+    They load and store 16 bytes at once: 8 channels, but of an image, which must have no gradient. Only of that may the
+    stride be 2.
     """
     square = conv.kernel_size == (SIDE, SIDE) and conv.padding in (1, (1, 1)) and conv.padding_mode == "zeros"
-    dense = conv.dilation == (1, 1) and conv.groups == 1
-    of_image = conv.stride == (2, 2) and conv.in_channels <= IMAGE and not x.requires_grad
-    step = conv.stride == (1, 1) or of_image
-    few = conv.in_channels <= MOST[0] and conv.out_channels <= MOST[1]
+    dense = square and conv.dilation == (1, 1) and conv.groups == 1
+    of_image = conv.in_channels <= IMAGE and conv.stride in ((1, 1), (2, 2)) and not x.requires_grad
+    of_map = conv.in_channels in CHANNELS and conv.stride == (1, 1)
     large = x.numel() >= LEAST * conv.in_channels
-    fits = square and dense and step and few and large
+    fits = dense and (of_image or of_map) and row % 8 == 0 and row <= MOST and large
     return fits and dtype in (torch.bfloat16, torch.float16) and _has_room(x.device)
 
 

@@ -127,7 +127,7 @@ def narrow_convolved(x: Tensor, conv: nn.Conv2d, channels: int) -> Tensor | None
     """
     from famseg.kernels.narrow import narrow_conv, suits
 
-    if not suits(conv, x, autocast_dtype(x)):
+    if not suits(conv, channels, x, autocast_dtype(x)):
         return None
     return cast(Tensor, narrow_conv(as_autocast(x), conv.weight, channels, conv.stride[0]))
 
