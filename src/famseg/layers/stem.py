@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from famseg.kernels import use_triton
-from famseg.layers.basic import ConvNorm, conv_norm, padded_conv
+from famseg.layers.basic import ALIGNED, ConvNorm, conv_norm, padded_conv
 
 
 class Stem(nn.Sequential):
@@ -30,6 +30,9 @@ class Stem(nn.Sequential):
         # has no such format, so the first convolution's output is where it begins.
         first, second = (cast(ConvNorm, module) for module in self)
         conv = cast(nn.Conv2d, first[0])
-        x = padded_conv(image, conv, conv.bias) if use_triton(self.backend, image) else conv(image)
+        aligned = conv.out_channels % ALIGNED == 0 and use_triton(
+            self.backend, image
+        )  # the norm takes no more channels
+        x = padded_conv(image, conv, conv.bias) if aligned else conv(image)
         y: Tensor = second(first.after_conv(x.contiguous(memory_format=torch.channels_last)))
         return y
