@@ -74,6 +74,7 @@ def test_as_the_compiler_sees_it(device):
     dy = torch.ones(1, 4, 4, 5, device=device)
     torch.library.opcheck(narrow.of_map, (dy, weight), test_utils=("test_faketensor",))
     torch.library.opcheck(narrow.of_weight, (dy, x, weight, 1), test_utils=("test_faketensor",))
+    torch.library.opcheck(narrow.of_both, (dy, x, weight), test_utils=("test_faketensor",))
 
 
 def test_convolutions_that_they_are_made_for(monkeypatch):

@@ -21,7 +21,7 @@ import torch
 import triton
 from torch import Tensor, nn
 
-from famseg.kernels.narrow_programs import narrow_kernel, weight_gradient_kernel, weight_sums_kernel
+from famseg.kernels.narrow_programs import narrow_kernel, products_kernel, weight_gradient_kernel
 from famseg.kernels.tiles import channels_last, device_of
 
 RUNS = 64  # of a program: the rows of a product
@@ -30,19 +30,23 @@ CHANNELS, MOST = (8, 16, 32), 40  # of maps, and of the result at the most, that
 IMAGE = 4  # channels of an image at the most
 LEAST = 2**17  # pixels from which a pass is a matter of bytes and not of launches
 ROOM = 2**17  # bytes of shared memory that a program may have; it takes 113 kB at the most
-PROGRAMS = 396, 264  # that share out the tiles of a map, if windows have up to 64 numbers, and else: as many as an
-# H100 runs at once; constants, so that no result depends on the machine
+PROGRAMS = 396, 264  # that share out the tiles of a map: as many as an H100 runs at once, three and two on a
+# processor; constants, so that no result depends on the machine
 AT_ONCE, FEW = 128, 16  # partial sums and weights that a merging program loads at once
 
 
 @dataclass(frozen=True)
 class Cut:
-    """How a map of `row_in` channels becomes one of `row_out`, `widest` numbers of a run at most in a program."""
+    """How a map of `row_in` channels becomes one of `row_out`, `widest` numbers of a run at most in a program.
+
+    `full`: two programs fill a processor, though windows are not wide.
+    """
 
     row_in: int
     row_out: int
     stride: int
     widest: int
+    full: bool = False
 
     @property
     def run(self) -> int:
@@ -79,7 +83,7 @@ class Cut:
     @property
     def lines(self) -> int:
         """Of a tile."""
-        return 2 if self.wide or self.block_n > 32 else 4
+        return 2 if self.wide else 4
 
     @property
     def blocks(self) -> int:
@@ -90,7 +94,7 @@ class Cut:
         """Runs of tiles of the result (B, row_out, H, W), for about PROGRAMS programs in all."""
         b, _, h, w = y.shape
         tiles = b * triton.cdiv(h, self.lines) * triton.cdiv(w, RUNS * self.run)
-        return int(min(tiles, triton.cdiv(PROGRAMS[self.wide], self.blocks)))
+        return int(min(tiles, triton.cdiv(PROGRAMS[self.wide or self.full], self.blocks)))
 
     @property
     def shape(self) -> dict[str, int]:
@@ -178,22 +182,27 @@ def _(dy: Tensor, weight: Tensor) -> Tensor:
 def of_weight(dy: Tensor, x: Tensor, weight: Tensor, stride: int) -> Tensor:
     """The gradient of `narrow_conv` for the weight, laid out as it is; sums are rounded to its dtype alone."""
     dy, x, dweight = channels_last(dy), channels_last(x), torch.empty_like(weight)
-    (b, _, h, w), row_out = x.shape, dy.shape[1]
-    cut = Cut(x.shape[1], row_out, stride, widest=32)
-    chunks = cut.chunks(dy)
-    partials = torch.empty(chunks, SIDE, cut.window, cut.run * row_out, dtype=torch.float32, device=x.device)
-    layout = {"STRIDES": dweight.stride(), "CHANNELS": tuple(dweight.shape[:2])}
-    with device_of(x):
-        weight_sums_kernel[cut.blocks, chunks](x, dy, partials, b, h, w, **cut.arguments)
-        weight_gradient_kernel[(triton.cdiv(dweight.numel(), FEW),)](
-            partials, dweight, chunks, AT_ONCE=AT_ONCE, FEW=FEW, **layout, **cut.shape
-        )
+    _sum_products(x, dy, Cut(x.shape[1], dy.shape[1], stride, widest=32), weight, dweight)
     return dweight
 
 
 @of_weight.register_fake
 def _(dy: Tensor, x: Tensor, weight: Tensor, stride: int) -> Tensor:
     return torch.empty_like(weight)
+
+
+@torch.library.custom_op("famseg::narrow_conv_of_both", mutates_args=())
+def of_both(dy: Tensor, x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+    """`of_map` and `of_weight` in one pass over dy, with stride 1: the windows of dy are those of both."""
+    dy, x, dweight = channels_last(dy), channels_last(x), torch.empty_like(weight)
+    dx = _result(dy, x.shape[1], 1)
+    _sum_products(dy, x, Cut(dy.shape[1], x.shape[1], 1, widest=32, full=True), weight, dweight, dx)
+    return dx, dweight
+
+
+@of_both.register_fake
+def _(dy: Tensor, x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+    return _result(dy, x.shape[1], 1), torch.empty_like(weight)
 
 
 def _result(x: Tensor, channels: int, stride: int) -> Tensor:
@@ -212,6 +221,29 @@ def _convolve(x: Tensor, weight: Tensor, y: Tensor, stride: int, turned: bool) -
         narrow_kernel[cut.blocks, cut.chunks(y)](x, weight, y, b, h, w, TURNED=turned, **layout, **cut.arguments)
 
 
+def _sum_products(
+    x: Tensor, other: Tensor, cut: Cut, weight: Tensor, dweight: Tensor, convolved: Tensor | None = None
+) -> None:
+    """Write the weights' gradient, from windows of x and runs of `other`.
+
+    With `convolved`, x is the gradient, `other` the map, whose own gradient is written there.
+    """
+    (b, _, h, w), turned = x.shape, convolved is not None
+    chunks = cut.chunks(other)
+    partials = torch.empty(chunks, SIDE, cut.window, cut.run * cut.row_out, dtype=torch.float32, device=x.device)
+    view, result = (t.transpose(0, 1) if turned else t for t in (weight, dweight))
+    channels = tuple(view.shape[:2])
+    with device_of(x):
+        products_kernel[cut.blocks, chunks](
+            x, other, partials, weight, convolved, b, h, w,
+            STRIDES=view.stride(), CHANNELS=channels, WITH_MAP=turned, **cut.arguments,
+        )  # fmt: skip
+        weight_gradient_kernel[(triton.cdiv(dweight.numel(), FEW),)](
+            partials, dweight, chunks,
+            STRIDES=result.stride(), CHANNELS=channels, TURNED=turned, AT_ONCE=AT_ONCE, FEW=FEW, **cut.shape,
+        )  # fmt: skip
+
+
 def _keep(ctx, inputs, output) -> None:
     x, weight, _, ctx.stride = inputs
     ctx.save_for_backward(x, weight)
@@ -222,6 +254,8 @@ def _differentiate(ctx, dy: Tensor) -> tuple[Tensor | None, Tensor | None, None,
     for_map, for_weight, *_ = ctx.needs_input_grad
     if for_map and ctx.stride != 1:
         raise NotImplementedError("with stride 2 there is no gradient for the map")
+    if for_map and for_weight and not Cut(dy.shape[1], x.shape[1], 1, widest=32).wide:
+        return *of_both(dy, x, weight), None, None
     dx = of_map(dy, weight) if for_map else None
     return dx, of_weight(dy, x, weight, ctx.stride) if for_weight else None, None, None
 
