@@ -1,4 +1,4 @@
-"""3x3 convolution of few channels on a large map, padded by one: one pass over the map for each of its three parts.
+"""3x3 convolution of few channels on a large map, padded by one: a pass over the maps forward, one or two backward.
 
 The matrix units multiply by 64 numbers at a time, and a pixel of 16 channels has 16. In channels-last memory, though,
 neighbouring pixels are one row of numbers: a run of two pixels has 2 O of the result, and the window of 4 pixels around
@@ -10,8 +10,9 @@ it 4 I of the map, which is all that the run needs of a line. With weights w (O,
     dS_dy = sum over the runs of  x[window]^T dy[run],    dw[o, i, dy, dx] = sum_q dS_dy[(q + dx, i), (q, o)]
 
 a quarter of S is zeros, and 2/3 as many numbers are loaded as pixel by pixel. A loaded line serves up to three lines of
-the result. With stride s it is p - s q, s h + dy - 1 and s q + dx. Operands have the map's dtype, sums are float32;
-those of dS are partials in a fixed order, whose number depends on nothing but the shape.
+the result. With stride s it is p - s q, s h + dy - 1 and s q + dx. Where dy has up to 16 channels, its windows serve dx
+and, against the runs of x, dS turned as well: one pass for both. Operands have the map's dtype, sums are float32; those
+of dS are partials in a fixed order, whose number depends on nothing but the shape.
 """
 
 import functools
