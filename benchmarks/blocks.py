@@ -22,7 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from famseg.layers.basic import normalised
+from famseg.layers.basic import convolved, normalised, padded_conv
 from famseg.layers.fam import FeatureAwareUpsample
 from famseg.layers.hamburger import NMF
 from famseg.layers.mamba2d import Mamba2D
@@ -102,6 +102,30 @@ class NormGELU(nn.Module):
         return normalised(x, self.norm, self.backend, self.gelu)
 
 
+class Convolution(nn.Module):
+    """A 3x3 convolution without a bias."""
+
+    def __init__(self, channels: int, out: int, backend: str) -> None:
+        super().__init__()
+        self.conv, self.backend = nn.Conv2d(channels, out, 3, padding=1, bias=False), backend
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, channels, H, W) -> (B, out, H, W)."""
+        return convolved(x, self.conv, self.backend)
+
+
+class FirstOfStem(nn.Module):
+    """The convolution of the image, which has no gradient."""
+
+    def __init__(self, channels: int, backend: str) -> None:
+        super().__init__()
+        self.conv, self.backend = nn.Conv2d(channels, 16, 3, stride=2, padding=1, bias=False), backend
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, channels, H, W) -> (B, 16, H / 2, W / 2)."""
+        return padded_conv(x.detach(), self.conv) if self.backend == "triton" else self.conv(x.detach())
+
+
 class OnMap(nn.Module):
     """NMF of the positions of a map."""
 
@@ -127,6 +151,14 @@ def norm(gelu: bool) -> Callable[[int, str], nn.Module]:
     return lambda channels, backend: NormGELU(channels, backend, gelu)
 
 
+def same_width(channels: int, backend: str) -> nn.Module:
+    return Convolution(channels, channels, backend)
+
+
+def logits(channels: int, backend: str) -> nn.Module:
+    return Convolution(channels, 40, backend)  # of K = 3, with what is filled up
+
+
 def fam(channels: int, backend: str) -> nn.Module:
     return FeatureAwareUpsample(channels, channels, compressed=64 if channels > 32 else 32, backend=backend)
 
@@ -145,6 +177,9 @@ BLOCKS = {
     "strip block": Block(strip_block, STAGES),
     "batch norm + GELU": Block(norm(gelu=True), ((16, 512), (32, 128))),
     "batch norm": Block(norm(gelu=False), ((32, 128),)),
+    "3x3 convolution": Block(same_width, ((16, 512), (16, 256), (32, 128), (16, 128))),
+    "3x3 to FAM's logits": Block(logits, ((16, 256), (32, 128))),
+    "first of the stem": Block(FirstOfStem, ((1, 512),)),
     "FAM x2, module": Block(fam, STAGES[:3]),
     "Mamba2D, module": Block(mamba, STAGES),
     "NMF, rank 16": Block(OnMap, ((256, 64), (256, 16))),
@@ -192,7 +227,7 @@ def training_pass(row: Row, options: argparse.Namespace) -> tuple[Callable[[], A
         return torch.no_grad()(forward), 2 * x.nbytes
     y = forward()
     upstream = torch.randn_like(y)
-    return lambda: torch.autograd.grad(forward(), inputs, upstream), 2 * (x.nbytes + y.nbytes)
+    return lambda: torch.autograd.grad(forward(), inputs, upstream, allow_unused=True), 2 * (x.nbytes + y.nbytes)
 
 
 def graph_ms(function: Callable[[], Any], milliseconds: int) -> float:

@@ -56,7 +56,7 @@ class ConvNorm(nn.Sequential):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> what the convolution makes of it."""
-        return self.after_conv(self[0](x))
+        return self.after_conv(convolved(x, cast(nn.Conv2d, self[0]), self.backend))
 
     def after_conv(self, x: Tensor) -> Tensor:
         """The norm, and the GELU if there is one."""
@@ -111,6 +111,27 @@ def conv_norm(
     return ConvNorm(*layers, nn.GELU(), backend=backend) if activation else ConvNorm(*layers, backend=backend)
 
 
+def convolved(x: Tensor, conv: nn.Conv2d, backend: str) -> Tensor:
+    """What the convolution makes of a map."""
+    if conv.bias is None and use_triton(backend, x):
+        y = narrow_convolved(x, conv, conv.out_channels)
+        if y is not None:
+            return y
+    return cast(Tensor, conv(x))
+
+
+def narrow_convolved(x: Tensor, conv: nn.Conv2d, channels: int) -> Tensor | None:
+    """What a 3x3 convolution of few channels makes of a large map, without its bias, by its kernel; None for others.
+
+    Shapes: (B, C, H, W) -> (B, channels, H', W'), those beyond the convolution's own are zero.
+    """
+    from famseg.kernels.narrow import narrow_conv, suits
+
+    if not suits(conv, channels, x, autocast_dtype(x)):
+        return None
+    return cast(Tensor, narrow_conv(as_autocast(x), conv.weight, channels, conv.stride[0]))
+
+
 def padded_conv(x: Tensor, conv: nn.Conv2d, bias: Tensor | None = None) -> Tensor:
     """A convolution with this bias, its channels filled up with zeros to multiples of 8 where they are none.
 
@@ -118,6 +139,9 @@ def padded_conv(x: Tensor, conv: nn.Conv2d, bias: Tensor | None = None) -> Tenso
     slower. Shapes: (B, C, H, W) -> (B, output channels and zeros, H', W').
     """
     out, inner = (-n % ALIGNED for n in conv.weight.shape[:2])
+    y = narrow_convolved(x, conv, conv.out_channels + out) if bias is None else None
+    if y is not None:
+        return y
     weight = F.pad(conv.weight, (0, 0, 0, 0, 0, inner, 0, out)) if out or inner else conv.weight
     if inner:
         narrow = as_autocast(x)
@@ -128,8 +152,13 @@ def padded_conv(x: Tensor, conv: nn.Conv2d, bias: Tensor | None = None) -> Tenso
 
 def as_autocast(x: Tensor) -> Tensor:
     """The map in the dtype in which autocast would hand it to a convolution; autocast does not see our kernels."""
+    return x.to(autocast_dtype(x))
+
+
+def autocast_dtype(x: Tensor) -> torch.dtype:
+    """The dtype in which autocast would hand a map to a convolution."""
     device = x.device.type
-    return x.to(torch.get_autocast_dtype(device)) if torch.is_autocast_enabled(device) else x
+    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
 
 
 def require_numbers(least: int, **options: object) -> None:
