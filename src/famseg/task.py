@@ -17,6 +17,7 @@ from famseg.evaluation import ImageScorer
 from famseg.inference import Predictor
 from famseg.losses import supervised, without_unknown
 from famseg.metrics.confusion import class_scores
+from famseg.narrow import NarrowWeights
 from famseg.phases import OptimizerOption, Phase, Switch, plan
 from famseg.schedules import Decay
 
@@ -55,6 +56,7 @@ class SegmentationTask(lightning.LightningModule):
         if channels_last == "auto":
             channels_last = torch.cuda.is_available()
         self.model = model.to(memory_format=torch.channels_last) if channels_last else model
+        self._with_narrow_weights = NarrowWeights(self.model)
         self.loss = loss
         self.classes = dict(classes)
         self.optimizer, self.scheduler, self.switch = optimizer, scheduler, switch or None
@@ -75,7 +77,7 @@ class SegmentationTask(lightning.LightningModule):
         """
         if self.channels_last:
             image = image.contiguous(memory_format=torch.channels_last)
-        outputs: Tensor | tuple[Tensor, ...] = self.model(image)
+        outputs: Tensor | tuple[Tensor, ...] = self._with_narrow_weights(image)
         return outputs
 
     # training ---------------------------------------------------------------------------------------------------

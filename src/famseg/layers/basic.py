@@ -118,7 +118,9 @@ def padded_conv(x: Tensor, conv: nn.Conv2d, bias: Tensor | None = None) -> Tenso
     slower. Shapes: (B, C, H, W) -> (B, output channels and zeros, H', W').
     """
     out, inner = (-n % ALIGNED for n in conv.weight.shape[:2])
-    weight = F.pad(conv.weight, (0, 0, 0, 0, 0, inner, 0, out)) if out or inner else conv.weight
+    weight = as_autocast(conv.weight)  # before it is wider
+    if out or inner:
+        weight = F.pad(weight, (0, 0, 0, 0, 0, inner, 0, out))
     if inner:
         narrow = as_autocast(x)
         x = F.pad(narrow.permute(0, 2, 3, 1), (0, inner)).permute(0, 3, 1, 2)  # channels last
@@ -127,7 +129,7 @@ def padded_conv(x: Tensor, conv: nn.Conv2d, bias: Tensor | None = None) -> Tenso
 
 
 def as_autocast(x: Tensor) -> Tensor:
-    """The map in the dtype in which autocast would hand it to a convolution; autocast does not see our kernels."""
+    """A map or weight in the dtype in which autocast would hand it to a convolution; it does not see our kernels."""
     device = x.device.type
     return x.to(torch.get_autocast_dtype(device)) if torch.is_autocast_enabled(device) else x
 
