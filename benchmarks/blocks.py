@@ -25,7 +25,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from famseg.layers.basic import normalised
+from famseg.deploy import Product
+from famseg.layers.basic import normalised, pointwise_conv
 from famseg.layers.fam import FeatureAwareUpsample
 from famseg.layers.hamburger import NMF
 from famseg.layers.mamba2d import Mamba2D
@@ -68,6 +69,18 @@ class NormGELU(nn.Module):
         return normalised(x, self.norm, self.backend, self.gelu)
 
 
+class Pointwise(nn.Module):
+    """A 1x1 convolution without bias."""
+
+    def __init__(self, channels: int, backend: str, ratio: int) -> None:
+        super().__init__()
+        self.conv, self.backend = nn.Conv2d(channels, ratio * channels, 1, bias=False), backend
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, channels, H, W) -> (B, ratio channels, H, W)."""
+        return pointwise_conv(x, self.conv, self.backend)
+
+
 class OnMap(nn.Module):
     """NMF of the positions of a map."""
 
@@ -93,6 +106,14 @@ def norm(gelu: bool) -> Callable[[int, str], nn.Module]:
     return lambda channels, backend: NormGELU(channels, backend, gelu)
 
 
+def pointwise(ratio: int) -> Callable[[int, str], nn.Module]:
+    return lambda channels, backend: Pointwise(channels, backend, ratio)
+
+
+def matrix_product(channels: int, backend: str) -> nn.Module:
+    return Product(channels, 8 * channels, 1, bias=False)  # whatever the backend
+
+
 def fam(channels: int, backend: str) -> nn.Module:
     return FeatureAwareUpsample(channels, channels, compressed=64 if channels > 32 else 32, backend=backend)
 
@@ -109,6 +130,9 @@ BLOCKS = {
     "strip block": Block(strip_block, STAGES),
     "batch norm + GELU": Block(norm(gelu=True), ((16, 512), (32, 128))),
     "batch norm": Block(norm(gelu=False), ((32, 128),)),
+    "1x1 convolution, widened 8 times": Block(pointwise(8), STAGES[:1]),
+    "1x1 matrix product, widened 8 times": Block(matrix_product, STAGES[:1]),
+    "1x1 convolution": Block(pointwise(1), ((16, 256), (32, 128), (64, 64))),
     "FAM x2, module": Block(fam, STAGES[:3]),
     "Mamba2D, module": Block(mamba, STAGES),
     "NMF, rank 16": Block(OnMap, ((256, 64), (256, 16))),
