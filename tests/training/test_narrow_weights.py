@@ -3,11 +3,13 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from hydra.utils import instantiate
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from famseg import task
 from famseg.callbacks import CUDAGraphs, MovingAverage
+from famseg.configuration import composed
 from famseg.models import SIZES, FAMSeg
 from famseg.narrow import NarrowWeights
 
@@ -66,6 +68,13 @@ def test_steps_of_famseg_are_those_of_autocast():
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_weights_used_twice_not_only_narrow_or_not_at_all(dtype):
     assert_equal(*both(Shared, dtype, (4, 8)))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["unet", "mobilenet_v3", "segnext_t"])
+def test_steps_of_peers_are_those_of_autocast(name):
+    config = composed("train", [f"model={name}", "output=none"]).model
+    assert_equal(*both(lambda: instantiate(config, num_classes=3), torch.bfloat16, (2, 1, 64, 64)))
 
 
 class Casts(TorchDispatchMode):
