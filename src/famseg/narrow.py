@@ -21,7 +21,7 @@ class NarrowWeights:
     The first call with gradients is a plain one, which shows what autocast casts: a parameter that is cast and used in
     no other way. From the second on these are cast together before the network runs. Without autocast or gradients all
     calls are plain ones; so are those of a network with gradient checkpointing, whose second forward pass in backward
-    would find other weights than its first.
+    would find other weights than its first. A weight used twice is cast once, as by autocast with its cache.
 
     Args:
         model: any network.
