@@ -22,7 +22,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from famseg.layers.basic import convolved, normalised, padded_conv
+from famseg.deploy import Product
+from famseg.layers.basic import convolved, normalised, padded_conv, pointwise_conv
 from famseg.layers.fam import FeatureAwareUpsample
 from famseg.layers.hamburger import NMF
 from famseg.layers.mamba2d import Mamba2D
@@ -126,6 +127,18 @@ class FirstOfStem(nn.Module):
         return padded_conv(x.detach(), self.conv) if self.backend == "triton" else self.conv(x.detach())
 
 
+class Pointwise(nn.Module):
+    """A 1x1 convolution without bias."""
+
+    def __init__(self, channels: int, backend: str, ratio: int) -> None:
+        super().__init__()
+        self.conv, self.backend = nn.Conv2d(channels, ratio * channels, 1, bias=False), backend
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, channels, H, W) -> (B, ratio channels, H, W)."""
+        return pointwise_conv(x, self.conv, self.backend)
+
+
 class OnMap(nn.Module):
     """NMF of the positions of a map."""
 
@@ -159,6 +172,14 @@ def logits(channels: int, backend: str) -> nn.Module:
     return Convolution(channels, 40, backend)  # of K = 3, with what is filled up
 
 
+def pointwise(ratio: int) -> Callable[[int, str], nn.Module]:
+    return lambda channels, backend: Pointwise(channels, backend, ratio)
+
+
+def matrix_product(channels: int, backend: str) -> nn.Module:
+    return Product(channels, 8 * channels, 1, bias=False)  # whatever the backend
+
+
 def fam(channels: int, backend: str) -> nn.Module:
     return FeatureAwareUpsample(channels, channels, compressed=64 if channels > 32 else 32, backend=backend)
 
@@ -180,6 +201,9 @@ BLOCKS = {
     "3x3 convolution": Block(same_width, ((16, 512), (16, 256), (32, 128), (16, 128))),
     "3x3 to FAM's logits": Block(logits, ((16, 256), (32, 128))),
     "first of the stem": Block(FirstOfStem, ((1, 512),)),
+    "1x1 convolution, widened 8 times": Block(pointwise(8), STAGES[:1]),
+    "1x1 matrix product, widened 8 times": Block(matrix_product, STAGES[:1]),
+    "1x1 convolution": Block(pointwise(1), ((16, 256), (32, 128), (64, 64))),
     "FAM x2, module": Block(fam, STAGES[:3]),
     "Mamba2D, module": Block(mamba, STAGES),
     "NMF, rank 16": Block(OnMap, ((256, 64), (256, 16))),

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from famseg.losses import CrossEntropyDice
 from famseg.models import SIZES, FAMSeg
+from famseg.narrow import NarrowWeights
 from famseg.run import revision
 from famseg.task import parameter_groups
 
@@ -68,14 +69,17 @@ class Result:
     failed: str = ""
 
 
-def training_step(model: nn.Module, image: Tensor, mask: Tensor, compiled: bool, graph: bool) -> Callable[[], None]:
-    """A function that does one step; with `graph` its replay."""
+def training_step(
+    model: nn.Module, image: Tensor, mask: Tensor, compiled: bool, graph: bool, together: bool = True
+) -> Callable[[], None]:
+    """A function that does one step; with `graph` its replay. `together`: weights are cast so, as in training."""
     optimizer = torch.optim.AdamW(parameter_groups(model), lr=1e-4, fused=True, capturable=graph)
     loss = CrossEntropyDice()
+    network = NarrowWeights(model) if together and not compiled else model  # a compiler makes fewer casts by itself
 
     def forward() -> Tensor:
         with torch.autocast("cuda", torch.bfloat16):
-            logits = model(image)
+            logits = network(image)
         return loss(logits, mask)  # type: ignore[no-any-return]
 
     run = torch.compile(forward, dynamic=False) if compiled else forward
@@ -138,7 +142,7 @@ def run_case(name: str, mode: str, options: argparse.Namespace) -> Result:
             model = model.to(memory_format=torch.channels_last)
         image = torch.randn(options.batch, 1, *options.size, device="cuda")
         mask = torch.randint(CLASSES, (options.batch, *options.size), device="cuda")
-        step = training_step(model, image, mask, "compiled" in mode, "graph" in mode)
+        step = training_step(model, image, mask, "compiled" in mode, "graph" in mode, options.casts == "together")
         step()
         torch.cuda.synchronize()
         result.prepare_s = round(time.perf_counter() - started, 1)
@@ -176,7 +180,7 @@ def profile(name: str, options: argparse.Namespace) -> str:
         model = model.to(memory_format=torch.channels_last)
     image = torch.randn(options.batch, 1, *options.size, device="cuda")
     mask = torch.randint(CLASSES, (options.batch, *options.size), device="cuda")
-    step = training_step(model, image, mask, compiled=False, graph=False)
+    step = training_step(model, image, mask, compiled=False, graph=False, together=options.casts == "together")
     for _ in range(3):
         step()
     with torch.profiler.profile(activities=list(torch.profiler.supported_activities()), record_shapes=True) as record:
@@ -223,6 +227,12 @@ def parse() -> argparse.Namespace:
         action=argparse.BooleanOptionalAction,
         default=False,
         help="let cuDNN time its algorithms for each convolution (no)",
+    )
+    parser.add_argument(
+        "--casts",
+        choices=("together", "single"),
+        default="together",
+        help="of weights, where nothing is compiled: as in training, or each by autocast (together)",
     )
     parser.add_argument(
         "--profile", metavar="MODEL", choices=list(CASES), help="print the operations and kernels of one eager step"

@@ -9,6 +9,7 @@ from lightning.pytorch.callbacks import Callback
 from torch import Tensor, nn
 
 from famseg.errors import UserError
+from famseg.narrow import recomputes
 from famseg.task import SegmentationTask
 
 log = logging.getLogger(__name__)
@@ -61,7 +62,7 @@ def _obstacle(trainer: lightning.Trainer, task: SegmentationTask) -> str:
         return f"trainer.devices={trainer.world_size}"
     if trainer.accumulate_grad_batches > 1:  # the second backward would overwrite the gradients of the first
         return f"trainer.accumulate_grad_batches={trainer.accumulate_grad_batches}"
-    if any(getattr(module, "checkpointing", False) for module in task.modules()):
+    if recomputes(task.model):
         return "model.checkpointing=true"
     return ""
 

@@ -142,7 +142,9 @@ def padded_conv(x: Tensor, conv: nn.Conv2d, bias: Tensor | None = None) -> Tenso
     y = narrow_convolved(x, conv, conv.out_channels + out) if bias is None else None
     if y is not None:
         return y
-    weight = F.pad(conv.weight, (0, 0, 0, 0, 0, inner, 0, out)) if out or inner else conv.weight
+    weight = as_autocast(conv.weight)  # before it is wider
+    if out or inner:
+        weight = F.pad(weight, (0, 0, 0, 0, 0, inner, 0, out))
     if inner:
         narrow = as_autocast(x)
         x = F.pad(narrow.permute(0, 2, 3, 1), (0, inner)).permute(0, 3, 1, 2)  # channels last
@@ -150,8 +152,22 @@ def padded_conv(x: Tensor, conv: nn.Conv2d, bias: Tensor | None = None) -> Tenso
     return F.conv2d(x, weight, bias, conv.stride, conv.padding)
 
 
+def pointwise_conv(x: Tensor, conv: nn.Conv2d, backend: str, bias: bool = True) -> Tensor:
+    """A 1x1 convolution, with its bias if asked for; backward is one kernel where there is one that saves bytes.
+
+    Shapes: (B, C, H, W) -> (B, output channels, H, W).
+    """
+    if not (torch.is_grad_enabled() and use_triton(backend, x)):
+        return cast(Tensor, conv(x)) if bias else F.conv2d(x, conv.weight)
+    from famseg.kernels import pointwise  # Triton is imported where it runs
+
+    x, weight = as_autocast(x), as_autocast(conv.weight)
+    offset = as_autocast(conv.bias) if bias and conv.bias is not None else None
+    return pointwise.pointwise(x, weight, offset) if pointwise.suits(x, weight) else F.conv2d(x, weight, offset)
+
+
 def as_autocast(x: Tensor) -> Tensor:
-    """The map in the dtype in which autocast would hand it to a convolution; autocast does not see our kernels."""
+    """A map or weight in the dtype in which autocast would hand it to a convolution; it does not see our kernels."""
     return x.to(autocast_dtype(x))
 
 

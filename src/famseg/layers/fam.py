@@ -10,7 +10,7 @@ from torch.autograd.function import once_differentiable
 
 from famseg.errors import UserError
 from famseg.kernels import BACKENDS, use_triton
-from famseg.layers.basic import padded_conv, require_choice
+from famseg.layers.basic import padded_conv, pointwise_conv, require_choice
 
 SCALE = 2  # every FAM of the decoder doubles the map
 PHASES = SCALE * SCALE  # output positions of one input position
@@ -57,11 +57,11 @@ class FeatureAwareUpsample(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, in_channels, H, W) -> (B, out_channels, 2 H, 2 W), in the input's dtype."""
-        features: Tensor = self.reduce(x)
+        features = pointwise_conv(x, self.reduce, self.backend)
         if features.shape[1] <= MAX_CHANNELS and use_triton(self.backend, features):
             from famseg.kernels import fam  # Triton is imported where it runs
 
-            logits = padded_conv(self.compress(x), self.reorganize)
+            logits = padded_conv(pointwise_conv(x, self.compress, self.backend), self.reorganize)
             return fam.reassemble(features, logits, cast(Tensor, self.reorganize.bias), self.bias).to(x.dtype)
         y = reassemble(features, self.kernels(x).to(features.dtype))
         return (y + self.bias.to(y.dtype)[:, None, None]).to(x.dtype)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from famseg.errors import UserError
 from famseg.kernels import BACKENDS, use_triton
-from famseg.layers.basic import ScaledResidual, as_autocast, normalised, require_choice
+from famseg.layers.basic import ScaledResidual, as_autocast, normalised, pointwise_conv, require_choice
 
 STRIP_SCANS = ("independent", "sequential")
 
@@ -179,7 +179,7 @@ class StripBlock(nn.Module):
             return F.gelu(self.proj_in(n))
         from famseg.kernels.bias_gelu import bias_gelu  # not without Triton
 
-        return cast(Tensor, bias_gelu(F.conv2d(n, self.proj_in.weight), self.proj_in.bias))
+        return cast(Tensor, bias_gelu(pointwise_conv(n, self.proj_in, self.backend, bias=False), self.proj_in.bias))
 
     def _add(
         self, x: Tensor, scaled: ScaledResidual, branch: Tensor, conv: nn.Conv2d, other: Tensor | None = None
@@ -190,13 +190,13 @@ class StripBlock(nn.Module):
             return cast(Tensor, scaled(x, branch if other is None else branch + other))
         from famseg.kernels.residual import residual  # not without Triton
 
-        branch = F.conv2d(branch, conv.weight)
+        branch = pointwise_conv(branch, conv, self.backend, bias=False)
         return residual(x, branch, cast(Tensor, conv.bias), scaled.scale, other, scaled.kept(x))
 
     def _expanded(self, n: Tensor) -> Tensor:
         """gelu(dw3x3(conv1x1(n))); the kernel adds the 1x1's bias, which would take a pass over the widest map."""
         if use_triton(self.backend, n):
-            return self._depthwise_gelu(F.conv2d(n, self.expand.weight), self.expand.bias)
+            return self._depthwise_gelu(pointwise_conv(n, self.expand, self.backend, bias=False), self.expand.bias)
         return self._depthwise_gelu(self.expand(n))
 
     def _depthwise_gelu(self, hidden: Tensor, bias: Tensor | None = None) -> Tensor:

@@ -1,0 +1,147 @@
+"""A 1x1 convolution whose backward pass reads the gradient of its result once, for all gradients.
+
+    dx = dy W,    dW = dy^T x,    dbias = sum dy
+
+cuDNN makes them in two products and a sum, each of which reads dy: the widest map of all, where the convolution widens.
+Maps (B, C, H, W) are channels last: pixels (N, C) in memory. A program holds the whole W and the whole dW, its products
+run on the matrix units: for maps of half precision. Sums are float32 partials in a fixed order, rounded once. The
+convolution itself is cuDNN's.
+"""
+
+import torch
+import torch.nn.functional as F
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from famseg.kernels.norm import merging_kernel
+from famseg.kernels.tiles import channels_last, device_of, empty_map, over, run_of
+
+MOST = 8192  # weights that a program holds
+HELD = 8192  # values of x and dy in a tile, where it has no fewer than FEWEST pixels
+FEWEST = 64  # the matrix units' rows
+STAGES = 3  # tiles in a program's memory: one at work, two on their way
+MANY = 264  # partial sums, of more than MOST / 2 weights half as many; a constant: no result depends on the machine
+SHARED = 160 * 1024  # bytes that a GPU must be able to lend a program: 128 KiB are the most, and a margin
+AT_ONCE, FEW = 64, 32  # partial sums and weights that a merging program loads at once
+
+
+@triton.jit(do_not_specialize=["N"])
+def pointwise_backward_kernel(
+    dy, x, weight, dx, partials, N, OUT, IN, SIZE,
+    BIAS: tl.constexpr, PIXELS: tl.constexpr, BLOCK_O: tl.constexpr, BLOCK_I: tl.constexpr,
+    EVEN_O: tl.constexpr, EVEN_I: tl.constexpr,
+):  # fmt: skip
+    """Dx (N, IN) for dy (N, OUT) and weights (OUT, IN); partials (chunks, SIZE): this chunk's dW, then dbias."""
+    chunk = tl.program_id(0)
+    o, i = tl.arange(0, BLOCK_O), tl.arange(0, BLOCK_I)
+    o_mask, i_mask = o < OUT, i < IN
+    at_weight, weight_mask = o[:, None] * IN + i[None, :], over(o_mask, i_mask, EVEN_I) & o_mask[:, None]
+    matrix = tl.load(weight + at_weight, mask=weight_mask, other=0.0)
+    products = tl.zeros((BLOCK_O, BLOCK_I), tl.float32)
+    total = tl.zeros((PIXELS, BLOCK_O), tl.float32)
+    begin, end = run_of(chunk, tl.num_programs(0), tl.cdiv(N, PIXELS))
+    for tile in range(begin, end):
+        n = (tile * PIXELS + tl.arange(0, PIXELS)).to(tl.int64)
+        upstream = tl.load(dy + n[:, None] * OUT + o[None, :], mask=over(n < N, o_mask, EVEN_O), other=0.0)
+        at, mask = n[:, None] * IN + i[None, :], over(n < N, i_mask, EVEN_I)
+        value = tl.load(x + at, mask=mask, other=0.0)
+        products = tl.dot(tl.trans(upstream), value, products, input_precision="ieee")
+        slope = tl.dot(upstream, matrix, input_precision="ieee")
+        tl.store(dx + at, slope.to(dx.dtype.element_ty), mask=mask)
+        if BIAS:
+            total += upstream.to(tl.float32)
+    to = partials + chunk * SIZE
+    tl.store(to + at_weight, products, mask=weight_mask)
+    if BIAS:
+        tl.store(to + OUT * IN + o, tl.sum(total, 0), mask=o_mask)
+
+
+def suits(x: Tensor, weight: Tensor) -> bool:
+    """Whether the kernel is made for this map and 1x1 weight: narrow, and the result no narrower than the map."""
+    outer, inner = weight.shape[:2]
+    if x.dtype not in (torch.bfloat16, torch.float16) or outer < inner or _block(outer) * _block(inner) > MOST:
+        return False
+    return not x.is_cuda or torch.cuda.get_device_properties(x.device).shared_memory_per_block_optin >= SHARED  # type: ignore[attr-defined]
+
+
+def pointwise(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """1x1 convolution.
+
+    Args:
+        x: (B, I, H, W), see `suits`.
+        weight: (O, I, 1, 1), in x's dtype.
+        bias: (O,), in x's dtype.
+
+    Returns:
+        (B, O, H, W), channels last, in x's dtype.
+    """
+    result: Tensor = _op(x, weight, bias)
+    return result
+
+
+@torch.library.custom_op("famseg::pointwise", mutates_args=())
+def _op(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    return channels_last(F.conv2d(channels_last(x), weight, bias))
+
+
+@_op.register_fake
+def _(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    shape = (x.shape[0], weight.shape[0], *x.shape[2:])
+    return torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
+
+
+@torch.library.custom_op("famseg::pointwise_backward", mutates_args=())
+def _backward_op(dy: Tensor, x: Tensor, weight: Tensor, bias: bool) -> tuple[Tensor, Tensor]:
+    """Gradients of x, and of weight and bias, one behind the other, as one (O I + O,) or without bias (O I,)."""
+    dy, x, weight = channels_last(dy), channels_last(x), weight.contiguous()
+    outer, inner = weight.shape[:2]
+    pixels, size = x.numel() // inner, outer * inner + (outer if bias else 0)
+    programs, cut = _cut(outer, inner)
+    chunks = min(programs, triton.cdiv(pixels, cut["PIXELS"]))
+    partials = torch.empty(chunks, size, dtype=torch.float32, device=x.device)
+    dx, sums = empty_map(x), weight.new_empty(size)
+    with device_of(x):
+        pointwise_backward_kernel[(chunks,)](dy, x, weight, dx, partials, pixels, outer, inner, size, BIAS=bias, **cut)
+        merging_kernel[triton.cdiv(size, FEW), 1](partials, sums, chunks, size, AT_ONCE, FEW)
+    return dx, sums
+
+
+@_backward_op.register_fake
+def _(dy: Tensor, x: Tensor, weight: Tensor, bias: bool) -> tuple[Tensor, Tensor]:
+    return empty_map(x), weight.new_empty(weight.numel() + (len(weight) if bias else 0))
+
+
+def _block(channels: int) -> int:
+    return int(max(16, triton.next_power_of_2(channels)))  # the matrix units' least
+
+
+def _cut(outer: int, inner: int) -> tuple[int, dict[str, int | bool]]:
+    """How many programs there are at the most, and what the kernel takes for its cut of the maps."""
+    block_o, block_i = _block(outer), _block(inner)
+    pixels = max(FEWEST, 1 << (HELD // (block_o + block_i)).bit_length() - 1)
+    return MANY if 2 * block_o * block_i <= MOST else MANY // 2, {
+        "PIXELS": pixels,
+        "BLOCK_O": block_o,
+        "BLOCK_I": block_i,
+        "EVEN_O": outer == block_o,
+        "EVEN_I": inner == block_i,
+        "num_warps": 8,
+        "num_stages": STAGES,
+    }
+
+
+def _keep(ctx, inputs, output) -> None:
+    x, weight, bias = inputs
+    ctx.has_bias = bias is not None
+    ctx.save_for_backward(x, weight)
+
+
+def _differentiate(ctx, dy: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+    x, weight = ctx.saved_tensors
+    dx, sums = _backward_op(dy, x, weight, ctx.has_bias)
+    number = weight.numel()
+    return dx, sums[:number].view(weight.shape), sums[number:] if ctx.has_bias else None
+
+
+_op.register_autograd(_differentiate, setup_context=_keep)
