@@ -2,6 +2,7 @@
 
 import math
 
+import torch
 import triton
 import triton.language as tl
 from torch import Tensor
@@ -32,10 +33,10 @@ def merging_kernel(
     tl.store(others + kind * (N - TAPS * C) + n - TAPS * C, result, mask=(n >= TAPS * C) & (n < N))
 
 
-def merged(partials: Tensor, dim: int = 0) -> Tensor:
-    """Sums over dimension `dim` of contiguous float32 partials."""
+def merged(partials: Tensor, dim: int = 0, dtype: torch.dtype = torch.float32) -> Tensor:
+    """Sums over dimension `dim` of contiguous float32 partials, rounded once to `dtype`."""
     before, chunks, after = partials.shape[:dim], partials.shape[dim], partials.shape[dim + 1 :]
-    sums = partials.new_empty(*before, *after)
+    sums = partials.new_empty(*before, *after, dtype=dtype)
     _launch(partials, sums, sums, math.prod(before), chunks, math.prod(after), 1, taps=0)
     return sums
 

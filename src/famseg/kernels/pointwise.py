@@ -14,7 +14,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from famseg.kernels.norm import merging_kernel
+from famseg.kernels.partials import merged
 from famseg.kernels.tiles import channels_last, device_of, empty_map, over, run_of
 
 MOST = 8192  # weights that a program holds
@@ -23,7 +23,6 @@ FEWEST = 64  # the matrix units' rows
 STAGES = 3  # tiles in a program's memory: one at work, two on their way
 MANY = 264  # partial sums, of more than MOST / 2 weights half as many; a constant: no result depends on the machine
 SHARED = 160 * 1024  # bytes that a GPU must be able to lend a program: 128 KiB are the most, and a margin
-AT_ONCE, FEW = 64, 32  # partial sums and weights that a merging program loads at once
 
 
 @triton.jit(do_not_specialize=["N"])
@@ -100,11 +99,10 @@ def _backward_op(dy: Tensor, x: Tensor, weight: Tensor, bias: bool) -> tuple[Ten
     programs, cut = _cut(outer, inner)
     chunks = min(programs, triton.cdiv(pixels, cut["PIXELS"]))
     partials = torch.empty(chunks, size, dtype=torch.float32, device=x.device)
-    dx, sums = empty_map(x), weight.new_empty(size)
+    dx = empty_map(x)
     with device_of(x):
         pointwise_backward_kernel[(chunks,)](dy, x, weight, dx, partials, pixels, outer, inner, size, BIAS=bias, **cut)
-        merging_kernel[triton.cdiv(size, FEW), 1](partials, sums, chunks, size, AT_ONCE, FEW)
-    return dx, sums
+    return dx, merged(partials, dtype=weight.dtype)
 
 
 @_backward_op.register_fake
