@@ -184,6 +184,10 @@ def fam(channels: int, backend: str) -> nn.Module:
     return FeatureAwareUpsample(channels, channels, compressed=64 if channels > 32 else 32, backend=backend)
 
 
+def fam_of_9(channels: int, backend: str) -> nn.Module:
+    return FeatureAwareUpsample(channels, channels, compressed=16, kernel=3, backend=backend)
+
+
 def mamba(channels: int, backend: str) -> nn.Module:
     return Mamba2D(channels, backend="chunked" if backend == "torch" else backend)
 
@@ -205,6 +209,7 @@ BLOCKS = {
     "1x1 matrix product, widened 8 times": Block(matrix_product, STAGES[:1]),
     "1x1 convolution": Block(pointwise(1), ((16, 256), (32, 128), (64, 64))),
     "FAM x2, module": Block(fam, STAGES[:3]),
+    "FAM x2 of 9 taps, module": Block(fam_of_9, ((16, 256), (16, 128))),
     "Mamba2D, module": Block(mamba, STAGES),
     "NMF, rank 16": Block(OnMap, ((256, 64), (256, 16))),
 }

@@ -13,8 +13,9 @@ TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 1.5e-2}
 
 
 def twin(features, logits, logit_bias, bias):
-    logits = logits.permute(0, 2, 3, 1)[..., : len(logit_bias)] + logit_bias
-    weights = torch.unflatten(logits, -1, (PHASES, -1)).softmax(-1)
+    """Of logits whose channels go tap by tap, and a bias whose channels go phase by phase."""
+    logits = logits.permute(0, 2, 3, 1)[..., : len(logit_bias)].unflatten(-1, (-1, PHASES)).transpose(-1, -2)
+    weights = (logits + logit_bias.unflatten(-1, (PHASES, -1))).softmax(-1)
     return reassemble(features, weights) + bias[:, None, None]
 
 
@@ -32,6 +33,12 @@ def arguments(shape, kernel, dtype, device, layout, seed=0, padding=4):
 @pytest.mark.parametrize("shape", [*CORNERS[:5], (1, 70, 3, 5)])
 def test_small_maps(shape, kernel, dtype, device):
     assert_like_twin(fam.reassemble, twin, arguments(shape, kernel, dtype, device, "channels_last"), TOLERANCE[dtype])
+
+
+def test_several_runs_of_positions_in_a_program(device, monkeypatch):
+    monkeypatch.setattr(fam, "PROGRAMS", 1)
+    args = arguments((2, 16, 12, 14), 3, torch.float32, device, "channels_last")
+    assert_like_twin(fam.reassemble, twin, args, TOLERANCE[torch.float32])
 
 
 @pytest.mark.parametrize("padding", [0, 1, 40])
@@ -64,10 +71,15 @@ def test_the_output_is_channels_last_and_so_says_the_fake_kernel(device):
 
 def test_the_layer_gives_the_same_with_both(device):
     layer = FeatureAwareUpsample(24, 16, 8, kernel=3, backend="triton").to(device)
-    x = random_map((2, 24, 5, 6), 0, device=device)
-    ours = layer(x)
-    layer.backend = "torch"
-    torch.testing.assert_close(ours, layer(x), rtol=1e-4, atol=1e-5)
+    torch.nn.init.normal_(layer.reorganize.weight)
+    x = random_map((2, 24, 5, 6), 0, device=device).requires_grad_()
+    found = []
+    for backend in ("triton", "torch"):
+        layer.backend = backend
+        y = layer(x)
+        found.append([y, *torch.autograd.grad(y.square().sum(), (x, *layer.parameters()))])
+    for ours, plain in zip(*found, strict=True):
+        torch.testing.assert_close(ours, plain, rtol=1e-4, atol=1e-3)
 
 
 def test_float64_cannot_be_asked_for(device):

@@ -120,16 +120,19 @@ def convolved(x: Tensor, conv: nn.Conv2d, backend: str) -> Tensor:
     return cast(Tensor, conv(x))
 
 
-def narrow_convolved(x: Tensor, conv: nn.Conv2d, channels: int) -> Tensor | None:
+def narrow_convolved(x: Tensor, conv: nn.Conv2d, channels: int, weight: Tensor | None = None) -> Tensor | None:
     """What a 3x3 convolution of few channels makes of a large map, without its bias, by its kernel; None for others.
 
-    Shapes: (B, C, H, W) -> (B, channels, H', W'), those beyond the convolution's own are zero.
+    Shapes: (B, C, H, W) -> (B, channels, H', W'), those beyond the weight's are zero. The weight is the convolution's,
+    or one of another order and width.
     """
     from famseg.kernels.narrow import narrow_conv, suits
 
     if not suits(conv, channels, x, autocast_dtype(x)):
         return None
-    return cast(Tensor, narrow_conv(as_autocast(x), conv.weight, channels, conv.stride[0]))
+    return cast(
+        Tensor, narrow_conv(as_autocast(x), conv.weight if weight is None else weight, channels, conv.stride[0])
+    )
 
 
 def padded_conv(x: Tensor, conv: nn.Conv2d, bias: Tensor | None = None) -> Tensor:

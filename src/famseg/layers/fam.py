@@ -10,7 +10,7 @@ from torch.autograd.function import once_differentiable
 
 from famseg.errors import UserError
 from famseg.kernels import BACKENDS, use_triton
-from famseg.layers.basic import padded_conv, pointwise_conv, require_choice
+from famseg.layers.basic import narrow_convolved, pointwise_conv, require_choice
 
 SCALE = 2  # every FAM of the decoder doubles the map
 PHASES = SCALE * SCALE  # output positions of one input position
@@ -61,10 +61,22 @@ class FeatureAwareUpsample(nn.Module):
         if features.shape[1] <= MAX_CHANNELS and use_triton(self.backend, features):
             from famseg.kernels import fam  # Triton is imported where it runs
 
-            logits = padded_conv(pointwise_conv(x, self.compress, self.backend), self.reorganize)
+            compressed, weight = pointwise_conv(x, self.compress, self.backend), self._tap_by_tap()
+            logits = narrow_convolved(compressed, self.reorganize, len(weight), weight)
+            if logits is None:
+                logits = F.conv2d(compressed, weight, padding=1)
             return fam.reassemble(features, logits, cast(Tensor, self.reorganize.bias), self.bias).to(x.dtype)
         y = reassemble(features, self.kernels(x).to(features.dtype))
         return (y + self.bias.to(y.dtype)[:, None, None]).to(x.dtype)
+
+    def _tap_by_tap(self) -> Tensor:
+        """The reorganizer's weight with a tap's four phases side by side, as the Triton kernels take them.
+
+        Zeros of one more tap fill the channels up to a multiple of 8: the matrix units move 16 bytes at a time.
+        """
+        weight = torch.unflatten(self.reorganize.weight.permute(0, 2, 3, 1), 0, (PHASES, -1))
+        weight = F.pad(weight.transpose(0, 1), (0, 0, 0, 0, 0, 0, 0, 0, 0, 1))  # (K * K + 1, 4, 3, 3, Cd)
+        return weight.flatten(0, 1).permute(0, 3, 1, 2)
 
     def kernels(self, x: Tensor) -> Tensor:
         """The reassembly kernels w of each position, (B, H, W, 4, K * K): output phase 2 i + j, tap K u + v."""
