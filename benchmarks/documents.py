@@ -11,9 +11,10 @@ END = "<!-- end -->"
 
 
 def markdown(rows: list[dict[str, Any]]) -> str:
-    """A column for every key that a row has."""
+    """A column for every key that a row has, to the right if it holds numbers."""
     columns = list(dict.fromkeys(key for row in rows for key in row))
-    lines = ["| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
+    words = [any(isinstance(row.get(key), str) for row in rows) for key in columns]
+    lines = ["| " + " | ".join(columns) + " |", "|" + "".join("---|" if word else "---:|" for word in words)]
     return "\n".join(lines + ["| " + " | ".join(str(row.get(key, "")) for key in columns) + " |" for row in rows])
 
 
