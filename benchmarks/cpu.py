@@ -12,7 +12,6 @@ With --document, the tables replace what stands in that file between <!-- benchm
 import argparse
 import json
 import os
-import platform
 import resource
 import statistics
 import subprocess
@@ -21,19 +20,17 @@ import tempfile
 import time
 import warnings
 from collections.abc import Callable
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import cv2
 import torch
-from documents import command, insert, markdown, processor
+from documents import in_words, insert, markdown, processor, provenance
 from torch import Tensor, nn
 
 from famseg.backends import load_network
 from famseg.data.phantom import Phantom
 from famseg.models import SIZES, FAMSeg
-from famseg.run import revision
 
 DATA = {"classes": {"BG": 0, "FB": 2}, "resize": "letterbox", "mean": 0.2, "std": 0.2}
 
@@ -155,28 +152,19 @@ def timed(arguments: list[Any], threads: int, repeats: int) -> dict[str, Any]:
 
 
 def environment(options: argparse.Namespace) -> dict[str, Any]:
-    packages = ("torch", "onnxruntime", "openvino", "segmentation-models-pytorch")
-    installed = {str(item.metadata["Name"]).replace("_", "-") for item in metadata.distributions()}
     return {
         "processor": processor(),
         "threads": options.threads,
-        "python": platform.python_version(),
-        "packages": {name: metadata.version(name) for name in packages if name in installed},
-        "revision": revision(),
         "size": list(options.size),
-        "command": command(),
         "own peak GiB": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, 2),
-    }
+    } | provenance(("torch", "onnxruntime", "openvino", "segmentation-models-pytorch"))
 
 
 def titled(content: dict[str, Any]) -> str:
     about = content["environment"]
     height, width = about["size"]
-    versions = ", ".join(f"{name} {version}" for name, version in about["packages"].items())
-    first = (
-        f"{about['processor']}, {about['threads']} threads; one image of {height}x{width}, float32; Python "
-        f"{about['python']}, {versions}; revision {about['revision']}; `{about['command']}`"
-    )
+    machine = f"{about['processor']}, {about['threads']} threads"
+    first = f"{machine}; one image of {height}x{width}, float32; {in_words(about)}"
     parts = [first, markdown(content["networks"]), "`famseg predict` of one image:", markdown(content["command"])]
     return "\n\n".join(parts)
 

@@ -14,7 +14,6 @@ and <!-- end -->.
 import argparse
 import json
 import os
-import platform
 import resource
 import statistics
 import subprocess
@@ -22,117 +21,23 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from importlib import metadata
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import cv2
 import numpy as np
 import torch
-from documents import command, insert, markdown, processor
-from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from documents import in_words, insert, markdown, processor, provenance
+from plain_loaders import DEVICE, Albumentations, Batches, Torchvision, plain
 
 from famseg.data.datamodule import SegmentationDataModule
 from famseg.data.hc18 import HC18
 from famseg.data.phantom import Phantom
 from famseg.data.source import Sample, Source, Stamp
-from famseg.data.transforms import Augmentation, Letterbox
-from famseg.run import revision
+from famseg.data.transforms import Augmentation
 
 HC18_SIZE = (540, 800)  # px of its images
 HC18_IMAGES = 999
-Batches = Callable[[], Iterator[Any]]
-DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-
-
-# What users write ------------------------------------------------------------------------------------------------
-
-
-class Plain(Dataset[tuple[Tensor, Tensor]]):
-    """Decode, letterbox, transform, every time."""
-
-    def __init__(self, source: Source, size: tuple[int, int], change: Callable[..., tuple[Tensor, Tensor]]) -> None:
-        self.source, self.box, self.change = source, Letterbox(size), change
-
-    def __len__(self) -> int:
-        return len(self.source)
-
-    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
-        sample = self.source[index]
-        mask = cv2.resize(sample.mask, self.box.size[::-1], interpolation=cv2.INTER_NEAREST)
-        return self.change(self.box.apply(sample.image), mask)
-
-
-class Albumentations:
-    """The default augmentation as a pipeline of albumentations."""
-
-    def __init__(self) -> None:
-        import albumentations as A
-
-        self.pipeline = A.Compose([
-            A.HorizontalFlip(p=0.5),
-            A.Affine(rotate=(-20, 20), scale=(0.8, 1.2), translate_percent=(-0.1, 0.1), keep_ratio=True, p=0.8),
-            A.RandomGamma((70, 130), p=0.5),
-            A.RandomBrightnessContrast(0.1, 0.2, p=0.5),
-            A.MultiplicativeNoise((0.85, 1.15), elementwise=True, p=0.25),
-            A.GaussianBlur(blur_limit=0, sigma_limit=(0, 1.0), p=0.25),
-        ])  # fmt: skip
-
-    def __call__(self, image: np.ndarray, mask: np.ndarray) -> tuple[Tensor, Tensor]:
-        """A changed, normalised image and its labels."""
-        out = self.pipeline(image=image[..., None], mask=mask)
-        grey = torch.from_numpy(np.ascontiguousarray(out["image"][..., 0]))[None].float()
-        return (grey / 255 - 0.2) / 0.2, torch.from_numpy(out["mask"]).long()
-
-
-class Torchvision:
-    """The same with torchvision's transforms, as far as it has them."""
-
-    def __init__(self) -> None:
-        from torchvision.transforms import v2
-
-        affine = v2.RandomAffine(20, (0.1, 0.1), (0.8, 1.2), interpolation=v2.InterpolationMode.BILINEAR)
-        self.pipeline = v2.Compose([
-            v2.RandomHorizontalFlip(),
-            v2.RandomApply([affine], p=0.8),
-            v2.RandomApply([v2.ColorJitter(brightness=0.1, contrast=0.2)], p=0.5),
-            v2.RandomApply([v2.GaussianBlur(7, (0.01, 1.0))], p=0.25),
-            v2.ToDtype(torch.float32, scale=True),
-            v2.Normalize([0.2], [0.2]),
-        ])  # fmt: skip
-
-    def __call__(self, image: np.ndarray, mask: np.ndarray) -> tuple[Tensor, Tensor]:
-        """A changed, normalised image and its labels."""
-        from torchvision import tv_tensors
-
-        pair = tv_tensors.Image(torch.from_numpy(image)[None]), tv_tensors.Mask(torch.from_numpy(mask))
-        changed, labels = self.pipeline(*pair)
-        return changed, labels.long()
-
-
-def plain(source: Source, options: argparse.Namespace, change: Callable[..., tuple[Tensor, Tensor]]) -> Batches:
-    loader = DataLoader(
-        Plain(source, tuple(options.size), change),
-        options.batch,
-        shuffle=True,
-        drop_last=True,
-        num_workers=options.workers,
-        persistent_workers=options.workers > 0,
-        pin_memory=DEVICE.type == "cuda",
-        worker_init_fn=one_thread,
-    )
-
-    def batches() -> Iterator[Any]:
-        for image, mask in loader:
-            yield image.to(DEVICE, non_blocking=True), mask.to(DEVICE, non_blocking=True)
-
-    return batches
-
-
-def one_thread(_: int) -> None:
-    cv2.setNumThreads(0)
 
 
 # Ours -------------------------------------------------------------------------------------------------------------
@@ -328,30 +233,20 @@ def memory(options: argparse.Namespace) -> list[dict[str, Any]]:
 
 
 def environment(options: argparse.Namespace) -> dict[str, Any]:
-    packages = ("torch", "albumentations", "opencv-python-headless", "torchvision", "lightning")
-    installed = {item.metadata["Name"] for item in metadata.distributions()}
     return {
         "device": torch.cuda.get_device_name() if DEVICE.type == "cuda" else "CPU",
         "processor": processor(),
         "cpus": len(os.sched_getaffinity(0)),
-        "python": platform.python_version(),
-        "packages": {name: metadata.version(name) for name in packages if name in installed},
-        "revision": revision(),
         "batch": options.batch,
         "size": list(options.size),
         "workers": options.workers,
-        "command": command(),
-    }
+    } | provenance(("torch", "albumentations", "opencv-python-headless", "torchvision", "lightning"))
 
 
 def titled(rows: list[dict[str, Any]], about: dict[str, Any]) -> str:
-    versions = ", ".join(f"{name} {version}" for name, version in about["packages"].items())
     height, width = about["size"]
-    first = (
-        f"{about['device']}, {about['cpus']} CPU cores ({about['processor']}); batches of {about['batch']} at "
-        f"{height}x{width}; Python {about['python']}, {versions}; revision {about['revision']}; `{about['command']}`"
-    )
-    return f"{first}\n\n{markdown(rows)}"
+    machine = f"{about['device']}, {about['cpus']} CPU cores ({about['processor']})"
+    return f"{machine}; batches of {about['batch']} at {height}x{width}; {in_words(about)}\n\n{markdown(rows)}"
 
 
 def parse() -> argparse.Namespace:

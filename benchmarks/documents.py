@@ -1,19 +1,25 @@
-"""What the benchmarks share: tables in Markdown, their places in a document, and the names of command and processor."""
+"""What the benchmarks share: tables in Markdown, their places in a document, and what a number depends on."""
 
 import os
 import platform
 import re
 import sys
+from collections.abc import Sequence
+from contextlib import suppress
+from importlib import metadata
 from pathlib import Path
 from typing import Any
+
+from famseg.run import revision
 
 END = "<!-- end -->"
 
 
 def markdown(rows: list[dict[str, Any]]) -> str:
-    """A column for every key that a row has."""
+    """A column for every key that a row has, to the right if it holds numbers."""
     columns = list(dict.fromkeys(key for row in rows for key in row))
-    lines = ["| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
+    words = [any(isinstance(row.get(key), str) for row in rows) for key in columns]
+    lines = ["| " + " | ".join(columns) + " |", "|" + "".join("---|" if word else "---:|" for word in words)]
     return "\n".join(lines + ["| " + " | ".join(str(row.get(key, "")) for key in columns) + " |" for row in rows])
 
 
@@ -27,9 +33,20 @@ def insert(text: str, document: Path, name: str) -> None:
     document.write_text(f"{before}{start}\n{text}\n{END}{after}")
 
 
-def command() -> str:
-    """The command line, without the interpreter's path."""
-    return " ".join(["python", *map(os.path.normpath, sys.argv[:1]), *sys.argv[1:]])
+def provenance(packages: Sequence[str]) -> dict[str, Any]:
+    """Versions of Python and of the packages that are installed, revision, command without the interpreter's path."""
+    versions = {}
+    for name in packages:
+        with suppress(metadata.PackageNotFoundError):
+            versions[name] = metadata.version(name)
+    command = " ".join(["python", *map(os.path.normpath, sys.argv[:1]), *sys.argv[1:]])
+    return {"python": platform.python_version(), "packages": versions, "revision": revision(), "command": command}
+
+
+def in_words(about: dict[str, Any]) -> str:
+    """What `provenance` found, as it stands above a table."""
+    versions = ", ".join(f"{name} {version}" for name, version in about["packages"].items())
+    return f"Python {about['python']}, {versions}; revision {about['revision']}; `{about['command']}`"
 
 
 def processor() -> str:

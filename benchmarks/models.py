@@ -11,18 +11,16 @@ replaces what stands in that file between <!-- benchmarks/models.py DEVICE --> a
 
 import argparse
 import json
-import platform
 import statistics
 import time
 import traceback
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import torch
-from documents import command, insert, processor
+from documents import in_words, insert, processor, provenance
 from omegaconf import OmegaConf
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
@@ -32,7 +30,6 @@ from train_step import captured
 from famseg.checkpoint import build
 from famseg.configuration import composed, folder
 from famseg.losses import CrossEntropyDice, supervised
-from famseg.run import revision
 from famseg.task import parameter_groups
 
 CLASSES = 3
@@ -162,12 +159,9 @@ def markdown(results: list[Result], about: dict[str, Any]) -> str:
     names = ["model", "parameters, M", "MACs, G", "training, images/s"]
     names += ["as a CUDA graph", "inference, images/s", "training, peak GiB"] if gpu else ["inference, images/s"]
     height, width = about["size"]
-    versions = ", ".join(f"{name} {version}" for name, version in about["packages"].items())
     threads = "" if gpu else f", {about['threads']} threads"
-    first = (
-        f"{about['device']}{threads}; {height}x{width}, batch {about['batch']}, {about['precision']}; "
-        f"Python {about['python']}, {versions}; revision {about['revision']}; `{about['command']}`"
-    )
+    setting = f"{height}x{width}, batch {about['batch']}, {about['precision']}"
+    first = f"{about['device']}{threads}; {setting}; {in_words(about)}"
     rule = "|---" + "|---:" * (len(names) - 1) + "|"
     failed = [f"\n`{result.model}`: {result.failed}" for result in results if result.failed]
     return "\n".join([first, "", f"| {' | '.join(names)} |", rule, *(row(r, gpu) for r in results), *failed])
@@ -182,18 +176,7 @@ def environment(options: argparse.Namespace) -> dict[str, Any]:
         "size": list(options.size),
         "batch": options.batch,
         "precision": "bf16 autocast" if gpu else "float32",
-        "python": platform.python_version(),
-        "packages": {name: version(name) for name in PACKAGES},
-        "revision": revision(),
-        "command": command(),
-    }
-
-
-def version(package: str) -> str:
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return "unknown"
+    } | provenance(PACKAGES)
 
 
 def place(option: str) -> tuple[int, int, str]:

@@ -6,7 +6,7 @@ from pathlib import Path
 from hydra import compose, initialize_config_dir
 from hydra.errors import HydraException
 from omegaconf import DictConfig
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 import famseg
 from famseg.errors import UserError
@@ -30,3 +30,8 @@ def composed(name: str, overrides: Sequence[str]) -> DictConfig:
             return compose(name, list(overrides))
     except (HydraException, OmegaConfBaseException) as error:
         raise UserError(str(error)) from error
+
+
+def without_value(error: MissingMandatoryValue) -> str:
+    """What to say of a key that the user must give and did not."""
+    return f"{error.full_key} has no value. Give it: {error.full_key}=..."

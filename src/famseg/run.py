@@ -25,6 +25,8 @@ from omegaconf.errors import MissingMandatoryValue
 
 import famseg
 from famseg.callbacks.preemption import Preempted
+from famseg.checkpoint_io import LAST
+from famseg.configuration import without_value
 from famseg.errors import UserError
 from famseg.files import write_atomically
 from famseg.locks import locked
@@ -91,6 +93,7 @@ def _status(folder: Path) -> Iterator[None]:
         finish_wandb(exit_code=1)
         if _asked_to_stop(error):
             _write_status(folder, "resumable", started)
+            _say_how_to_go_on(folder, error)
             if isinstance(error, SIGTERMException):  # in the test, which starts anew in a resumed run
                 raise Preempted from error
             raise
@@ -100,6 +103,12 @@ def _status(folder: Path) -> Iterator[None]:
         raise
     finish_wandb(exit_code=0)
     _write_status(folder, "done", started)
+
+
+def _say_how_to_go_on(folder: Path, error: BaseException) -> None:
+    last = folder / "checkpoints" / LAST
+    if last.exists() and not isinstance(error, Preempted):  # which has said so already
+        log.warning("Stopped. The same command with resume=true goes on from %s.", last)
 
 
 def _asked_to_stop(error: BaseException) -> bool:
@@ -143,7 +152,7 @@ def _in_words() -> Iterator[None]:
     except MisconfigurationException as error:
         raise CompactHydraException(f"trainer: {error}") from error
     except MissingMandatoryValue as error:
-        raise CompactHydraException(f"{error.full_key} has no value. Give it: {error.full_key}=...") from None
+        raise CompactHydraException(without_value(error)) from None
     except RuntimeError as error:
         if "DataLoader worker" not in str(error):
             raise

@@ -132,6 +132,7 @@ def hc18_errors(row):
     return [spacing * ellipse.perimeter() - truth, spacing * through_mask.perimeter() - truth]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(HC18 is None, reason="FAMSEG_HC18 does not point to the HC18 data")
 def test_hc18_circumferences():
     rows = list(csv.reader((Path(HC18) / "training_set_pixel_size_and_HC.csv").open()))[1:]

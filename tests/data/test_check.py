@@ -1,6 +1,8 @@
 import cv2
 import numpy as np
+import pytest
 
+from famseg.cli import main
 from famseg.data.check import check, check_report
 from famseg.data.folder import Folder
 from famseg.data.hc18 import HC18, datamodule
@@ -48,3 +50,15 @@ def test_a_missing_file_does_not_hide_the_others(hc18_root):
     assert missing.file.endswith("000_HC.png")
     assert truncated.file.endswith("000_HC_Annotation.png")
     assert "truncated" in truncated.what
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["data=folder"], "famseg: data.root has no value. Give it: data.root=...\n"),
+        (["scans"], "famseg: scans: give KEY=VALUE as for train.py, such as data=folder data.root=scans.\n"),
+    ],
+)
+def test_a_command_without_a_folder_says_how_to_give_it(capsys, arguments, words):
+    assert main(["data", "check", *arguments]) == 2
+    assert capsys.readouterr().err == words

@@ -119,6 +119,7 @@ def test_real_ellipses_that_leave_the_picture_fill_to_the_border(stem):
     assert 0.1 < (sample.mask == 2).mean() < 0.9
 
 
+@pytest.mark.slow
 @real
 def test_real_set_is_sound():
     assert [str(problem) for problem in HC18(os.environ["FAMSEG_HC18"]).problems()] == []

@@ -13,7 +13,7 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 from famseg import resume, run
 from famseg.callbacks import NanGuard
 from famseg.callbacks.preemption import EXIT_RESUMABLE, Preempted
-from famseg.checkpoint_io import DurableCheckpointIO, damage
+from famseg.checkpoint_io import LAST, DurableCheckpointIO, damage
 from famseg.errors import UserError
 
 
@@ -50,6 +50,17 @@ def test_a_signal_in_the_test_stage(tmp_path, fault):
         raise SIGTERMException
     assert left.value.code == EXIT_RESUMABLE
     assert json.loads((tmp_path / "status.json").read_text())["state"] == "resumable"
+
+
+@pytest.mark.parametrize("trained", [False, True])
+def test_ctrl_c_says_how_to_go_on(tmp_path, caplog, trained):
+    if trained:
+        (tmp_path / "checkpoints").mkdir()
+        (tmp_path / "checkpoints" / LAST).touch()
+    with pytest.raises(KeyboardInterrupt), run._status(tmp_path):
+        raise KeyboardInterrupt
+    assert json.loads((tmp_path / "status.json").read_text())["state"] == "resumable"
+    assert ("resume=true goes on from" in caplog.text) is trained
 
 
 def test_signals_are_given_back(fit):

@@ -110,10 +110,13 @@ def _datamodule(overrides: list[str]) -> "SegmentationDataModule":
     """The data set that overrides such as `data=hc18 data.root=DIR` describe."""
     from hydra.errors import InstantiationException
     from hydra.utils import instantiate
+    from omegaconf.errors import MissingMandatoryValue
 
-    from famseg.configuration import composed
+    from famseg.configuration import composed, without_value
     from famseg.value_types import require_types
 
+    if bare := [text for text in overrides if "=" not in text and not text.startswith("~")]:
+        raise UserError(f"{bare[0]}: give KEY=VALUE as for train.py, such as data=folder data.root={bare[0]}.")
     config = composed("data_check", overrides)
     require_types(config)
     try:
@@ -122,6 +125,8 @@ def _datamodule(overrides: list[str]) -> "SegmentationDataModule":
         if isinstance(error.__cause__, UserError):
             raise error.__cause__ from None
         raise
+    except MissingMandatoryValue as error:
+        raise UserError(without_value(error)) from None
     return data
 
 
