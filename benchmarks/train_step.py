@@ -21,9 +21,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from famseg.casts import PrecastWeights
 from famseg.losses import CrossEntropyDice
 from famseg.models import SIZES, FAMSeg
-from famseg.narrow import NarrowWeights
 from famseg.run import revision
 from famseg.task import parameter_groups
 
@@ -75,7 +75,7 @@ def training_step(
     """A function that does one step; with `graph` its replay. `together`: weights are cast so, as in training."""
     optimizer = torch.optim.AdamW(parameter_groups(model), lr=1e-4, fused=True, capturable=graph)
     loss = CrossEntropyDice()
-    network = NarrowWeights(model) if together and not compiled else model  # a compiler makes fewer casts by itself
+    network = PrecastWeights(model) if together and not compiled else model  # a compiler makes fewer casts by itself
 
     def forward() -> Tensor:
         with torch.autocast("cuda", torch.bfloat16):

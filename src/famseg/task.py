@@ -11,13 +11,13 @@ from torch import Tensor, nn
 from torchmetrics import MeanMetric
 from torchmetrics.classification import MulticlassConfusionMatrix
 
+from famseg.casts import PrecastWeights
 from famseg.checkpoint import METADATA_KEY
 from famseg.errors import UserError
 from famseg.evaluation.scorer import ImageScorer
 from famseg.inference import Predictor
 from famseg.losses import supervised, without_unknown
 from famseg.metrics.confusion import class_scores
-from famseg.narrow import NarrowWeights
 from famseg.phases import OptimizerOption, Phase, Switch, plan
 from famseg.schedules import Decay
 
@@ -61,7 +61,7 @@ class SegmentationTask(lightning.LightningModule):
         if auxiliary_weight < 0:
             raise UserError(f"task.auxiliary_weight={auxiliary_weight}: give 0 or more.")
         self.model = model.to(memory_format=torch.channels_last) if channels_last else model
-        self._with_narrow_weights = NarrowWeights(self.model)
+        self._precast = PrecastWeights(self.model)
         self.loss = loss
         self.classes = dict(classes)
         self.optimizer, self.scheduler, self.switch = optimizer, scheduler, switch or None
@@ -82,7 +82,7 @@ class SegmentationTask(lightning.LightningModule):
         """
         if self.channels_last:
             image = image.contiguous(memory_format=torch.channels_last)
-        outputs: Tensor | tuple[Tensor, ...] = self._with_narrow_weights(image)
+        outputs: Tensor | tuple[Tensor, ...] = self._precast(image)
         return outputs
 
     # training ---------------------------------------------------------------------------------------------------

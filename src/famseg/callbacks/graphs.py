@@ -8,8 +8,8 @@ import torch
 from lightning.pytorch.callbacks import Callback
 from torch import Tensor, nn
 
+from famseg.casts import recomputes
 from famseg.errors import UserError
-from famseg.narrow import recomputes
 from famseg.task import SegmentationTask
 
 log = logging.getLogger(__name__)

@@ -9,9 +9,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from famseg import task
 from famseg.callbacks import CUDAGraphs, MovingAverage
+from famseg.casts import PrecastWeights
 from famseg.configuration import composed
 from famseg.models import SIZES, FAMSeg
-from famseg.narrow import NarrowWeights
 
 SMALL = {**SIZES["N"], "depths": (1, 1, 1, 1), "drop_path": 0.3}
 
@@ -50,7 +50,7 @@ def assert_equal(ours, plain):
 def both(network, dtype, shape, device="cpu"):
     """The same steps with weights cast together and with autocast alone."""
     results = []
-    for wrap in (NarrowWeights, lambda model: model):
+    for wrap in (PrecastWeights, lambda model: model):
         torch.manual_seed(0)
         model = network().to(device)
         results.append(steps(wrap(model), model, dtype, shape, device))
@@ -91,7 +91,7 @@ class Casts(TorchDispatchMode):
 
 def test_no_cast_of_a_weight_is_left():
     model = famseg()
-    call = NarrowWeights(model)
+    call = PrecastWeights(model)
     counts = []
     for _ in range(2):
         with Casts(model) as casts, torch.autocast("cpu", torch.bfloat16):
@@ -102,9 +102,9 @@ def test_no_cast_of_a_weight_is_left():
 
 
 def test_without_autocast_without_gradients_and_with_checkpointing_calls_are_plain(monkeypatch):
-    monkeypatch.delattr("famseg.narrow.functional_call")
+    monkeypatch.delattr("famseg.casts.functional_call")
     image = torch.randn(2, 1, 32, 32)
-    plain, repeating = NarrowWeights(famseg()), NarrowWeights(FAMSeg(**SMALL, checkpointing=True))
+    plain, repeating = PrecastWeights(famseg()), PrecastWeights(FAMSeg(**SMALL, checkpointing=True))
     for _ in range(2):
         plain(image)
         with torch.autocast("cpu", torch.bfloat16):
@@ -124,7 +124,7 @@ class Small(nn.Module):
 
 @pytest.fixture
 def autocast_alone(monkeypatch):
-    return lambda: monkeypatch.setattr(task, "NarrowWeights", lambda model: model.__call__)
+    return lambda: monkeypatch.setattr(task, "PrecastWeights", lambda model: model.__call__)
 
 
 def test_runs_are_those_of_autocast(fit, autocast_alone):

@@ -15,7 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 
-class NarrowWeights:
+class PrecastWeights:
     """Calls a network under autocast so that it finds its weights cast already.
 
     The first call with gradients is a plain one, which shows what autocast casts: a parameter that is cast and used in
