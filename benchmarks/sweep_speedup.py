@@ -3,9 +3,9 @@
     python benchmarks/sweep_speedup.py --gpus 1 2 4 --out runs/speedup [OVERRIDE ...]
     python benchmarks/sweep_speedup.py --gpus 1 4 --logical --out runs/speedup OVERRIDE ...   # without GPUs
 
-Table 2's nine pairs of optimizer and decay with as many seeds as --seeds says, by the ray launcher. The time is that of
+Table 2's ten recipes with as many seeds as --seeds says, by the ray launcher. The time is that of
 the command, start-up of Ray and of every process included; a cell is run before, so that no sweep pays for compiling
-kernels. Parts: `sweep`; `kill`: nine cells on most GPUs, the first that has saved an epoch killed with -9, then the
+kernels. Parts: `sweep`; `kill`: ten cells on most GPUs, the first that has saved an epoch killed with -9, then the
 same command again; `ddp`: the same total batch, no CUDA graphs in either. Results: speedup.json and table.md, written
 after each part; a picture of each sweep's cells over time. With --logical the GPUs are names that Ray hands out: the
 scheduling is real, a speed-up is not.
@@ -53,7 +53,7 @@ def main() -> None:
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--gpus", type=int, nargs="+", default=[1, 2, 4], metavar="N", help="GPUs of each sweep")
-    parser.add_argument("--seeds", type=int, default=4, metavar="N", help="seeds of the nine pairs (4: 36 cells)")
+    parser.add_argument("--seeds", type=int, default=4, metavar="N", help="seeds of the ten recipes (4: 40 cells)")
     parser.add_argument("--parts", nargs="+", default=["sweep", "kill", "ddp"], choices=["sweep", "kill", "ddp"])
     parser.add_argument("--logical", action="store_true", help="names instead of GPUs, cells on the CPU")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="results and runs")
@@ -78,7 +78,7 @@ def start(options: argparse.Namespace, gpus: int, name: str, seeds: int) -> subp
     launcher = ["hydra/launcher=ray"]
     if options.logical:
         launcher += [f"hydra.launcher.num_gpus={gpus}", f"hydra.launcher.num_cpus={gpus}", "trainer=cpu"]
-    axes = ["experiment=fig5", f"seed={','.join(map(str, range(seeds)))}"]
+    axes = ["experiment=table2", f"seed={','.join(map(str, range(seeds)))}"]
     return train(options, gpus, ["-m", *axes, *launcher, f"runs={options.out / name}"])
 
 
@@ -114,7 +114,7 @@ def busy(path: Path) -> dict[str, float]:
 
 
 def killed(options: argparse.Namespace) -> dict[str, Any]:
-    """Nine cells on most GPUs, one killed; then the same command again."""
+    """Ten cells on most GPUs, one killed; then the same command again."""
     gpus, study = max(options.gpus), options.out / "kill" / "table2"
     process = start(options, gpus, "kill", 1)
     while not (saved := sorted(study.glob("*/checkpoints/last.ckpt"))) and process.poll() is None:

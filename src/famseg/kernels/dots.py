@@ -13,6 +13,13 @@ INTERPRETED = tl.constexpr(os.environ.get("TRITON_INTERPRET") == "1")
 
 
 @triton.jit
+def operand(x, like):
+    """The operand of a product, in the dtype of the map `like`."""
+    x = x.to(like.dtype.element_ty)
+    return x.to(tl.float32) if INTERPRETED else x
+
+
+@triton.jit
 def rounded(x, NARROW: tl.constexpr):
     """The operand of a product."""
     if NARROW:

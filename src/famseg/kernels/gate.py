@@ -10,6 +10,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from famseg.kernels.dots import operand
 from famseg.kernels.partials import merged
 from famseg.kernels.tiles import block_of, channels_last, device_of, empty_map, over, row_of, run_of
 
@@ -19,9 +20,9 @@ PROGRAMS = 264  # partial sums; a constant, so that no result depends on the mac
 
 
 @triton.jit
-def matrix_of(weight, C, c, c_mask, kind, EVEN: tl.constexpr):
+def matrix_of(weight, C, c, c_mask, like, EVEN: tl.constexpr):
     """The (C, C) weight in the dtype of the maps, as the matrix units take it."""
-    return block_of(weight + c[:, None] * C + c[None, :], over(c_mask, c_mask, EVEN)).to(kind)
+    return operand(block_of(weight + c[:, None] * C + c[None, :], over(c_mask, c_mask, EVEN)), like)
 
 
 @triton.jit(do_not_specialize=["N"])
@@ -32,8 +33,8 @@ def gate_kernel(s, x, weight, bias, y, N, C, PIXELS: tl.constexpr, BLOCK_C: tl.c
     c_mask = c < C
     at, mask = n[:, None] * C + c[None, :], over(n < N, c_mask, EVEN)
     kind = x.dtype.element_ty
-    matrix = matrix_of(weight, C, c, c_mask, kind, EVEN)
-    gate = tl.dot(tl.load(s + at, mask=mask, other=0.0), tl.trans(matrix), input_precision="ieee")
+    matrix = matrix_of(weight, C, c, c_mask, x, EVEN)
+    gate = tl.dot(operand(tl.load(s + at, mask=mask, other=0.0), x), tl.trans(matrix), input_precision="ieee")
     gate += row_of(bias, 0, C, c, c_mask)
     tl.store(y + at, (gate * block_of(x + at, mask)).to(kind), mask=mask)
 
@@ -59,7 +60,7 @@ def gate_backward_kernel(
     c = tl.arange(0, BLOCK_C)
     c_mask = c < C
     kind = x.dtype.element_ty
-    matrix = matrix_of(weight, C, c, c_mask, kind, EVEN)
+    matrix = matrix_of(weight, C, c, c_mask, x, EVEN)
     offset = row_of(bias, 0, C, c, c_mask)
     products = tl.zeros((BLOCK_C, BLOCK_C), tl.float32)
     total = tl.zeros((PIXELS, BLOCK_C), tl.float32)
@@ -68,12 +69,12 @@ def gate_backward_kernel(
         n = (tile * PIXELS + tl.arange(0, PIXELS)).to(tl.int64)
         at, mask = n[:, None] * C + c[None, :], over(n < N, c_mask, EVEN)
         upstream = block_of(dy + at, mask)
-        before = tl.load(s + at, mask=mask, other=0.0)
+        before = operand(tl.load(s + at, mask=mask, other=0.0), x)
         gate = tl.dot(before, tl.trans(matrix), input_precision="ieee") + offset
         tl.store(dx + at, (upstream * gate).to(kind), mask=mask)
         slope = upstream * block_of(x + at, mask)  # gradient of the gate
         total += slope
-        slope = slope.to(kind)
+        slope = operand(slope, x)
         tl.store(ds + at, tl.dot(slope, matrix, input_precision="ieee").to(kind), mask=mask)
         products = tl.dot(tl.trans(slope), before, products, input_precision="ieee")
     to = partials + chunk * (C + 1) * C

@@ -3,15 +3,8 @@
 import triton
 import triton.language as tl
 
-from famseg.kernels.dots import INTERPRETED
+from famseg.kernels.dots import operand
 from famseg.kernels.tiles import block_of, inside, offset_of, over, put, run_of, tile_at, zeros
-
-
-@triton.jit
-def operand(x, like):
-    """A factor of a product, in the dtype of the map `like`; the interpreter multiplies no bf16 (`kernels.dots`)."""
-    x = x.to(like.dtype.element_ty)
-    return x.to(tl.float32) if INTERPRETED else x
 
 
 @triton.jit

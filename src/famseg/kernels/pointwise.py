@@ -14,6 +14,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from famseg.kernels.dots import operand
 from famseg.kernels.partials import merged
 from famseg.kernels.tiles import channels_last, device_of, empty_map, over, run_of
 
@@ -36,15 +37,16 @@ def pointwise_backward_kernel(
     o, i = tl.arange(0, BLOCK_O), tl.arange(0, BLOCK_I)
     o_mask, i_mask = o < OUT, i < IN
     at_weight, weight_mask = o[:, None] * IN + i[None, :], over(o_mask, i_mask, EVEN_I) & o_mask[:, None]
-    matrix = tl.load(weight + at_weight, mask=weight_mask, other=0.0)
+    matrix = operand(tl.load(weight + at_weight, mask=weight_mask, other=0.0), x)
     products = tl.zeros((BLOCK_O, BLOCK_I), tl.float32)
     total = tl.zeros((PIXELS, BLOCK_O), tl.float32)
     begin, end = run_of(chunk, tl.num_programs(0), tl.cdiv(N, PIXELS))
     for tile in range(begin, end):
         n = (tile * PIXELS + tl.arange(0, PIXELS)).to(tl.int64)
-        upstream = tl.load(dy + n[:, None] * OUT + o[None, :], mask=over(n < N, o_mask, EVEN_O), other=0.0)
+        there = over(n < N, o_mask, EVEN_O)
+        upstream = operand(tl.load(dy + n[:, None] * OUT + o[None, :], mask=there, other=0.0), x)
         at, mask = n[:, None] * IN + i[None, :], over(n < N, i_mask, EVEN_I)
-        value = tl.load(x + at, mask=mask, other=0.0)
+        value = operand(tl.load(x + at, mask=mask, other=0.0), x)
         products = tl.dot(tl.trans(upstream), value, products, input_precision="ieee")
         slope = tl.dot(upstream, matrix, input_precision="ieee")
         tl.store(dx + at, slope.to(dx.dtype.element_ty), mask=mask)
