@@ -127,7 +127,7 @@ def main() -> None:
     options = parse()
     if options.drawn_from is None and not torch.cuda.is_available():
         raise SystemExit("benchmarks/growth.py needs a CUDA device, or --drawn-from and --plot.")
-    options.channels_last = True
+    options.channels_last, options.casts = True, "together"
     results, about = read(options.drawn_from) if options.drawn_from else run(options)
     if options.plot:
         draw(results, about, options.plot)

@@ -68,7 +68,7 @@ def _hints(target: Callable[..., Any]) -> dict[str, Any]:
 
 def _fits(value: Any, hint: Any) -> bool:
     kind, parts = get_origin(hint) or hint, get_args(hint)
-    if hint is Any or (isinstance(value, DictConfig) and "_target_" in value):
+    if hint in (Any, object) or (isinstance(value, DictConfig) and "_target_" in value):
         return True
     if kind in (Union, UnionType):
         return any(_fits(value, part) for part in parts)

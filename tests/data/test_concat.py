@@ -8,6 +8,7 @@ from famseg.data.concat import Concat, datamodule
 from famseg.data.folder import Folder
 from famseg.data.phantom import Phantom
 from famseg.errors import UserError
+from famseg.value_types import require_types
 
 FEMURS = {"femur": 1.0}
 
@@ -90,7 +91,9 @@ def test_mistakes_are_named(toy):
 
 def test_fetal_public_is_hc18_and_phantom_femurs(hc18_root):
     options = ["data=fetal_public", f"data.root={hc18_root}", "data.sets.phantom.n=6", "data.weights.hc18=2"]
-    data = instantiate(composed("data_check", options).data)
+    config = composed("data_check", options)
+    require_types(config)
+    data = instantiate(config.data)
     assert data.classes == {"BG": 0, "FL": 1, "FB": 2}
     assert [name.split("/")[0] for name in data.source.names] == ["hc18"] * 6 + ["phantom"] * 6
     assert data.size == (256, 384)

@@ -24,7 +24,7 @@ from famseg.kernels.partials import merged
 from famseg.kernels.rows import PROGRAMS
 from famseg.layers.fam import MAX_CHANNELS, PHASES
 
-SMALL, REGISTERS = 16, 168  # up to so many taps, three programs of so many registers run at once and spill nothing
+SMALL, WARPS, REGISTERS = 16, 4, 168  # up to so many taps, three programs of so many warps and registers run at once
 
 
 def reassemble(features: Tensor, logits: Tensor, logit_bias: Tensor, bias: Tensor) -> Tensor:
@@ -50,6 +50,13 @@ def _blocks(channels: int, held: int, limit: int) -> tuple[int, int]:
 def _block_t(row: int) -> int:
     """The power of two of taps that holds a row of logits."""
     return triton.next_power_of_2(triton.cdiv(row, PHASES))  # type: ignore[no-any-return]
+
+
+def _of_logits(held: int, row: int) -> dict[str, int | None]:
+    """What the program of the logits' gradient takes for its block of `held` values and for rows of logits."""
+    block_t, warps = _block_t(row), max(WARPS, held // 256)
+    few = block_t <= SMALL and warps == WARPS  # more warps would have fewer registers
+    return {"BLOCK_T": block_t, "num_warps": warps, "maxnreg": REGISTERS if few else None}
 
 
 @torch.library.custom_op("famseg::reassemble", mutates_args=())
@@ -90,13 +97,12 @@ def _backward_op(grad: Tensor, features: Tensor, weights: Tensor, row: int) -> t
         grad, weights, grad_features, number, height, width, channels, kernel, block_n, block_c
     )
     block_n, block_c = _blocks(channels, 1024, MAX_CHANNELS)
-    block_t, blocks = _block_t(row), triton.cdiv(number, block_n)
+    blocks = triton.cdiv(number, block_n)
     runs = max(1, min(8, blocks // (2 * PROGRAMS)))  # of positions, that a program takes
     partials = features.new_empty(triton.cdiv(blocks, runs), len(weights) + channels, dtype=torch.float32)
     programs.backward_logits[(len(partials),)](
         grad, features, weights, grad_logits, partials, number, height, width, runs,
-        channels, row, kernel, block_n, block_c, block_t,
-        num_warps=max(4, block_n * block_c // 256), maxnreg=REGISTERS if block_t <= SMALL else None,
+        channels, row, kernel, block_n, block_c, **_of_logits(block_n * block_c, row),
     )  # fmt: skip
     return grad_features, grad_logits, merged(partials)
 
