@@ -2,7 +2,7 @@
 
 Prints Markdown from a folder's `images.csv` and `cells.csv`: B less A with a 95 % interval, by the statistics of
 `famseg report` (docs/report.md). mIoU: over the seeds that both have. The others: over the test images, each its mean
-over these seeds; examinations are drawn and flipped whole. p is corrected (Holm) over the pairs of a column; bold is
+over these seeds; examinations are drawn and flipped whole. p is corrected (Holm) over the pairs of a score; bold is
 below 0.05.
 """
 
@@ -32,7 +32,7 @@ SCORES: dict[str, tuple[str, int, Callable[[Row], float]]] = {  # name -> headin
 
 
 def main() -> None:
-    """Prints a row per pair, a column per score and third of the images."""
+    """Prints every pair by every score and third of the images."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--pair", nargs=3, action="append", required=True, metavar=("A", "B", "LABEL"))
@@ -103,12 +103,15 @@ def of(rows: Sequence[Row], setting: str) -> list[Row]:
 
 
 def print_table(labels: Sequence[str], columns: Columns) -> None:
-    """The differences as Markdown."""
-    print("| | " + " | ".join(columns) + " |\n|---|" + "---:|" * len(columns))
-    corrected = [holm([comparison.p for comparison in found]) for _, found in columns.values()]
-    for row, label in enumerate(labels):
-        of_row = zip(columns.values(), corrected, strict=True)
-        print(f"| {label} | {' | '.join(words(found[row], p[row], digits) for (digits, found), p in of_row)} |")
+    """The differences as Markdown, pairs or scores downwards, whichever are more."""
+    table = [["", *columns]] + [[label] for label in labels]
+    for digits, found in columns.values():
+        for row, comparison, p in zip(table[1:], found, holm([c.p for c in found]), strict=True):
+            row.append(words(comparison, p, digits))
+    if len(columns) > len(labels):
+        table = [list(row) for row in zip(*table, strict=True)]
+    head, *rows = (f"| {' | '.join(row)} |" for row in table)
+    print(head, "|---|" + "---:|" * (len(table[0]) - 1), *rows, sep="\n")
 
 
 def draw_figure(folder: Path, name: str, title: str, labels: Sequence[str], columns: Columns) -> None:

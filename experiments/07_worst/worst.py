@@ -41,7 +41,9 @@ def main() -> None:
         scores = (f"{fmean(dice[of][name]):.1f}" for of in ("baseline", "90 epochs"))
         errors = (f"{fmean(error[of][name]):+.1f}" for of in ("baseline", "90 epochs"))
         hc, share = float(facts[name]["hc_mm"]), 100 * float(facts[name]["size_fb"])
-        print(f"| {name.split('_HC')[0]} | {hc:.0f} | {share:.0f} | {' | '.join([*scores, *errors])} |")
+        print(
+            f"| {name.removesuffix('HC.png').rstrip('_')} | {hc:.0f} | {share:.0f} | {' | '.join([*scores, *errors])} |"
+        )
     print(f"flagged by both of the baseline's runs: {sum(flags[name] == 2 for name in worst['baseline'])}")
     for name, found in worst.items():
         both = len({*found} & {*worst["baseline"]})
