@@ -1,0 +1,39 @@
+"""Joins the test images of study 03 and of this one, in this folder: python images.py. `../paired.py` compares them."""
+
+import csv
+import sys
+from pathlib import Path
+
+HERE = Path(__file__).parent
+sys.path.insert(0, str(HERE.parent))
+from gather import BIOMETRY, IMAGE  # noqa: E402
+
+SETTINGS = {
+    "30 epochs": ("../03_hc18/famseg_t_{}", "test.csv"),
+    "120 epochs": ("famseg_t_{}", "test.csv"),
+    "120 epochs, mirrored": ("famseg_t_{}", "test_flip.csv"),
+}
+
+
+def read(path: Path) -> list[dict[str, str]]:
+    """Rows of a table."""
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def main() -> None:
+    """Writes images.csv, a row per setting, seed and image."""
+    group = {row["file"]: row["group"] for row in read(HERE / "../02_hc18_models/split.csv")}
+    with (HERE / "images.csv").open("w", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(["setting", "seed", "group", "file", *IMAGE, *BIOMETRY])
+        for setting, (folder, name) in SETTINGS.items():
+            for seed in range(3):
+                for row in read(HERE / folder.format(seed) / name):
+                    writer.writerow(
+                        [setting, seed, group[row["file"]], row["file"], *(row[k] for k in (*IMAGE, *BIOMETRY))]
+                    )
+
+
+if __name__ == "__main__":
+    main()
