@@ -4,7 +4,7 @@
     python benchmarks/inference.py --device cpu --size 64 96 --seconds 0    # without a GPU: does every row run?
 
 From a batch of normalised images on the device to their class ids there; on a GPU in bf16 autocast, weights in channels
-last. Modes: eager; graph (one CUDA graph); deployed (`famseg.deploy` with graphs: batch norms folded, work on weights
+last. Modes: eager; graph (one CUDA graph); deployed (`famseg.deploy`: batch norms folded, work on weights
 done once, one CUDA graph); compiled (torch.compile). A number is the median over blocks, with the fastest and slowest
 block beside it. The JSON file is written after each row.
 """
@@ -54,7 +54,7 @@ def prediction(model: nn.Module, image: Tensor, mode: str) -> Callable[[], objec
     if mode == "compiled":
         network = torch.compile(model, dynamic=False)
     elif mode == "deployed":
-        network = deployed(model, graphs=True)
+        network = deployed(model)
 
     @torch.no_grad()
     def predict() -> Tensor:

@@ -18,17 +18,15 @@ log = logging.getLogger(__name__)
 Function = Callable[[Tensor], Tensor]
 
 
-def deployed(model: nn.Module, graphs: bool = False) -> nn.Module:
+def deployed(model: nn.Module) -> nn.Module:
     """A copy of a network that predicts the same in less time, on the device that the network is on.
 
-    Its batch norms are folded (`famseg.folding`), and on a GPU its weights are channels last. With `graphs` it also
-    computes in bfloat16 there, if the GPU has it, as training and its test do, and images of a shape that comes again
-    are predicted by a CUDA graph. Its weights are fixed then: changed ones may go unnoticed.
+    Its batch norms are folded (`famseg.folding`). On a GPU its weights are channels last, it computes in bfloat16, as
+    training and its test do, if the GPU can, and images of a shape that comes again are predicted by a CUDA graph. The
+    weights are fixed: changed ones may go unnoticed.
 
     Args:
         model: image (B, C, H, W) -> logits, in evaluation mode.
-        graphs: on a GPU, bfloat16 and CUDA graphs. Off until its tests have passed on a GPU: nobody sees a mask that
-            is wrong only there.
 
     Returns:
         Image -> logits, without gradients. A network without parameters, which another runtime runs, stays as it is.
@@ -40,8 +38,6 @@ def deployed(model: nn.Module, graphs: bool = False) -> nn.Module:
     if parameter.device.type != "cuda":
         return network
     network = network.to(memory_format=torch.channels_last)
-    if not graphs:
-        return network
     return Graphed(with_products(network), torch.cuda.is_bf16_supported(including_emulation=False))
 
 

@@ -161,7 +161,7 @@ def test_masks_on_a_gpu(network, kernels):
     plain = FAMSeg(**SMALL, kernels=kernels)
     plain.load_state_dict(network.state_dict())
     plain = plain.cuda().eval()
-    ours = deployed(plain, graphs=True)
+    ours = deployed(plain)
     torch.manual_seed(1)
     for shape in [*SHAPES, (8, 1, 256, 384), *SHAPES]:
         for _ in range(4):  # plain, captured, replayed
