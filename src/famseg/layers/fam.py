@@ -10,7 +10,8 @@ from torch.autograd.function import once_differentiable
 
 from famseg.errors import UserError
 from famseg.kernels import BACKENDS, use_triton
-from famseg.layers.basic import narrow_convolved, pointwise_conv, require_choice
+from famseg.layers.basic import narrow_convolved, pointwise_conv
+from famseg.layers.options import require_choice
 
 SCALE = 2  # every FAM of the decoder doubles the map
 PHASES = SCALE * SCALE  # output positions of one input position

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from famseg.errors import UserError
 from famseg.kernels import BACKENDS, use_triton
 from famseg.kernels.nmf import WIDEST, factorise, fits
-from famseg.layers.basic import require_choice
+from famseg.layers.options import require_choice
 
 EPS = 1e-6
 GROUPS = 32

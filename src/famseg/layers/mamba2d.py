@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from famseg.errors import UserError
 from famseg.kernels.scan import scan_map
-from famseg.layers.basic import require_choice
+from famseg.layers.options import require_choice
 from famseg.layers.ssd import runs_on_maps, ssd
 
 DIRECTIONS = (1, 2, 4)

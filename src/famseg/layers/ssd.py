@@ -18,7 +18,7 @@ from famseg.errors import UserError
 from famseg.kernels import use_triton
 from famseg.kernels.scan import WIDEST, fits
 from famseg.layers import mamba_kernel
-from famseg.layers.basic import require_choice
+from famseg.layers.options import require_choice
 
 BACKENDS = ("auto", "reference", "chunked", "mamba_ssm", "triton")
 Scan = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], Tensor]

@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 from famseg.errors import UserError
 from famseg.kernels import BACKENDS, use_triton
-from famseg.layers.basic import ScaledResidual, as_autocast, normalised, pointwise_conv, require_choice
+from famseg.layers.basic import ScaledResidual, as_autocast, normalised, pointwise_conv
+from famseg.layers.options import require_choice
 
 STRIP_SCANS = ("independent", "sequential")
 

@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from famseg.layers.basic import require_numbers
+from famseg.layers.options import require_numbers
 from famseg.models.images import cropped, padded, require_batch
 
 

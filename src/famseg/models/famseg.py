@@ -10,10 +10,10 @@ from typing import Any, cast
 from torch import Tensor, nn
 
 from famseg.errors import UserError
-from famseg.layers.basic import require_choice, require_device, require_lengths, require_numbers, require_rate
 from famseg.layers.context import AggregatedDepthConv
 from famseg.layers.fam import FeatureAwareUpsample, InterpolateUpsample
 from famseg.layers.hamburger import Hamburger
+from famseg.layers.options import require_choice, require_device, require_lengths, require_numbers, require_rate
 from famseg.models.decoder import Decoder
 from famseg.models.encoder import Encoder
 from famseg.models.images import cropped, padded

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from famseg.errors import UserError
-from famseg.layers.basic import require_choice, require_numbers
+from famseg.layers.options import require_choice, require_numbers
 from famseg.models.images import cropped, padded, require_batch
 
 DECODERS = {"unet": "Unet", "upernet": "UPerNet", "fpn": "FPN"}  # ours -> the library's class

@@ -12,8 +12,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from famseg.errors import UserError
-from famseg.layers.basic import ChannelNorm, conv_norm, require_lengths, require_numbers, require_rate
+from famseg.layers.basic import ChannelNorm, conv_norm
 from famseg.layers.hamburger import GROUPS, Hamburger
+from famseg.layers.options import require_lengths, require_numbers, require_rate
 from famseg.layers.stem import Stem
 from famseg.layers.strip import StripBlock
 from famseg.models.images import cropped, padded
