@@ -9,6 +9,7 @@ with the fastest and slowest block beside it. Peak memory is what PyTorch alloca
 
 import argparse
 import json
+import os
 import platform
 import statistics
 import time
@@ -199,7 +200,15 @@ def environment() -> dict[str, Any]:
         "python": platform.python_version(),
         "revision": revision(),
         "cudnn.benchmark": torch.backends.cudnn.benchmark,
+        "deterministic": torch.are_deterministic_algorithms_enabled(),
     }
+
+
+def make_deterministic() -> None:
+    """What Lightning sets for trainer.deterministic=true; cuBLAS reads its variable when it starts."""
+    os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"
+    torch.use_deterministic_algorithms(True)
+    torch.backends.cudnn.deterministic = True
 
 
 def markdown(results: list[Result]) -> str:
@@ -229,6 +238,11 @@ def parse() -> argparse.Namespace:
         help="let cuDNN time its algorithms for each convolution (no)",
     )
     parser.add_argument(
+        "--deterministic",
+        action="store_true",
+        help="PyTorch's deterministic algorithms, as with trainer.deterministic=true (no)",
+    )
+    parser.add_argument(
         "--casts",
         choices=("together", "single"),
         default="together",
@@ -246,6 +260,8 @@ def main() -> None:
     if not torch.cuda.is_available():
         raise SystemExit("benchmarks/train_step.py needs a CUDA device.")
     torch.backends.cudnn.benchmark = options.cudnn_benchmark
+    if options.deterministic:
+        make_deterministic()
     if options.profile:
         print(profile(options.profile, options))
         return
