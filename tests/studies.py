@@ -36,6 +36,7 @@ def write_cell(
     quality=0.9,
     classes=HC18,
     images=40,
+    fold=None,
     state="done",
     model=None,
     epochs=5,
@@ -47,8 +48,9 @@ def write_cell(
     """Write a finished cell (or one in another state, without results) and return its folder.
 
     `quality` is the mean Dice that its images are drawn around; `model` renames the model's option, for models that are
-    not configured here.
+    not configured here. `fold` tests every fifth examination, as fold 0 to 4 of five; None tests all images.
     """
+    overrides += () if fold is None else (f"data.fold={fold}",)
     label = name or f"{model or 'run'},{','.join(overrides)},seed={seed}".replace("/", "_")
     folder = Path(study) / label
     config, choices = _as_run(folder, overrides, seed, model)
@@ -57,7 +59,7 @@ def write_cell(
     status = {"state": state, "started": updated - 60, "updated": updated, "seconds": 60.0, "error": error}
     (folder / "status.json").write_text(json.dumps(status))
     if state == "done":
-        _results(folder, quality, classes, images, epochs, np.random.default_rng([seed, *label.encode()]))
+        _results(folder, quality, classes, images, fold, epochs, np.random.default_rng([seed, *label.encode()]))
     return folder
 
 
@@ -80,10 +82,11 @@ def _describe(folder, config, choices, overrides, revision, gpus):
     (folder / "environment.json").write_text(json.dumps(environment))
 
 
-def _results(folder, quality, classes, images, epochs, rng):
+def _results(folder, quality, classes, images, fold, epochs, rng):
     difficulty = np.random.default_rng(0).normal(0, 0.03, images)  # of the images, the same for all cells
     luck = rng.normal(0, 0.003)
-    rows = [_image(i, min(quality + luck + difficulty[i], 0.995), classes, rng) for i in range(images)]
+    tested = [i for i in range(images) if fold is None or i // 2 % 5 == fold]
+    rows = [_image(i, min(quality + luck + difficulty[i], 0.995), classes, rng) for i in tested]
     write_table(folder / "test.csv", rows)
     names = [name.lower() for name in classes]
     dice = {f"dice_{name}": np.nanmean([row[f"dice_{name}"] for row in rows]) for name in names}
@@ -94,7 +97,7 @@ def _results(folder, quality, classes, images, epochs, rng):
     write_table(
         folder / "test_scores.csv", [{"miou": np.mean(list(iou.values())), **iou, **dice, **lengths, **further}]
     )
-    splits = [(i, "test") for i in range(images)] + [(i, "train") for i in range(images, images + 9)]
+    splits = [(i, "test" if i in tested else "train") for i in range(images + 9)]
     write_table(folder / "split.csv", [{"file": _file(i), "group": f"{i // 2:03d}", "split": s} for i, s in splits])
     _epochs(folder, quality, classes, epochs, rng)
 

@@ -98,6 +98,12 @@ def test_a_run_left_open_does_not_swallow_the_next(tmp_path):
     assert [runs_in(folder)[0].exit_codes for folder in folders] == [[1], [0]]
 
 
+def test_folds_are_one_group(tmp_path):
+    labels = [run_labels(read_cell(write_cell(tmp_path, seed=1, fold=fold, state="running")), "cv") for fold in (0, 2)]
+    assert labels[0]["group"] == labels[1]["group"]
+    assert [label["job_type"] for label in labels] == ["seed 1, fold 0", "seed 1, fold 2"]
+
+
 def test_labels_without_a_readable_folder(tmp_path):
     labels = run_labels(read_cell(tmp_path), "mine")
     assert labels["group"].startswith("mine/")

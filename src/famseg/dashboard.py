@@ -11,8 +11,8 @@ log = logging.getLogger(__name__)
 NAME = "FAMSeg studies"
 CLASSES = ("BG", "FL", "FB")
 _SECTIONS = (
-    ("Training (the paper's Fig. 5)", "Loss and validation, the mean over the seeds of a setting."),
-    ("Scores", "On the test split, the mean over the seeds of a setting."),
+    ("Training (the paper's Fig. 5)", "Loss and validation, the mean over the runs of a setting."),
+    ("Scores", "On the test split, the mean over the runs of a setting."),
     ("Optimizer and decay", "Every run is a line from its options to its score."),
     ("Images", "Validation while it learns, best and worst test images; prediction and truth are layers to switch."),
 )

@@ -19,8 +19,8 @@ log = logging.getLogger(__name__)
 def wandb(*, save_dir: str, offline: bool = True, **options: Any) -> Logger | None:
     """A wandb logger, or None with a warning when wandb is absent or does not start.
 
-    The run is named by its folder, grouped by study and setting, its job type is the seed; it holds the resolved
-    configuration and the code's revision. A resumed run goes on under its old id.
+    The run is named by its folder, grouped by study and setting, its job type is the seed and, where one is chosen,
+    the fold; it holds the resolved configuration and the code's revision. A resumed run goes on under its old id.
 
     Args:
         save_dir: the run's folder; wandb makes `wandb/` in it.
@@ -51,16 +51,21 @@ def run_labels(cell: Cell, study: str | None) -> dict[str, Any]:
         study: its study.
     """
     study = study or str(cell.config.get("study", "default"))
-    words = cell_name([each for each in cell.overrides if not each.startswith("seed=")], cell.config)
+    repeats = [each for each in cell.overrides if each.startswith(("seed=", "data.fold="))]
+    words = cell_name([each for each in cell.overrides if each not in repeats], cell.config)
     setting = f"{words.rpartition('+')[0]}+{cell.setting[:6]}"
     known = {"cell": cell.identity, "setting": cell.setting, "choices": _own(cell.choices)}
     return {
         "name": cell.name,
         "group": f"{study}/{setting}"[:128],  # wandb takes no longer ones
-        "job_type": f"seed {cell.config.get('seed', '?')}",
+        "job_type": ", ".join([f"seed {cell.config.get('seed', '?')}", *_folds(repeats)]),
         "tags": [study[:64]],
         "config": {**cell.config, **known, "revision": cell.environment.get("revision")},
     }
+
+
+def _folds(overrides: Sequence[str]) -> list[str]:
+    return [f"fold {each.partition('=')[2]}" for each in overrides if each.startswith("data.fold=")]
 
 
 def log_panels(loggers: Sequence[Logger], key: str, panels: Sequence[Panel], classes: Mapping[str, int]) -> None:

@@ -131,6 +131,8 @@ def test_a_data_set_may_move():
     assert here == moved != other
 
 
-def test_a_setting_is_the_same_for_all_seeds():
+def test_a_setting_is_the_same_for_all_seeds_and_folds():
     assert setting(resolved("seed=1")) == setting(resolved("seed=2"))
+    assert setting(resolved("data.fold=1")) == setting(resolved("data.fold=2"))
+    assert setting(resolved("data.fold=1")) != setting(resolved("data.fold=1", "data.folds=4"))
     assert setting(resolved("seed=1")) != setting(resolved("seed=1", "data.split_seed=1"))

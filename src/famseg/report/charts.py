@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from famseg.report.claims import Claim
 from famseg.report.layout import Row, Table
-from famseg.report.settings import Setting
+from famseg.report.settings import Setting, over
 from famseg.report.sizes import NAMES, SizeScores
 
 # Femur and cranium as in the paper's Fig. 4, darker, since they are on white.
@@ -32,14 +32,14 @@ DASHES = ("solid", "dash", "dot", "dashdot")
 
 @dataclass(frozen=True)
 class Line:
-    """A curve, the mean over seeds.
+    """A curve, the mean over the runs of a setting.
 
     Attributes:
         name: for the legend.
         x: epochs, or whatever the figure's axis is (n,).
         y: mean (n,).
-        low: lowest seed (n,).
-        high: highest seed (n,).
+        low: lowest run (n,).
+        high: highest run (n,).
         colour: as #rrggbb.
         dash: solid, dash, dot or dashdot.
     """
@@ -62,7 +62,7 @@ class Point:
         value: where it lies; NaN where there is none.
         low: lower end; NaN without an interval.
         high: upper end.
-        dots: the single seeds.
+        dots: the single runs.
         paper: the paper's number; NaN where there is none.
         strong: False draws it pale.
     """
@@ -130,7 +130,7 @@ Chart = Lines | Dots
 
 def curves(settings: Sequence[Setting], names: Mapping[int, str]) -> list[Lines]:
     """Training loss (the paper's Fig. 5) and validation mIoU over the epochs."""
-    caption = "Mean over seeds; the band reaches from the lowest to the highest seed."
+    caption = f"Mean over {over(settings)}; the band reaches from the lowest to the highest run."
     loss = _lines(settings, names, "train/loss")
     miou = _lines(settings, names, "val/miou")
     charts = [
@@ -149,7 +149,8 @@ def class_scores(table: Table) -> Dots:
             name = column.title.removeprefix("IoU ")
             points = [_point(row, column.score) for row in rows]
             panels.append(Panel(name, "IoU %", CLASS_COLOURS.get(name, INK), points))
-    caption = "Mean over seeds and one standard deviation; small dots: the seeds."
+    repeats = over(row.setting for row in rows if row.setting)
+    caption = f"Mean over {repeats} and one standard deviation; small dots: the runs."
     if any(not math.isnan(point.paper) for panel in panels for point in panel.points):
         caption += " Hollow diamonds: the paper, on its own private images."
     return Dots(f"{table.key}-classes", f"{table.title}: per class", panels, caption)
@@ -189,7 +190,8 @@ def size_scores(scores: SizeScores, names: Mapping[int, str]) -> Dots:
             points.append(Point(names[id(setting)], mean, mean - sd, mean + sd))
         colour = CLASS_COLOURS.get(scores.label, INK)
         panels.append(Panel(f"{name}: {title}\n{scores.images[i]} images", "Dice %", colour, points))
-    caption = f"Size: {scores.measure}. Mean over the images of each tercile, over seeds; one standard deviation."
+    repeats = over(setting for setting, _ in scores.rows)
+    caption = f"Size: {scores.measure}. Mean over the images of each tercile, over {repeats}; one standard deviation."
     title = f"{scores.label} by size of the object"
     return Dots(f"sizes-{scores.label.lower()}", title, panels, caption, same_scale=True)
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from famseg.report.layout import Row, Table
-from famseg.report.settings import Setting
+from famseg.report.settings import Setting, over
 from famseg.report.statistics import LEVEL, Comparison, holm, over_images, over_seeds
 
 
@@ -71,17 +71,21 @@ class Claim:
 
 
 def make_claims(table: Table) -> list[Claim]:
-    """All comparisons of a table with its reference: mIoU over seeds, Dice of every foreground class over images."""
+    """All comparisons of a table with its reference: mIoU over seeds, Dice of every foreground class over images.
+
+    With folds there are none over seeds: the folds' networks share training images and are not independent.
+    """
     if table.reference is None:
         return []
     others = [row for row in table.rows if row.finished and row is not table.reference]
-    seeds = [_by_seeds(table.reference, row) for row in others]
+    independent = over(row.setting for row in table.rows if row.setting is not None) == "seeds"
+    seeds = [_by_seeds(table.reference, row) for row in others] if independent else []
     images = [claim for row in others for claim in _by_images(table.reference, row)]
     return [*_corrected(seeds), *_corrected(images)]
 
 
 def compare_images(a: Setting, b: Setting, column: str) -> Comparison:
-    """Compare two settings by a column of test.csv, image by image, each image's score the mean over the seeds.
+    """Compare two settings by a column of test.csv, image by image, each image's score as `per_image` has it.
 
     Where the class is in neither truth nor prediction a score is NaN. An image without it for all runs is
     left out; where only some runs see something that is not there, the others are right, and their score is 1.
@@ -96,10 +100,17 @@ def compare_images(a: Setting, b: Setting, column: str) -> Comparison:
 
 
 def per_image(setting: Setting, column: str) -> dict[str, float]:
-    """Image -> mean of a column over the seeds, of the images that all seeds have tested."""
-    runs = [record.images.named(column) for record in setting.records]
-    if not runs or not all(runs):
-        return {}
+    """Image -> mean of a column over the seeds, of the images that all seeds of a fold have tested.
+
+    The folds of a cross-validation together have every image, each from the networks that were not trained on it.
+    """
+    folds: dict[int | None, list[dict[str, float]]] = {}
+    for record in setting.records:
+        folds.setdefault(record.fold, []).append(record.images.named(column))
+    return {name: score for runs in folds.values() for name, score in _means(runs).items()}
+
+
+def _means(runs: Sequence[Mapping[str, float]]) -> dict[str, float]:
     shared = set.intersection(*(set(run) for run in runs))
     return {name: _mean([run[name] for run in runs]) for name in shared}
 

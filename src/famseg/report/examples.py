@@ -17,6 +17,7 @@ from famseg.errors import UserError
 from famseg.evaluation.evaluate import data_of_run
 from famseg.overlays import TRUTH_COLOUR, Picture, colours, outline
 from famseg.report.claims import per_image
+from famseg.report.records import Record
 from famseg.report.settings import Setting
 
 COLUMNS = 12  # settings drawn at most
@@ -46,7 +47,7 @@ class Examples:
 
 
 def predict_examples(settings: Sequence[Setting], names: Mapping[int, str], remarks: list[str]) -> Examples | None:
-    """Predict a few test images with the best checkpoint of every setting's first seed.
+    """Predict a few test images with the best checkpoint of every setting's first run that was tested on them.
 
     Args:
         settings: columns, at most `COLUMNS` of them.
@@ -58,26 +59,37 @@ def predict_examples(settings: Sequence[Setting], names: Mapping[int, str], rema
     """
     shown = [setting for setting in settings if setting.records][:COLUMNS]
     chosen = choose_images(shown)
-    drawn: list[tuple[str, list[Mask | None]]] = []
+    drawn: list[tuple[str, dict[str, Mask]]] = []
     source: Source | None = None
     for setting in shown:
-        folder = setting.records[0].cell.folder
-        try:
-            predictor = load_predictor(folder)
-            source = source or data_of_run(folder, predictor).source
-        except (UserError, InstantiationException, OSError) as error:
-            remarks.append(f"Example images, {names[id(setting)]}: {error.__cause__ or error}")
-            continue
-        tested = set(setting.records[0].images.names)
-        samples = _samples(source, chosen)
-        drawn.append((names[id(setting)], [predictor.mask(s.image) if s.name in tested else None for s in samples]))
+        masks: dict[str, Mask] = {}
+        for record, tested in _testers(setting, chosen):
+            folder = record.cell.folder
+            try:
+                predictor = load_predictor(folder)
+                source = source or data_of_run(folder, predictor).source
+            except (UserError, InstantiationException, OSError) as error:
+                remarks.append(f"Example images, {names[id(setting)]}: {error.__cause__ or error}")
+                continue
+            masks |= {sample.name: predictor.mask(sample.image) for sample in _samples(source, tested)}
+        drawn += [(names[id(setting)], masks)] if masks else []
     if len([s for s in settings if s.records]) > COLUMNS:
         remarks.append(f"Example images: the first {COLUMNS} settings are shown.")
     if source is None or not chosen:
         return None
     samples = _samples(source, chosen)
-    by_image = [[masks[i] for _, masks in drawn] for i in range(len(samples))]
+    by_image = [[masks.get(sample.name) for _, masks in drawn] for sample in samples]
     return Examples([s.name for s in samples], [name for name, _ in drawn], samples, by_image, source.classes)
+
+
+def _testers(setting: Setting, images: Sequence[str]) -> list[tuple[Record, list[str]]]:
+    """The first run that was tested on each image, with its images: one for all of them, or one for each fold."""
+    left, found = list(images), []
+    for record in setting.records:
+        if tested := [name for name in left if name in record.images.names]:
+            found.append((record, tested))
+            left = [name for name in left if name not in tested]
+    return found
 
 
 def choose_images(settings: Sequence[Setting]) -> list[str]:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from famseg.report.layout import Table
 from famseg.report.records import Record
-from famseg.report.settings import Setting
+from famseg.report.settings import Setting, has_folds
 from famseg.study.cells import Cell
 
 _WORDS = {
@@ -28,14 +28,31 @@ def unfinished(cells: Iterable[Cell]) -> list[str]:
     return lines
 
 
-def unequal_seeds(settings: Sequence[Setting]) -> list[str]:
-    """Settings with fewer finished seeds than others."""
+def unequal_repeats(settings: Sequence[Setting]) -> list[str]:
+    """Settings with fewer finished seeds than others, or without some of their folds."""
+    records = [record for setting in settings for record in setting.records]
+    if has_folds(records):
+        seeds = sorted({record.seed for record in records})
+        return [line for setting in settings if setting.records for line in _missing_folds(setting, seeds)]
     most = max((len(setting.records) for setting in settings), default=0)
     return [
         f"{setting.name}: {len(setting.records)} of {most} seeds; its mean and spread are of these."
         for setting in settings
         if 0 < len(setting.records) < most
     ]
+
+
+def _missing_folds(setting: Setting, seeds: Sequence[int]) -> list[str]:
+    """A sentence if a seed of the study lacks one of the folds into which the setting's data is dealt."""
+    finished = {(record.seed, record.fold) for record in setting.records}
+    folds = range(int(setting.cells[0].config["data"].get("folds", 0)))
+    missing = [(seed, fold) for seed in seeds for fold in folds if (seed, fold) not in finished]
+    if not missing or setting.records[0].fold is None:
+        return []
+    several = len(seeds) > 1
+    names = ", ".join(f"seed {seed} fold {fold}" if several else f"fold {fold}" for seed, fold in missing)
+    count = f"{len(finished)} of {len(finished) + len(missing)} {'runs' if several else 'folds'}"
+    return [f"{setting.name}: {count}, without {names}; its mean and spread are of these."]
 
 
 def absent_rows(tables: Iterable[Table]) -> list[str]:
@@ -75,14 +92,16 @@ def devices(records: Iterable[Record]) -> list[str]:
 
 
 def unequal_tests(records: Sequence[Record]) -> list[str]:
-    """A sentence if the finished cells were tested on different images."""
-    sets = {frozenset(record.images.names) for record in records}
-    if len(sets) < 2:
-        return []
-    shared = frozenset.intersection(*sets)
+    """A sentence if the finished cells, or those of one fold, were tested on different images."""
+    apart = has_folds(records)
+    folds: dict[int | None, set[frozenset[str]]] = {}
+    for record in records:
+        folds.setdefault(record.fold if apart else None, set()).add(frozenset(record.images.names))
     return [
-        f"The cells were tested on {len(sets)} different sets of images, which share {len(shared)}; comparisons over "
-        "images use what each pair shares."
+        f"The cells{'' if fold is None else f' of fold {fold}'} were tested on {len(sets)} different sets of images, "
+        f"which share {len(frozenset.intersection(*sets))}; comparisons over images use what each pair shares."
+        for fold, sets in folds.items()
+        if len(sets) > 1
     ]
 
 

@@ -119,11 +119,11 @@ def _panel(panel: Panel) -> list[dict[str, Any]]:
         for y, point in enumerate(panel.points)
         if known[y]
     ]
-    seeds = _markers([(x, y) for y, point in enumerate(panel.points) for x in point.dots], "seed", panel)
-    seeds["marker"] = {"color": panel.colour, "size": 6, "opacity": 0.35}
+    runs = _markers([(x, y) for y, point in enumerate(panel.points) for x in point.dots], "run", panel)
+    runs["marker"] = {"color": panel.colour, "size": 6, "opacity": 0.35}
     paper = _markers([(p.paper, y) for y, p in enumerate(panel.points) if not math.isnan(p.paper)], "paper", panel)
     paper["marker"] = {"color": INK, "size": 9, "symbol": "diamond-open"}
-    return [*bars, seeds, points, paper]
+    return [*bars, runs, points, paper]
 
 
 def _markers(points: Sequence[tuple[float, float]], name: str, panel: Panel) -> dict[str, Any]:

@@ -61,7 +61,7 @@ class Number:
 
     Attributes:
         text: the mean, rounded.
-        spread: the standard deviation over seeds, rounded, or "".
+        spread: the standard deviation over the repeats, rounded, or "".
         place: 1 for the best of its column, 2 for the second best, else 0.
     """
 

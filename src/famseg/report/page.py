@@ -14,6 +14,7 @@ from famseg.report.gaps import device
 from famseg.report.interactive import figure
 from famseg.report.layout import DASH, Table
 from famseg.report.markup import groups
+from famseg.report.settings import has_folds
 from famseg.report.study import Study
 from famseg.study.cells import Cell
 
@@ -51,15 +52,23 @@ def _summary(study: Study) -> dict[str, str]:
     records = study.records
     revisions = sorted({str(record.cell.environment.get("revision") or "unknown") for record in records})
     seeds = sorted({record.seed for record in records})
-    images = {len(record.images.names) for record in records}
+    folds = sorted({record.fold for record in records if record.fold is not None}) if has_folds(records) else []
     return {
         "finished runs": f"{len(records)} of {len(study.cells)}",
         "settings": str(len(study.settings)),
         "seeds": ", ".join(map(str, seeds)),
-        "test images": " or ".join(map(str, sorted(images))),
+        **({"folds": ", ".join(map(str, folds))} if folds else {}),
+        "test images": " or ".join(map(str, _test_images(study))),
         "device": ", ".join(sorted({device(record.cell.environment) for record in records})),
         "revision": ", ".join(revisions),
     }
+
+
+def _test_images(study: Study) -> list[int]:
+    """How many images a setting was tested on, its folds together; several numbers where they differ."""
+    if has_folds(study.records):
+        return sorted({len({n for r in s.records for n in r.images.names}) for s in study.settings if s.records})
+    return sorted({len(record.images.names) for record in study.records})
 
 
 def _of_table(chart: Chart, tables: Sequence[Table]) -> bool:
@@ -79,10 +88,11 @@ def _figures(charts: Sequence[Chart]) -> Markup:
 def _run(study: Study, cell: Cell) -> dict[str, str]:
     record = next((record for record in study.records if record.cell is cell), None)
     return {
-        "name": cell.name,
+        "cell": cell.name,
         "state": cell.state,
         "seed": str(cell.config.get("seed", DASH)),
-        "miou": f"{100 * record.scores['miou']:.2f}" if record else DASH,
+        **({"fold": str((cell.config.get("data") or {}).get("fold", DASH))} if has_folds(study.records) else {}),
+        "mIoU %": f"{100 * record.scores['miou']:.2f}" if record else DASH,
         "minutes": f"{record.seconds / 60:.1f}" if record else DASH,
         "revision": str(cell.environment.get("revision") or DASH),
         "problem": cell.problem,

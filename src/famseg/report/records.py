@@ -69,6 +69,13 @@ class Record:
         """The run's seed."""
         return int(self.cell.config["seed"])
 
+    @property
+    def fold(self) -> int | None:
+        """The fold that it was tested on; None where a split file deals."""
+        data = self.cell.config.get("data") or {}
+        fold = data.get("fold")
+        return fold if isinstance(fold, int) and not data.get("split_file") else None
+
 
 def read_record(cell: Cell) -> Record:
     """Read a cell whose state is done.

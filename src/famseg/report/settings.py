@@ -1,4 +1,4 @@
-"""Cells that differ in their seed only are repeats of one setting; what tells the settings of a study apart."""
+"""Cells that differ in seed and fold only are repeats of one setting; what tells the settings of a study apart."""
 
 import math
 from collections import Counter
@@ -14,7 +14,7 @@ from famseg.study.cells import Cell
 # Groups and keys that do not make another setting, or repeat what another key says.
 _NO_GROUP = ("hydra", "experiment", "logger", "scale")
 _NO_KEY = ("task.", "trainer.callbacks", "trainer.logger", "trainer.progress", "logger", "runs", "study", "resume")
-_NO_LEAF = ("seed", "folder", "output", "num_workers")
+_NO_LEAF = ("seed", "fold", "folder", "output", "num_workers")
 
 BASELINE = "baseline"  # name of the setting that others change in one thing
 
@@ -25,7 +25,7 @@ class Setting:
 
     Attributes:
         cells: all its cells, finished or not.
-        records: those that are finished and can be used, by seed.
+        records: those that are finished and can be used, by seed and fold.
         differs: what tells it from the study's other settings: option by group, value by key.
         usual: of these, what more than half of the settings have in common, and names leave out.
     """
@@ -52,12 +52,12 @@ class Setting:
         return [value for value in found if not math.isnan(value)]
 
     def mean(self, score: str) -> float:
-        """Mean over the seeds; NaN where there is none."""
+        """Mean over the repeats; NaN where there is none."""
         values = self.values(score)
         return fmean(values) if values else math.nan
 
     def sd(self, score: str) -> float:
-        """Standard deviation over the seeds; NaN for less than two."""
+        """Standard deviation over the repeats; NaN for less than two."""
         values = self.values(score)
         return stdev(values) if len(values) > 1 else math.nan
 
@@ -78,9 +78,22 @@ def group_settings(cells: Iterable[Cell], records: Iterable[Record]) -> list[Set
     differences = differing([group[0] for group in members.values()])
     usual = _usual(differences)
     return [
-        Setting(group, sorted(usable.get(key, []), key=lambda record: record.seed), differs, usual)
+        Setting(group, sorted(usable.get(key, []), key=lambda r: (r.seed, r.fold or 0)), differs, usual)
         for (key, group), differs in zip(members.items(), differences, strict=True)
     ]
+
+
+def over(settings: Iterable[Setting]) -> str:
+    """What the finished runs of settings are repeats over, in words: "seeds", "folds", or "seeds and folds"."""
+    records = [record for setting in settings for record in setting.records]
+    if not has_folds(records):
+        return "seeds"
+    return "seeds and folds" if len({record.seed for record in records}) > 1 else "folds"
+
+
+def has_folds(records: Iterable[Record]) -> bool:
+    """Whether runs were tested on different folds of a cross-validation."""
+    return len({record.fold for record in records if record.fold is not None}) > 1
 
 
 def differing(cells: Sequence[Cell]) -> list[dict[str, str]]:

@@ -9,7 +9,7 @@ import numpy as np
 
 from famseg.report.layout import Column, Row, Table
 from famseg.report.records import Record
-from famseg.report.settings import Setting
+from famseg.report.settings import Setting, over
 
 NAMES = ("small", "middle", "large")
 # score, heading, scale, digits, better: of the table; small and large objects beside each other
@@ -32,7 +32,7 @@ class SizeScores:
         measure: what size means here.
         limits: the two sizes between the terciles, as printed with a unit.
         images: number of test images in each tercile.
-        rows: setting -> for each tercile mean and standard deviation over seeds of the mean Dice over its images.
+        rows: setting -> for each tercile mean and standard deviation over its runs of the mean Dice over its images.
     """
 
     label: str
@@ -88,7 +88,8 @@ def size_tables(settings: Sequence[Setting], names: Mapping[int, str]) -> list[T
         low, high = scores.limits
         note = (
             f"Terciles of the test images by {scores.measure}: small up to {low} ({scores.images[0]} images), large "
-            f"above {high} ({scores.images[2]}). Means over images, then over seeds. A missed object: see HD95 above."
+            f"above {high} ({scores.images[2]}). Means over images, then over {over(finished)}. A missed "
+            "object: see HD95 above."
         )
         tables.append(Table(f"sizes-{name}", f"{scores.label}: small and large objects", rows, shown, [note]))
     return tables

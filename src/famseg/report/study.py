@@ -141,7 +141,7 @@ def _remarks(
 ) -> list[str]:
     return [
         *gaps.absent_rows(table for table in tables if not table.key.endswith("-further")),
-        *gaps.unequal_seeds(settings),
+        *gaps.unequal_repeats(settings),
         *gaps.revisions(records),
         *gaps.devices(records),
         *gaps.unequal_tests(records),

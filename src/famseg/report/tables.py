@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 
 from famseg.report.layout import Column, Row, Table
-from famseg.report.settings import BASELINE, Setting
+from famseg.report.settings import BASELINE, Setting, over
 
 _NAMES = {
     "sgd": "SGD",
@@ -189,11 +189,20 @@ def _table(key: str, title: str, rows: Sequence[Row], own: Setting | None = None
     best = max(finished, key=lambda row: row.setting.mean("miou") if row.setting else -math.inf, default=None)
     own_row = next((row for row in finished if row.setting is own), best)
     reference = own_row if len(finished) > 1 else None
-    return Table(key, title, rows, columns, _notes(rows, classes), reference)
+    repeats = over(row.setting for row in finished if row.setting)
+    notes = _notes(rows, classes, repeats)
+    if reference is not None and repeats != "seeds":
+        notes.append(
+            "Networks of different folds share training images and are not independent: nothing is claimed over "
+            f"{repeats}. Comparisons are over the test images of all folds, each with the networks of its own fold."
+        )
+    return Table(key, title, rows, columns, notes, reference)
 
 
-def _notes(rows: Sequence[Row], classes: Sequence[str]) -> list[str]:
-    notes = ["IoU in percent, mean ± standard deviation over seeds; best bold, second best underlined, by the mean."]
+def _notes(rows: Sequence[Row], classes: Sequence[str], repeats: str) -> list[str]:
+    notes = [
+        f"IoU in percent, mean ± standard deviation over {repeats}; best bold, second best underlined, by the mean."
+    ]
     if any(row.paper for row in rows):
         notes.append(str(paper()["note"]))
         lacking = [name.upper() for name in _FIRST_CLASSES if name not in classes]

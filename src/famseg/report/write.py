@@ -10,6 +10,7 @@ from famseg.report.examples import draw_examples, predict_examples
 from famseg.report.markup import latex, markdown
 from famseg.report.page import render
 from famseg.report.records import Record
+from famseg.report.settings import has_folds
 from famseg.report.static import write_charts, write_figure
 from famseg.report.study import OUT, Study, load_study
 
@@ -62,6 +63,7 @@ def _line(study: Study, record: Record) -> dict[str, object]:
         "setting": study.names[id(setting)],
         **setting.differs,
         "seed": record.seed,
+        **({"fold": record.fold} if has_folds(study.records) else {}),
         "revision": record.cell.environment.get("revision"),
         "seconds": record.seconds,
         "images_per_s": record.images_per_s,

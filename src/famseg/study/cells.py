@@ -50,7 +50,7 @@ class Cell:
 
     @property
     def setting(self) -> str:
-        """The same for all seeds of an experiment; "" if the configuration is unreadable."""
+        """The same for all seeds and folds of an experiment; "" if the configuration is unreadable."""
         return setting(self.config) if self.config else ""
 
 

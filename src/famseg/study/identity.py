@@ -28,7 +28,8 @@ NOT_PART = frozenset(
         "trainer.progress",
     }
 )
-SEEDS = frozenset({"seed", "data.seed", "callbacks.seeding.seed"})
+# Keys that tell the repeats of a setting apart: its seeds, and its folds in a cross-validation.
+REPEATS = frozenset({"seed", "data.seed", "callbacks.seeding.seed", "data.fold"})
 # Beginnings of overrides that do not make another run of a command.
 IGNORED = (
     "resume",
@@ -56,8 +57,8 @@ def identity(config: Mapping[str, Any]) -> str:
 
 
 def setting(config: Mapping[str, Any]) -> str:
-    """As `identity`, and the same for all seeds."""
-    return _digest(_reduced(config, str(config.get("output", "")), "", NOT_PART | SEEDS))
+    """As `identity`, and the same for all seeds and folds."""
+    return _digest(_reduced(config, str(config.get("output", "")), "", NOT_PART | REPEATS))
 
 
 def _reduced(node: Any, output: str, key: str, without: frozenset[str]) -> Any:
