@@ -7,6 +7,7 @@ import torch
 
 TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 1e-2}  # of the relative norm of a difference
 SMALLEST = 0.03  # root mean square of numbers that are not what is left of a cancellation
+FEW, UPSTREAMS = 16, 8  # numbers whose norm an accident makes small; random upstreams that say how large it usually is
 LAYOUTS = ("channels_last", "contiguous", "sliced")
 CORNERS = [
     (1, 1, 1, 1),
@@ -79,17 +80,36 @@ def errors(kernel, twin, arguments):
         if truth.ndim == 4 and truth.shape[0] % 2:
             upstream = upstream.contiguous(memory_format=torch.channels_last)
         gradients = torch.autograd.grad(result, ours, upstream)
-    expected = torch.autograd.grad(truth, exact, upstream.double())
-    return [relative_norm(*pair) for pair in zip((result, *gradients), (truth, *expected), strict=True)]
+    expected = torch.autograd.grad(truth, exact, upstream.double(), retain_graph=True)
+    usual = [usual_norm(truth, *pair) for pair in zip(exact, expected, strict=True)]
+    pairs = zip((result, *gradients), (truth, *expected), (None, *usual), strict=True)
+    return [relative_norm(*pair) for pair in pairs]
 
 
-def relative_norm(ours, truth):
-    """Of the difference. Arguments are of order one: a truth that is far smaller is what is left of a cancellation
-    (GELU's slope near its zero, a sum of two pixels), and float32 has rounded the numbers that cancelled.
+def usual_norm(truth, argument, gradient):
+    """Root mean square norm of an argument's gradient over `gradient`'s upstream and others; None of many numbers.
+
+    The bias of a map of one channel has one number as its gradient, a sum over all pixels: for an unlucky upstream it
+    is a hundredth of what it usually is. The rounding of its summands (bf16 gradients of the map) does not shrink.
+    """
+    if argument.numel() > FEW:
+        return None
+    generator, squares = torch.Generator().manual_seed(8), [gradient.square().sum()]
+    for _ in range(UPSTREAMS):
+        upstream = torch.randn(truth.shape, generator=generator).to(truth)
+        squares.append(torch.autograd.grad(truth, argument, upstream, retain_graph=True)[0].square().sum())
+    return torch.stack(squares).mean().sqrt()
+
+
+def relative_norm(ours, truth, usual=None):
+    """Of the difference, in units of truth's norm, or of its `usual` one. Arguments are of order one: a truth that is
+    far smaller is what is left of a cancellation (GELU's slope near its zero, a sum of two pixels), and float32 has
+    rounded the numbers that cancelled.
     """
     if ours.shape != truth.shape:
         return float("nan")
-    return ((ours.double() - truth).norm() / truth.norm().clamp_min(SMALLEST * truth.numel() ** 0.5)).item()
+    size = truth.norm() if usual is None else usual
+    return ((ours.double() - truth).norm() / size.clamp_min(SMALLEST * truth.numel() ** 0.5)).item()
 
 
 def assert_like_twin(kernel, twin, arguments, tolerance):

@@ -64,5 +64,5 @@ def test_the_layer_gives_the_same_with_both(device):
 @pytest.mark.parametrize("dtype", TOLERANCE)
 def test_random_shapes(dtype, device):
     for i, (b, c, h, w) in enumerate(random_shapes(200, seed=9, elements=2**19)):
-        shape = (b, 4 * -(-c // 4), h, w + 1)
+        shape = (b, 4 * -(-c // 4), h, w + 4)  # of two numbers a norm gives signs, and its gradient is noise
         assert_like_twin(kernel, twin, arguments(shape, dtype, device, LAYOUTS[i % 3], seed=i), TOLERANCE[dtype])

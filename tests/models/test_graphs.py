@@ -67,7 +67,10 @@ def test_training_compiles_with_symbolic_sizes():
 
 
 @pytest.mark.gpu  # on two CPU cores inductor compiles C++ for more than seven minutes
-def test_inductor(model):
+def test_inductor(model, monkeypatch):
+    # Inductor multiplies some 1x1 convolutions as float32 matrices where cuDNN rounds to 10 bits, which are 0.05 of
+    # these logits (float32's own rounding: 2e-5); so, no convolution does.
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
     ours, images = copy.deepcopy(model).cuda(), picture(2, 1, 64, 96).cuda()
     with torch.no_grad():
         torch.testing.assert_close(torch.compile(ours, fullgraph=True)(images), ours(images), rtol=1e-3, atol=1e-3)
