@@ -59,6 +59,7 @@ def test_training_compiles_without_graph_breaks():
 
 
 @pytest.mark.gpu  # symbolic sizes take two CPU cores more than four minutes
+@pytest.mark.timeout(1200)  # on a GPU machine, too, where other tests compile beside it
 def test_training_compiles_with_symbolic_sizes():
     compiled = torch.compile(lively(small()).cuda().train(), backend="aot_eager", fullgraph=True, dynamic=True)
     for size in ((64, 64), (95, 131)):
