@@ -85,6 +85,7 @@ def test_eval_repeats_the_test_of_the_run(trained, repository, tmp_path):
     assert "miou" in done.stdout
 
 
+@pytest.mark.slow
 def test_eval_on_other_data(trained, repository, tmp_path):
     run(repository, "eval.py", f"run={trained}", "data=phantom", "data.n=6", "data.fold=all", f"runs={tmp_path}")
     (folder,) = (tmp_path / "eval").iterdir()

@@ -81,6 +81,7 @@ def test_a_map_that_is_kept_twice_counts_once():
     assert cost(Square(), (8, 12)).kept == 3 * 8 * 12 * 4
 
 
+@pytest.mark.slow
 def test_fake_tensors_keep_what_real_ones_keep():
     model = FAMSeg(**SIZES["N"]).train()
     kept = []
@@ -91,6 +92,7 @@ def test_fake_tensors_keep_what_real_ones_keep():
     assert cost(model, (64, 96)).kept == pytest.approx(real / 2, rel=1e-4)
 
 
+@pytest.mark.slow
 def test_gradient_checkpointing_keeps_less():
     plain, saving = (cost(FAMSeg(**SIZES["N"], checkpointing=flag), (64, 64)).kept for flag in (False, True))
     assert saving < 0.6 * plain

@@ -66,6 +66,7 @@ def test_results_notebook_draws_the_tables_of_a_study(figures, tmp_path, monkeyp
     assert "AdamW + Adadelta is better than SGD + Adadelta" in printed
 
 
+@pytest.mark.slow
 def test_network_notebook_draws_filters_and_kernels(figures, monkeypatch):
     monkeypatch.delenv("FAMSEG_RUN", raising=False)
     names = run(next(path for path in NOTEBOOKS if path.name == "03_network.ipynb"))

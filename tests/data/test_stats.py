@@ -77,6 +77,7 @@ def test_page_shows_examples_of_every_split(root, tmp_path):
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"index.html", "stats.csv", "copies.csv"}
 
 
+@pytest.mark.slow
 def test_commands_write_statistics_and_split(root, tmp_path, capsys):
     options = ["data=folder", f"data.root={root}", "data.folds=3", "data.stratify=true"]
     assert main(["data", "stats", *options, "--out", str(tmp_path / "out")]) == 0

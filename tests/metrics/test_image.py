@@ -90,6 +90,7 @@ def test_every_image_has_the_same_columns():
     assert rows[0].keys() == rows[1].keys()
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("error")
 def test_no_mask_is_too_odd():
     rng = np.random.default_rng(0)

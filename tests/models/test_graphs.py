@@ -46,6 +46,7 @@ def test_compiles_without_graph_breaks(model):
         torch.testing.assert_close(compiled(images), model(images))
 
 
+@pytest.mark.slow
 def test_training_compiles_without_graph_breaks():
     ours = lively(small(drop_path=0.1)).train()
     images = picture(2, 1, 64, 64)
@@ -77,6 +78,7 @@ def test_inductor(model, monkeypatch):
         torch.testing.assert_close(torch.compile(ours, fullgraph=True)(images), ours(images), rtol=1e-3, atol=1e-3)
 
 
+@pytest.mark.slow
 def test_export(model):
     images = picture(1, 1, 64, 96)
     exported = torch.export.export(model, (images,)).module()

@@ -106,6 +106,7 @@ def test_any_batch_of_a_fixed_size(plain, tmp_path, kind):
     assert len(list(tmp_path.iterdir())) == 1  # no weights beside it
 
 
+@pytest.mark.slow
 def test_names_in_onnx(plain, tmp_path):
     onnxruntime = pytest.importorskip("onnxruntime")
     formats.write(plain, "onnx", tmp_path / "famseg.onnx", METADATA, (32, 64))

@@ -79,6 +79,7 @@ def test_a_cell_is_found_whatever_its_command_looked_like(stub, count):
     assert count(stub.study) == {0: 1, 1: 1, 2: 1}
 
 
+@pytest.mark.slow
 def test_hydras_own_launcher_does_not_overwrite_cells(repository, tmp_path):
     done = tmp_path / "default" / "1"
     done.mkdir(parents=True)

@@ -68,6 +68,7 @@ def test_two_cells_share_a_gpu(stub):
     assert max(sum(other[0] <= start < other[1] for other in every) for start, *_ in every) == 2
 
 
+@pytest.mark.slow
 def test_more_than_there_is_is_refused(stub):
     done = stub("hydra/launcher=ray", "hydra.launcher.num_gpus=0", "hydra.launcher.gpus_per_cell=0.5")
     assert done.returncode == 1
