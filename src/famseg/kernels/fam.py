@@ -22,6 +22,7 @@ from torch import Tensor
 from famseg.kernels import fam_programs as programs
 from famseg.kernels.partials import merged
 from famseg.kernels.rows import PROGRAMS
+from famseg.kernels.tiles import channels_last
 from famseg.layers.fam import MAX_CHANNELS, PHASES
 
 SMALL, WARPS, REGISTERS = 16, 4, 168  # up to so many taps, three programs of so many warps and registers run at once
@@ -34,11 +35,7 @@ def reassemble(features: Tensor, logits: Tensor, logit_bias: Tensor, bias: Tenso
     only the first 4 K K count, logit_bias (4 K K,), bias (C,) -> (B, C, 2 H, 2 W), channels last. Tap t of phase p is
     channel 4 t + p of the logits, and number p K K + t of their bias, as in the layer's parameters.
     """
-    return _op(_last(features), _last(logits), logit_bias, bias)[0]  # type: ignore[no-any-return]
-
-
-def _last(t: Tensor) -> Tensor:
-    return t.contiguous(memory_format=torch.channels_last)
+    return _op(channels_last(features), channels_last(logits), logit_bias, bias)[0]  # type: ignore[no-any-return]
 
 
 def _blocks(channels: int, held: int, limit: int) -> tuple[int, int]:
@@ -128,7 +125,7 @@ def _save(ctx, inputs, output) -> None:
 
 def _gradients(ctx, grad, _):
     features, weights = ctx.saved_tensors
-    grad_features, grad_logits, of_biases = _backward_op(_last(grad), features, weights, ctx.row)
+    grad_features, grad_logits, of_biases = _backward_op(channels_last(grad), features, weights, ctx.row)
     of_logits, of_output = of_biases.split([weights.shape[0], features.shape[1]])
     return grad_features, grad_logits, of_logits.to(ctx.dtypes[0]), of_output.to(ctx.dtypes[1])
 

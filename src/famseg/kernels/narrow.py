@@ -15,7 +15,6 @@ and, against the runs of x, dS turned as well: one pass for both. Operands have 
 of dS are partials in a fixed order, whose number depends on nothing but the shape.
 """
 
-import functools
 from dataclasses import dataclass
 
 import torch
@@ -23,7 +22,7 @@ import triton
 from torch import Tensor, nn
 
 from famseg.kernels.narrow_programs import narrow_kernel, products_kernel, weight_gradient_kernel
-from famseg.kernels.tiles import channels_last, device_of
+from famseg.kernels.tiles import channels_last, device_of, lends
 
 RUNS = 64  # of a program: the rows of a product
 SIDE = 3  # of the kernel
@@ -133,14 +132,7 @@ def suits(conv: nn.Conv2d, row: int, x: Tensor, dtype: torch.dtype) -> bool:
     of_map = conv.in_channels in CHANNELS and conv.stride == (1, 1)
     large = x.numel() >= LEAST * conv.in_channels
     fits = dense and (of_image or of_map) and row % 8 == 0 and row <= MOST and large
-    return fits and dtype in (torch.bfloat16, torch.float16) and _has_room(x.device)
-
-
-@functools.cache
-def _has_room(device: torch.device) -> bool:
-    if device.type != "cuda":
-        return True  # the interpreter
-    return getattr(torch.cuda.get_device_properties(device), "shared_memory_per_block_optin", 0) >= ROOM
+    return fits and dtype in (torch.bfloat16, torch.float16) and lends(x.device, ROOM)
 
 
 @torch.library.custom_op("famseg::narrow_conv", mutates_args=())

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from famseg.kernels.dots import operand
 from famseg.kernels.partials import merged
-from famseg.kernels.tiles import channels_last, device_of, empty_map, over, run_of
+from famseg.kernels.tiles import channels_last, device_of, empty_map, lends, over, run_of
 
 MOST = 8192  # weights that a program holds
 HELD = 8192  # values of x and dy in a tile, where it has no fewer than FEWEST pixels
@@ -63,7 +63,7 @@ def suits(x: Tensor, weight: Tensor) -> bool:
     outer, inner = weight.shape[:2]
     if x.dtype not in (torch.bfloat16, torch.float16) or outer < inner or _block(outer) * _block(inner) > MOST:
         return False
-    return not x.is_cuda or torch.cuda.get_device_properties(x.device).shared_memory_per_block_optin >= SHARED  # type: ignore[attr-defined]
+    return lends(x.device, SHARED)
 
 
 def pointwise(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:

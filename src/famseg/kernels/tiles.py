@@ -5,6 +5,7 @@ A map (B, C, H, W) lies in memory as (B, H, W, C). A program works on a tile of 
 loaded pixel serves several of them. Blocks are [groups, block_c], float32.
 """
 
+import functools
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 
@@ -71,6 +72,14 @@ def empty_map(x: Tensor) -> Tensor:
 def device_of(x: Tensor) -> AbstractContextManager[None]:
     """In it, kernels start on the GPU of x."""
     return torch.cuda.device_of(x)
+
+
+@functools.cache
+def lends(device: torch.device, amount: int) -> bool:
+    """Whether a GPU can lend a program so many bytes of shared memory; the interpreter can."""
+    if device.type != "cuda":
+        return True
+    return getattr(torch.cuda.get_device_properties(device), "shared_memory_per_block_optin", 0) >= amount
 
 
 def fit(tile: Tile, channels: int) -> Tile:
