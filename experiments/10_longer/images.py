@@ -7,18 +7,13 @@ from pathlib import Path
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parent))
 from gather import BIOMETRY, IMAGE  # noqa: E402
+from paired import read  # noqa: E402
 
 SETTINGS = {
     "30 epochs": ("../03_hc18/famseg_t_{}", "test.csv"),
     "120 epochs": ("famseg_t_{}", "test.csv"),
     "120 epochs, mirrored": ("famseg_t_{}", "test_flip.csv"),
 }
-
-
-def read(path: Path) -> list[dict[str, str]]:
-    """Rows of a table."""
-    with path.open(newline="") as file:
-        return list(csv.DictReader(file))
 
 
 def main() -> None:
