@@ -35,8 +35,11 @@ def run_folder(study: str, resume: bool, overrides: Sequence[str]) -> str:
 
 @functools.cache
 def _now() -> str:
-    """The time of the first call: Hydra asks several times, and the folder of a process must not change."""
-    return f"{datetime.now():%Y-%m-%d_%H-%M-%S}"
+    """The time of the first call: Hydra asks several times, and the folder of a process must not change.
+
+    To the microsecond, since a script starts several runs within one second.
+    """
+    return f"{datetime.now():%Y-%m-%d_%H-%M-%S-%f}"
 
 
 def identity(overrides: Sequence[str]) -> list[str]:

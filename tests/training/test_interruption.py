@@ -143,6 +143,15 @@ def test_the_same_command_finds_its_folder(tmp_path, overrides, found):
     assert resume.run_folder(str(tmp_path), False, overrides) != str(record.parents[1])
 
 
+def test_runs_that_start_in_one_second_have_folders_of_their_own(tmp_path):
+    folders = set()
+    for _ in range(20):
+        resume._now.cache_clear()
+        folders.add(resume.run_folder(str(tmp_path), False, []))
+    assert len(folders) == 20
+    assert resume.run_folder(str(tmp_path), False, []) in folders  # a process keeps its own
+
+
 class Poison(lightning.pytorch.callbacks.Callback):
     """Makes the images of one step infinite."""
 
