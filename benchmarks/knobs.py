@@ -82,6 +82,7 @@ def taps(x: Tensor, count: int) -> tuple[Tensor, Tensor]:
 
 def depthwise_knobs() -> dict[str, Knob]:
     """Of `famseg.kernels.depthwise`."""
+    limits = (None, 128, 168)  # with these, 4 and 3 programs share a processor
 
     def filter_of(side: int, then: str) -> Callable[[Tensor], Callable[[], Any]]:
         def call(x: Tensor) -> Callable[[], Any]:
@@ -94,21 +95,20 @@ def depthwise_knobs() -> dict[str, Knob]:
         weight, bias = taps(x, 9)
         return lambda: depthwise._gradients(x, x, weight, bias)
 
-    def tiles(limits: tuple[Any, ...] = (None,)) -> Callable[[Any], list[Any]]:
+    def tiles() -> Callable[[Any], list[Any]]:
         values = {"block_c": (32, 64), "groups_h": (1, 2, 4, 8), "groups_w": (4, 8, 32), "warps": (2, 4, 8)}
         return varied(values | {"patch_h": (1, 2), "patch_w": (2, 4), "registers": limits}, (8, 64))
 
     def filters(side: int) -> tuple[Callable[[], Cut], Callable[[Any], None]]:
         return lambda: depthwise.FILTERS[side], lambda cut: depthwise.FILTERS.update({side: cut})
 
-    limits = (None, 128, 168)  # with these, 4 and 3 programs share a processor
     sums = constant(depthwise, "GRADIENTS"), cases(MLP, gradients)
     programs = {"programs": (396, 264, 384, 528, 792, 1056, 2048), "registers": limits}
     return {
         "FILTERS[5]": Knob(*filters(5), cases(ATTENTION, filter_of(5, "")), tiles()),
-        "FILTERS[3], GELU": Knob(*filters(3), cases(MLP, filter_of(3, "gelu")), tiles(limits)),
-        "SLOPE": Knob(*constant(depthwise, "SLOPE"), cases(MLP, filter_of(3, "slope")), tiles(limits)),
-        "GRADIENTS": Knob(*sums[0], sums[1], tiles(limits)),
+        "FILTERS[3], GELU": Knob(*filters(3), cases(MLP, filter_of(3, "gelu")), tiles()),
+        "SLOPE": Knob(*constant(depthwise, "SLOPE"), cases(MLP, filter_of(3, "slope")), tiles()),
+        "GRADIENTS": Knob(*sums[0], sums[1], tiles()),
         "GRADIENTS, programs": Knob(*sums[0], sums[1], varied(programs, (8, 64))),
     }
 

@@ -22,6 +22,7 @@ def few_programs(monkeypatch, device):
         for name in ("RESULT", "SUMS", "BOTH", "WIDE"):
             monkeypatch.setattr(narrow, name, replace(getattr(narrow, name), programs=2))
         monkeypatch.setattr(narrow, "FEW", 4096)
+        monkeypatch.setattr(narrow, "AT_ONCE", 2)
 
 
 def kernel(padding):

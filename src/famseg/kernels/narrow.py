@@ -22,6 +22,7 @@ import triton
 from torch import Tensor, nn
 
 from famseg.kernels.narrow_programs import narrow_kernel, products_kernel, weight_gradient_kernel
+from famseg.kernels.partials import LAUNCH
 from famseg.kernels.tiles import channels_last, device_of, lends
 
 RUNS = 64  # of a program: the rows of a product
@@ -30,7 +31,7 @@ CHANNELS, MOST = (8, 16, 32), 40  # of maps, and of the result at the most, that
 IMAGE = 4  # channels of an image at the most
 LEAST = 2**17  # pixels from which a pass is a matter of bytes and not of launches
 ROOM = 2**17  # bytes of shared memory that a program may have; it takes 113 kB at the most
-AT_ONCE, FEW = 128, 16  # partial sums and weights that a merging program loads at once
+AT_ONCE, FEW = 512, 16  # partial sums and weights that a merging program loads at once
 
 
 @dataclass(frozen=True)
@@ -253,7 +254,7 @@ def _sum_products(
         )  # fmt: skip
         weight_gradient_kernel[(triton.cdiv(dweight.numel(), FEW),)](
             partials, dweight, chunks,
-            STRIDES=result.stride(), CHANNELS=channels, TURNED=turned, AT_ONCE=AT_ONCE, FEW=FEW, **cut.shape,
+            STRIDES=result.stride(), CHANNELS=channels, TURNED=turned, AT_ONCE=AT_ONCE, FEW=FEW, **cut.shape, **LAUNCH,
         )  # fmt: skip
 
 
