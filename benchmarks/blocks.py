@@ -1,7 +1,7 @@
 """GPU time of FAMSeg's blocks, forward and backward, on the Triton kernels and on plain PyTorch, in one process.
 
     python benchmarks/blocks.py --json blocks.json
-    python benchmarks/blocks.py --sweep                     # cuts of the depthwise and strip kernels, see sweep.py
+    python benchmarks/blocks.py --sweep                     # cuts of kernels, see sweep.py
     python benchmarks/blocks.py --device cpu                # no times: does every row run, in Triton's interpreter
 
 A time is the median over replays of one CUDA graph that holds the whole module, forward and backward, parameters'
@@ -328,7 +328,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--dtype", default="bfloat16", choices=("bfloat16", "float32"))
     parser.add_argument("--milliseconds", type=int, default=50, help="of replays for one time (50)")
     parser.add_argument("--forward", action="store_true", help="time forward alone")
-    parser.add_argument("--sweep", action="store_true", help="time the cuts of the depthwise and strip kernels instead")
+    parser.add_argument("--sweep", action="store_true", help="time the cuts of kernels instead, see sweep.py")
     parser.add_argument("--knobs", nargs="+", metavar="KNOB", help="only these of the sweep")
     parser.add_argument("--cuts", type=int, default=24, help="of a knob, at the most (24)")
     parser.add_argument("--seconds", type=float, default=90, help="for the sweep, compiling included (90)")
@@ -349,14 +349,17 @@ def main() -> None:
         raise SystemExit("benchmarks/blocks.py needs a CUDA device; --device cpu only tries the rows.")
     about = environment(options)
     print(f"{about}\n\n{'' if options.sweep else HEAD}", flush=True)
+
+    def save(results: list[dict[str, Any]]) -> None:
+        if options.json:
+            options.json.write_text(json.dumps({"environment": about, "results": results}, indent=2) + "\n")
+
     if options.sweep:
         from sweep import sweep  # not without Triton
 
-        results = sweep(options, graph_ms)
+        sweep(options, graph_ms, save)
     else:
-        results = [dataclasses.asdict(row) for row in measure_blocks(options)]
-    if options.json:
-        options.json.write_text(json.dumps({"environment": about, "results": results}, indent=2) + "\n")
+        save([dataclasses.asdict(row) for row in measure_blocks(options)])
 
 
 if __name__ == "__main__":

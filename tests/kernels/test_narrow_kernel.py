@@ -1,5 +1,7 @@
 """The 3x3 convolution of few channels against PyTorch's in float64: value and gradients of map and weight."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -17,8 +19,10 @@ from famseg.layers.stem import Stem
 def few_programs(monkeypatch, device):
     """In the interpreter, where a program takes as long as its instructions; each has several tiles then."""
     if device.type == "cpu":
-        monkeypatch.setattr(narrow, "PROGRAMS", (2, 2))
+        for name in ("RESULT", "SUMS", "BOTH", "WIDE"):
+            monkeypatch.setattr(narrow, name, replace(getattr(narrow, name), programs=2))
         monkeypatch.setattr(narrow, "FEW", 4096)
+        monkeypatch.setattr(narrow, "AT_ONCE", 2)
 
 
 def kernel(padding):

@@ -20,7 +20,7 @@ class Walk:
     """How a kernel cuts a map.
 
     `lines`: of a tile.
-    `step`: pixels between two jumps of the loop; divides all RUNS.
+    `step`: pixels between two jumps of the loop, loaded before the first of them is stored; divides all RUNS.
     `programs`: at most about so many, each with a chunk of the tiles; a constant, so that no result depends on the
     machine.
     `registers`: the most that a thread may have.

@@ -22,6 +22,7 @@ import triton
 from torch import Tensor, nn
 
 from famseg.kernels.narrow_programs import narrow_kernel, products_kernel, weight_gradient_kernel
+from famseg.kernels.partials import LAUNCH
 from famseg.kernels.tiles import channels_last, device_of, lends
 
 RUNS = 64  # of a program: the rows of a product
@@ -30,23 +31,43 @@ CHANNELS, MOST = (8, 16, 32), 40  # of maps, and of the result at the most, that
 IMAGE = 4  # channels of an image at the most
 LEAST = 2**17  # pixels from which a pass is a matter of bytes and not of launches
 ROOM = 2**17  # bytes of shared memory that a program may have; it takes 113 kB at the most
-PROGRAMS = 396, 264  # that share out the tiles of a map: as many as an H100 runs at once, three and two on a
-# processor; constants, so that no result depends on the machine
-AT_ONCE, FEW = 128, 16  # partial sums and weights that a merging program loads at once
+AT_ONCE, FEW = 512, 16  # partial sums and weights that a merging program loads at once
+
+
+@dataclass(frozen=True)
+class Pace:
+    """How a kernel goes through its tiles.
+
+    `stages`: with 1, a tile is loaded when the one before it is done, through the L1 cache, where windows overlap;
+    with 2 meanwhile, but past that cache.
+    `lines`: of a tile.
+    `programs`: that share out the tiles of a map, as many as an H100 runs at once; a constant, so that no result
+    depends on the machine.
+    `registers`: the most that a thread may have. What is said here the compiler uses, to start all loads of a tile
+    before it waits for one; else it saves registers, and waits up to ten times.
+    """
+
+    stages: int
+    lines: int
+    programs: int
+    registers: int | None = None
+
+
+# By what a kernel writes: the result, or either gradient alone; of windows of more than one block, any of them.
+RESULT = Pace(stages=1, lines=4, programs=396, registers=168)
+SUMS = Pace(stages=1, lines=3, programs=396, registers=168)
+BOTH = Pace(stages=1, lines=3, programs=264, registers=255)
+WIDE = Pace(stages=1, lines=2, programs=264, registers=255)
 
 
 @dataclass(frozen=True)
 class Cut:
-    """How a map of `row_in` channels becomes one of `row_out`, `widest` numbers of a run at most in a program.
-
-    `full`: two programs fill a processor, though windows are not wide.
-    """
+    """How a map of `row_in` channels becomes one of `row_out`, `widest` numbers of a run at most in a program."""
 
     row_in: int
     row_out: int
     stride: int
     widest: int
-    full: bool = False
 
     @property
     def run(self) -> int:
@@ -65,7 +86,7 @@ class Cut:
 
     @property
     def wide(self) -> bool:
-        """Whether a window is several blocks, so that a program has room for two lines only."""
+        """Whether a window is more than one block."""
         return self.window > 64
 
     @property
@@ -81,20 +102,15 @@ class Cut:
         return min(32 if self.wide else self.widest, max(16, least))
 
     @property
-    def lines(self) -> int:
-        """Of a tile."""
-        return 2 if self.wide else 4
-
-    @property
     def blocks(self) -> int:
         """Of a run's numbers."""
         return int(triton.cdiv(self.run * self.row_out, self.block_n))
 
-    def chunks(self, y: Tensor) -> int:
-        """Runs of tiles of the result (B, row_out, H, W), for about PROGRAMS programs in all."""
+    def chunks(self, y: Tensor, pace: Pace) -> int:
+        """Runs of tiles of the result (B, row_out, H, W)."""
         b, _, h, w = y.shape
-        tiles = b * triton.cdiv(h, self.lines) * triton.cdiv(w, RUNS * self.run)
-        return int(min(tiles, triton.cdiv(PROGRAMS[self.wide or self.full], self.blocks)))
+        tiles = b * triton.cdiv(h, pace.lines) * triton.cdiv(w, RUNS * self.run)
+        return int(min(tiles, max(1, pace.programs // self.blocks)))
 
     @property
     def shape(self) -> dict[str, int]:
@@ -107,16 +123,16 @@ class Cut:
             "PIXELS": self.pixels,
         }
 
-    @property
-    def arguments(self) -> dict[str, int]:
+    def arguments(self, pace: Pace) -> dict[str, int | None]:
         """What a kernel takes for it that reads maps."""
         return self.shape | {
             "RUNS": RUNS,
-            "LINES": self.lines,
+            "LINES": pace.lines,
             "BLOCK_K": self.block_k,
             "BLOCK_N": self.block_n,
             "num_warps": 4,
-            "num_stages": 1,  # loads stay in the L1 cache, where windows overlap; copied ahead they would pass it by
+            "num_stages": pace.stages,
+            "maxnreg": pace.registers,
         }
 
 
@@ -175,7 +191,7 @@ def _(dy: Tensor, weight: Tensor) -> Tensor:
 def of_weight(dy: Tensor, x: Tensor, weight: Tensor, stride: int) -> Tensor:
     """The gradient of `narrow_conv` for the weight, laid out as it is; sums are rounded to its dtype alone."""
     dy, x, dweight = channels_last(dy), channels_last(x), torch.empty_like(weight)
-    _sum_products(x, dy, Cut(x.shape[1], dy.shape[1], stride, widest=32), weight, dweight)
+    _sum_products(x, dy, stride, weight, dweight)
     return dweight
 
 
@@ -189,7 +205,7 @@ def of_both(dy: Tensor, x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
     """`of_map` and `of_weight` in one pass over dy, with stride 1: the windows of dy are those of both."""
     dy, x, dweight = channels_last(dy), channels_last(x), torch.empty_like(weight)
     dx = _result(dy, x.shape[1], 1)
-    _sum_products(dy, x, Cut(dy.shape[1], x.shape[1], 1, widest=32, full=True), weight, dweight, dx)
+    _sum_products(dy, x, 1, weight, dweight, dx)
     return dx, dweight
 
 
@@ -210,30 +226,35 @@ def _convolve(x: Tensor, weight: Tensor, y: Tensor, stride: int, turned: bool) -
     view = weight.transpose(0, 1) if turned else weight
     layout = {"STRIDES": view.stride(), "CHANNELS": tuple(view.shape[:2])}
     cut = Cut(row_in, y.shape[1], stride, widest=64)
+    pace = WIDE if cut.wide else RESULT
     with device_of(x):
-        narrow_kernel[cut.blocks, cut.chunks(y)](x, weight, y, b, h, w, TURNED=turned, **layout, **cut.arguments)
+        narrow_kernel[cut.blocks, cut.chunks(y, pace)](
+            x, weight, y, b, h, w, TURNED=turned, **layout, **cut.arguments(pace)
+        )
 
 
 def _sum_products(
-    x: Tensor, other: Tensor, cut: Cut, weight: Tensor, dweight: Tensor, convolved: Tensor | None = None
+    x: Tensor, other: Tensor, stride: int, weight: Tensor, dweight: Tensor, convolved: Tensor | None = None
 ) -> None:
     """Write the weights' gradient, from windows of x and runs of `other`.
 
     With `convolved`, x is the gradient, `other` the map, whose own gradient is written there.
     """
-    (b, _, h, w), turned = x.shape, convolved is not None
-    chunks = cut.chunks(other)
+    (b, row_in, h, w), turned = x.shape, convolved is not None
+    cut = Cut(row_in, other.shape[1], stride, widest=32)
+    pace = WIDE if cut.wide else BOTH if turned else SUMS
+    chunks = cut.chunks(other, pace)
     partials = torch.empty(chunks, SIDE, cut.window, cut.run * cut.row_out, dtype=torch.float32, device=x.device)
     view, result = (t.transpose(0, 1) if turned else t for t in (weight, dweight))
     channels = tuple(view.shape[:2])
     with device_of(x):
         products_kernel[cut.blocks, chunks](
             x, other, partials, weight, convolved, b, h, w,
-            STRIDES=view.stride(), CHANNELS=channels, WITH_MAP=turned, **cut.arguments,
+            STRIDES=view.stride(), CHANNELS=channels, WITH_MAP=turned, **cut.arguments(pace),
         )  # fmt: skip
         weight_gradient_kernel[(triton.cdiv(dweight.numel(), FEW),)](
             partials, dweight, chunks,
-            STRIDES=result.stride(), CHANNELS=channels, TURNED=turned, AT_ONCE=AT_ONCE, FEW=FEW, **cut.shape,
+            STRIDES=result.stride(), CHANNELS=channels, TURNED=turned, AT_ONCE=AT_ONCE, FEW=FEW, **cut.shape, **LAUNCH,
         )  # fmt: skip
 
 

@@ -22,7 +22,7 @@ from famseg.kernels.partials import merged
 from famseg.kernels.rows import rows_of
 from famseg.kernels.tiles import block_of, channels_last, device_of, empty_map, over, row_of, run_of
 
-AT_ONCE, FEW = 256, 4  # partial sums and channels that a program of `statistics_kernel` loads at once
+AT_ONCE, FEW = 1024, 4  # partial sums and channels that a program of `statistics_kernel` loads at once: all there are
 
 
 @triton.jit
@@ -214,6 +214,7 @@ def statistics(x: Tensor, mean: Tensor, variance: Tensor, batches: Tensor, momen
             rows.height,
             AT_ONCE,
             FEW,
+            num_warps=8,
         )
     return stats
 

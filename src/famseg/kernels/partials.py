@@ -9,7 +9,10 @@ from torch import Tensor
 
 from famseg.kernels.tiles import block_of, device_of, over
 
-AT_ONCE, WIDTH = 512, 8  # partial sums and columns that a program loads at once; 8 numbers are a sector of memory
+AT_ONCE, WIDTH = 1024, 8  # partial sums and columns that a program loads at once; 8 numbers are a sector of memory
+# A launch is one wait for memory, if all loads are started before the first sum: the compiler does so with registers
+# granted, else it saves them, and waits eight times.
+LAUNCH = {"num_warps": 8, "maxnreg": 128}
 
 
 @triton.jit(do_not_specialize=["chunks"])
@@ -57,5 +60,5 @@ def _launch(
 ) -> None:
     with device_of(partials):
         merging_kernel[triton.cdiv(numbers, WIDTH), kinds](
-            partials, own, others, chunks, numbers, c, TAPS=taps, AT_ONCE=AT_ONCE, WIDTH=WIDTH
+            partials, own, others, chunks, numbers, c, TAPS=taps, AT_ONCE=AT_ONCE, WIDTH=WIDTH, **LAUNCH
         )

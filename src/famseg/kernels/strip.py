@@ -87,9 +87,9 @@ def line_kernel(
     for t in tl.static_range(LENGTH):
         tap = row + (LENGTH - 1 - t if BACKWARD else t)
         taps = taps + (taps_of(lines, tap, C, c, c_mask, LINES, EVEN),)  # type: ignore[assignment]
-    before = tl.zeros((LINES, BLOCK_C), tl.float32)
+    constant = tl.zeros((LINES, BLOCK_C), tl.float32)
     if not (BACKWARD or ADD):
-        before += taps_of(bias, 0, C, c, c_mask, LINES, EVEN)
+        constant += taps_of(bias, 0, C, c, c_mask, LINES, EVEN)
     totals = zeros(LENGTH + 1 if BACKWARD else 0, LINES, BLOCK_C)
     begin, end = run_of(chunk, tl.num_programs(1), B * tl.cdiv(width, LINES) * tl.cdiv(length, run))
     for index in range(begin, end):
@@ -102,24 +102,26 @@ def line_kernel(
             window = window + (block_of(x + (start + p * along_step) + within, mask),)  # type: ignore[assignment]
         for first in range(0, tl.minimum(run, length - along0), STEP):
             here = (start + first * along_step) + within
-            source, target = x + HALF * along_step + here, y + here
-            if BACKWARD:
-                beside = other + here
+            before, beside = (), ()  # all loads come first: none may pass a store, which may be to where it reads
             for r in tl.static_range(STEP):
                 mask = over(there & (along0 + (first + r + HALF) < length), c_mask, EVEN)
-                ahead = block_of(source + r * along_step, mask)
+                ahead = block_of(x + HALF * along_step + here + r * along_step, mask)
                 window = window + (ahead,)  # type: ignore[assignment]
                 mask = over(there & (along0 + (first + r) < length), c_mask, EVEN)
-                at = target + r * along_step
-                total = block_of(at, mask) if ADD else before
+                if ADD:
+                    before = before + (block_of(y + here + r * along_step, mask),)  # type: ignore[assignment]
+                if BACKWARD:
+                    beside = beside + (block_of(other + here + r * along_step, mask),)  # type: ignore[assignment]
+            for r in tl.static_range(STEP):
+                total = before[r] if ADD else constant
                 for t in tl.static_range(LENGTH):
                     total += taps[t] * window[t]
-                tl.store(at, total.to(y.dtype.element_ty), mask=mask)
+                mask = over(there & (along0 + (first + r) < length), c_mask, EVEN)
+                tl.store(y + here + r * along_step, total.to(y.dtype.element_ty), mask=mask)
                 if BACKWARD:
-                    value = block_of(beside + r * along_step, mask)
                     sums = ()
                     for t in tl.static_range(LENGTH):
-                        sums = sums + (totals[t] + value * window[t],)  # type: ignore[assignment]
+                        sums = sums + (totals[t] + beside[r] * window[t],)  # type: ignore[assignment]
                     totals = sums + (totals[LENGTH] if ADD else totals[LENGTH] + window[HALF],)
                 window = window[1:]
     if BACKWARD:
