@@ -88,13 +88,6 @@ def test_float64_cannot_be_asked_for(device):
         layer(torch.zeros(1, 16, 4, 4, dtype=torch.float64, device=device))
 
 
-@pytest.mark.parametrize("held", [1024, 2048, 4096])
-def test_a_processor_has_the_registers_that_a_program_asks_for(held):
-    for row in (36, 40, 100, 104, 196):
-        cut = fam._of_logits(held, row)
-        assert (cut["maxnreg"] or 0) * 32 * cut["num_warps"] <= 2**16
-
-
 @pytest.mark.gpu
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_random_shapes(dtype, device):
