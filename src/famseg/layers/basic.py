@@ -76,6 +76,16 @@ def normalised(x: Tensor, norm: nn.Module, backend: str, gelu: bool = False) -> 
     return F.gelu(y) if gelu else y
 
 
+def normalised_shared(x: Tensor, norm: nn.Module, backend: str) -> tuple[Tensor, Tensor]:
+    """`normalised(x, ...)`, and x for its other reader: on a GPU the norm's kernel adds both readers' gradients."""
+    if use_triton(backend, x):
+        from famseg.kernels.norm import batch_norm_shared, suits  # Triton is imported where it runs
+
+        if suits(norm, x):
+            return batch_norm_shared(x, cast(nn.BatchNorm2d, norm))
+    return normalised(x, norm, backend), x
+
+
 class Shift(nn.Module):
     """What is left of a batch norm whose scale has gone into the convolution before it (`famseg.folding`).
 

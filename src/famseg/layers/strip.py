@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from famseg.errors import UserError
 from famseg.kernels import BACKENDS, use_triton
-from famseg.layers.basic import ScaledResidual, as_autocast, normalised, pointwise_conv
+from famseg.layers.basic import ScaledResidual, as_autocast, normalised_shared, pointwise_conv
 from famseg.layers.options import require_choice
 
 STRIP_SCANS = ("independent", "sequential")
@@ -170,10 +170,10 @@ class StripBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, channels, H, W) -> the same."""
-        n = normalised(x, self.norm1, self.backend)
+        n, x = normalised_shared(x, self.norm1, self.backend)
         x = self._add(x, self.residual1, self.attention(self._project_in(n)), self.proj_out, n)
-        hidden = self._expanded(normalised(x, self.norm2, self.backend))
-        return self._add(x, self.residual2, hidden, self.project)
+        n, x = normalised_shared(x, self.norm2, self.backend)
+        return self._add(x, self.residual2, self._expanded(n), self.project)
 
     def _project_in(self, n: Tensor) -> Tensor:
         if not use_triton(self.backend, n):
