@@ -168,13 +168,21 @@ def pointwise_conv(x: Tensor, conv: nn.Conv2d, backend: str, bias: bool = True) 
 
     Shapes: (B, C, H, W) -> (B, output channels, H, W).
     """
+    return pointwise_conv_shared(x, conv, backend, bias)[0]
+
+
+def pointwise_conv_shared(x: Tensor, conv: nn.Conv2d, backend: str, bias: bool = True) -> tuple[Tensor, Tensor]:
+    """`pointwise_conv(x, ...)`, and x for its other reader: where backward is one kernel, it adds both gradients."""
     if not (torch.is_grad_enabled() and use_triton(backend, x)):
-        return cast(Tensor, conv(x)) if bias else F.conv2d(x, conv.weight)
+        return cast(Tensor, conv(x)) if bias else F.conv2d(x, conv.weight), x
     from famseg.kernels import pointwise  # Triton is imported where it runs
 
-    x, weight = as_autocast(x), as_autocast(conv.weight)
+    rounded, weight = as_autocast(x), as_autocast(conv.weight)
     offset = as_autocast(conv.bias) if bias and conv.bias is not None else None
-    return pointwise.pointwise(x, weight, offset) if pointwise.suits(x, weight) else F.conv2d(x, weight, offset)
+    if not pointwise.suits(rounded, weight):
+        return F.conv2d(rounded, weight, offset), x
+    y, shared = pointwise.pointwise_shared(rounded, weight, offset)
+    return y, shared if rounded is x else x  # the other reader gets x as it was
 
 
 def as_autocast(x: Tensor) -> Tensor:

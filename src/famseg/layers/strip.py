@@ -9,7 +9,13 @@ from torch import Tensor, nn
 
 from famseg.errors import UserError
 from famseg.kernels import BACKENDS, use_triton
-from famseg.layers.basic import ScaledResidual, as_autocast, normalised_shared, pointwise_conv
+from famseg.layers.basic import (
+    ScaledResidual,
+    as_autocast,
+    normalised_shared,
+    pointwise_conv,
+    pointwise_conv_shared,
+)
 from famseg.layers.options import require_choice
 
 STRIP_SCANS = ("independent", "sequential")
@@ -171,16 +177,19 @@ class StripBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B, channels, H, W) -> the same."""
         n, x = normalised_shared(x, self.norm1, self.backend)
-        x = self._add(x, self.residual1, self.attention(self._project_in(n)), self.proj_out, n)
+        a, n = self._project_in(n)
+        x = self._add(x, self.residual1, self.attention(a), self.proj_out, n)
         n, x = normalised_shared(x, self.norm2, self.backend)
         return self._add(x, self.residual2, self._expanded(n), self.project)
 
-    def _project_in(self, n: Tensor) -> Tensor:
+    def _project_in(self, n: Tensor) -> tuple[Tensor, Tensor]:
+        """gelu(conv1x1(n)), and n for its other reader."""
         if not use_triton(self.backend, n):
-            return F.gelu(self.proj_in(n))
+            return F.gelu(self.proj_in(n)), n
         from famseg.kernels.bias_gelu import bias_gelu  # not without Triton
 
-        return cast(Tensor, bias_gelu(pointwise_conv(n, self.proj_in, self.backend, bias=False), self.proj_in.bias))
+        z, n = pointwise_conv_shared(n, self.proj_in, self.backend, bias=False)
+        return cast(Tensor, bias_gelu(z, self.proj_in.bias)), n
 
     def _add(
         self, x: Tensor, scaled: ScaledResidual, branch: Tensor, conv: nn.Conv2d, other: Tensor | None = None

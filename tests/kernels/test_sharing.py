@@ -1,0 +1,38 @@
+"""Additions of two gradients of a map, counted below autograd: what its readers' kernels add, autograd need not."""
+
+import pytest
+import torch
+from shapes import random_map
+from torch.profiler import ProfilerActivity, profile
+
+from famseg.layers.fam import FeatureAwareUpsample
+from famseg.layers.strip import StripBlock
+
+SHAPE = 2, 16, 5, 6
+
+
+def additions(layer, dtype, device):
+    """Of maps of SHAPE, in the layer's backward pass."""
+    layer = layer.to(device, memory_format=torch.channels_last).train()
+    x = random_map(SHAPE, 0, dtype, device).requires_grad_()
+    with torch.autocast(device.type, torch.bfloat16, enabled=dtype == torch.bfloat16):
+        y = layer(x)
+    with profile(activities=[ProfilerActivity.CPU], record_shapes=True) as seen:
+        y.sum().backward()
+    events = seen.key_averages(group_by_input_shape=True)
+    return sum(e.count for e in events if e.key in ("aten::add", "aten::add_") and e.input_shapes[0] == list(SHAPE))
+
+
+@pytest.mark.parametrize(("backend", "dtype", "expected"), [
+    ("torch", torch.float32, 5),  # x twice, n, what attention scans and gates, and what it scans two ways
+    ("triton", torch.float32, 2),
+    ("triton", torch.bfloat16, 1),
+])  # fmt: skip
+def test_of_a_strip_block(backend, dtype, expected, device):
+    block = StripBlock(SHAPE[1], 2, kernels=(3, 5), backend=backend)
+    assert additions(block, dtype, device) == expected
+
+
+@pytest.mark.parametrize(("dtype", "expected"), [(torch.float32, 1), (torch.bfloat16, 0)])
+def test_of_fam(dtype, expected, device):
+    assert additions(FeatureAwareUpsample(SHAPE[1], 8, 16, kernel=3, backend="triton"), dtype, device) == expected
