@@ -70,7 +70,7 @@ def test_shared_maps(shape, dtype, device):
 
 
 def test_a_shared_map_of_which_one_reader_counts(device):
-    """Backward then has one gradient alone, and without any there is nothing to share."""
+    """Backward comes with one gradient alone; where nothing is differentiated the map itself is handed on."""
     x, weight, bias = (t.requires_grad_() for t in arguments((2, 3, 4, 5), torch.float32, device))
     y, again = batch_norm_shared(x, norm_of(weight, bias, device))
     (alone,) = torch.autograd.grad(functions(False, device)[0](x, weight, bias).square().sum(), x)

@@ -8,7 +8,7 @@ from torch.profiler import ProfilerActivity, profile
 from famseg.layers.fam import FeatureAwareUpsample
 from famseg.layers.strip import StripBlock
 
-SHAPE = 2, 16, 5, 6
+SHAPE = 1, 16, 2, 3
 
 
 def additions(layer, dtype, device):
@@ -25,11 +25,11 @@ def additions(layer, dtype, device):
 
 @pytest.mark.parametrize(("backend", "dtype", "expected"), [
     ("torch", torch.float32, 5),  # x twice, n, what attention scans and gates, and what it scans two ways
-    ("triton", torch.float32, 2),
-    ("triton", torch.bfloat16, 1),
+    ("triton", torch.float32, 1),  # n, since 1x1 convolutions have a kernel for half precision alone
+    pytest.param("triton", torch.bfloat16, 0, marks=pytest.mark.slow),
 ])  # fmt: skip
 def test_of_a_strip_block(backend, dtype, expected, device):
-    block = StripBlock(SHAPE[1], 2, kernels=(3, 5), backend=backend)
+    block = StripBlock(SHAPE[1], 2, kernels=(3,), backend=backend)
     assert additions(block, dtype, device) == expected
 
 
