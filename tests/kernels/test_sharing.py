@@ -36,3 +36,15 @@ def test_of_a_strip_block(backend, dtype, expected, device):
 @pytest.mark.parametrize(("dtype", "expected"), [(torch.float32, 1), (torch.bfloat16, 0)])
 def test_of_fam(dtype, expected, device):
     assert additions(FeatureAwareUpsample(SHAPE[1], 8, 16, kernel=3, backend="triton"), dtype, device) == expected
+
+
+@pytest.mark.slow
+def test_a_compiled_block_has_no_graph_break(device):
+    """There a map is handed on by no Function, and gradients are the same."""
+    block = StripBlock(SHAPE[1], 2, kernels=(3,), backend="triton").to(device).train()
+    x, found = random_map(SHAPE, 0, device=device).requires_grad_(), []
+    for layer in (block, torch.compile(block, backend="aot_eager", fullgraph=True)):
+        y = layer(x)
+        found.append([y, *torch.autograd.grad(y.square().sum(), [x, *block.parameters()])])
+    for eager, compiled in zip(*found, strict=True):
+        torch.testing.assert_close(compiled, eager)
