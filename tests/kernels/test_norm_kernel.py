@@ -6,24 +6,40 @@ import torch.nn.functional as F
 from shapes import LAYOUTS, TOLERANCE, assert_like_twin, random_map, random_shapes
 from torch import nn
 
-from famseg.kernels.norm import batch_norm, statistics, suits
+from famseg.kernels.norm import batch_norm, batch_norm_shared, statistics, suits
 from famseg.layers.stem import Stem
 
 SHAPES = [(2, 3, 1, 2), (1, 1, 9, 14), (2, 16, 1, 37), (2, 16, 37, 1), (1, 65, 2, 3), (1, 160, 7, 5), (3, 36, 9, 11)]
+
+
+def norm_of(weight, bias, device):
+    norm = nn.BatchNorm2d(len(weight)).to(device)
+    del norm.weight, norm.bias
+    norm.weight, norm.bias = weight, bias
+    return norm
 
 
 def functions(gelu, device):
     """Kernel and twin as functions of map, weight and bias."""
 
     def kernel(x, weight, bias):
-        norm = nn.BatchNorm2d(x.shape[1]).to(device)
-        del norm.weight, norm.bias
-        norm.weight, norm.bias = weight, bias
-        return batch_norm(x, norm, gelu)
+        return batch_norm(x, norm_of(weight, bias, device), gelu)
 
     def twin(x, weight, bias):
         y = F.batch_norm(x, None, None, weight, bias, training=True)
         return F.gelu(y) if gelu else y
+
+    return kernel, twin
+
+
+def shared_functions(device):
+    """The same for the norm of a map that another layer reads as well: both readers' maps, one behind the other."""
+
+    def kernel(x, weight, bias):
+        return torch.cat(batch_norm_shared(x, norm_of(weight, bias, device)))
+
+    def twin(x, weight, bias):
+        return torch.cat((F.batch_norm(x, None, None, weight, bias, training=True), x))
 
     return kernel, twin
 
@@ -44,6 +60,24 @@ def test_small_maps(shape, dtype, gelu, device):
 def test_layouts(layout, device):
     args = arguments((2, 20, 4, 6), torch.float32, device, layout)
     assert_like_twin(*functions(True, device), args, TOLERANCE[torch.float32])
+    assert_like_twin(*shared_functions(device), args, TOLERANCE[torch.float32])
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE)
+@pytest.mark.parametrize("shape", SHAPES)
+def test_shared_maps(shape, dtype, device):
+    assert_like_twin(*shared_functions(device), arguments(shape, dtype, device), TOLERANCE[dtype])
+
+
+def test_a_shared_map_of_which_one_reader_counts(device):
+    """Backward comes with one gradient alone; where nothing is differentiated the map itself is handed on."""
+    x, weight, bias = (t.requires_grad_() for t in arguments((2, 3, 4, 5), torch.float32, device))
+    y, again = batch_norm_shared(x, norm_of(weight, bias, device))
+    (alone,) = torch.autograd.grad(functions(False, device)[0](x, weight, bias).square().sum(), x)
+    assert torch.equal(torch.autograd.grad(y.square().sum(), x, retain_graph=True)[0], alone)
+    assert torch.equal(torch.autograd.grad(again.sum(), x)[0], torch.ones_like(x))
+    with torch.no_grad():
+        assert batch_norm_shared(x, norm_of(weight, bias, device))[1] is x
 
 
 def test_several_tiles_of_a_program(device, monkeypatch):
@@ -113,6 +147,7 @@ def test_random_shapes(dtype, device):
         shape = (b, c, h, w + 4)  # of two rows a norm gives signs, and its gradient is noise
         args = arguments(shape, dtype, device, LAYOUTS[i % 3], seed=i)
         assert_like_twin(*functions(bool(i % 2), device), args, TOLERANCE[dtype])
+        assert_like_twin(*shared_functions(device), args, TOLERANCE[dtype])
 
 
 def test_a_stem_of_any_width(device):

@@ -6,8 +6,8 @@ import torch.nn.functional as F
 from shapes import CORNERS, LAYOUTS, assert_like_twin, random_map, random_shapes
 from torch import nn
 
-from famseg.kernels.pointwise import pointwise, suits
-from famseg.layers.basic import pointwise_conv
+from famseg.kernels.pointwise import pointwise, pointwise_shared, suits
+from famseg.layers.basic import pointwise_conv, pointwise_conv_shared
 
 
 def arguments(shape, outer, dtype=torch.float32, device="cpu", layout="channels_last", seed=0):
@@ -15,6 +15,15 @@ def arguments(shape, outer, dtype=torch.float32, device="cpu", layout="channels_
     weight = torch.randn(outer, shape[1], 1, 1, generator=generator) / shape[1] ** 0.5
     bias = torch.randn(outer, generator=generator)
     return random_map(shape, seed, dtype, device, layout), weight.to(device, dtype), bias.to(device, dtype)
+
+
+def of_both_readers(shared):
+    """The result and the map that is handed on, in one: (B, O + I, H, W)."""
+    return lambda x, weight, bias=None: torch.cat(shared(x, weight, bias), 1)
+
+
+def shared_twin(x, weight, bias=None):
+    return F.conv2d(x, weight, bias), x
 
 
 @pytest.mark.parametrize(
@@ -33,6 +42,7 @@ def test_like_the_twin(shape, outer, dtype, layout, device):
     x, weight, bias = arguments(shape, outer, dtype, device, layout)
     assert_like_twin(pointwise, F.conv2d, (x, weight, bias), tolerance)
     assert_like_twin(pointwise, F.conv2d, (x, weight), tolerance)
+    assert_like_twin(of_both_readers(pointwise_shared), of_both_readers(shared_twin), (x, weight, bias), tolerance)
 
 
 def test_several_tiles_of_a_program(device, monkeypatch):
@@ -75,6 +85,17 @@ def test_the_layer_rounds_as_autocast_does(bias, device):
         torch.testing.assert_close(ours, plain, rtol=2e-3, atol=2e-2)
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32])
+def test_the_other_reader_gets_the_map_as_it_was(dtype, device):
+    """A float32 map is rounded for the convolution alone."""
+    conv, x = nn.Conv2d(8, 16, 1).to(device), torch.randn(2, 8, 9, 7, device=device, dtype=dtype, requires_grad=True)
+    with torch.autocast(device.type, torch.float16):
+        y, shared = pointwise_conv_shared(x, conv, "triton")
+    assert (y.dtype, shared.dtype) == (torch.float16, dtype)
+    assert torch.equal(shared, x)
+    assert (shared is x) == (dtype == torch.float32)
+
+
 @pytest.mark.gpu
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_random_shapes(dtype):
@@ -85,6 +106,7 @@ def test_random_shapes(dtype):
         if suits(*args[:2]):
             count += 1
             assert_like_twin(pointwise, F.conv2d, args[: 2 + seed % 2], 1e-2)
+            assert_like_twin(of_both_readers(pointwise_shared), of_both_readers(shared_twin), args, 1e-2)
     assert count > 100
 
 

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from shapes import CORNERS, LAYOUTS, TOLERANCE, assert_like_twin, random_map, random_shapes
 from torch import nn
 
-from famseg.kernels.bias_gelu import bias_gelu
+from famseg.kernels.bias_gelu import bias_gelu, bias_gelu_twice
 from famseg.kernels.residual import residual
 from famseg.layers.strip import StripBlock
 
@@ -15,6 +15,14 @@ SHAPES = [*CORNERS, (3, 32, 9, 11), (2, 160, 5, 7)]
 
 def gelu_twin(z, bias):
     return F.gelu(z + bias[:, None, None])
+
+
+def gelu_of_both_readers(z, bias):
+    return torch.cat(bias_gelu_twice(z, bias))
+
+
+def gelu_twin_of_both_readers(z, bias):
+    return torch.cat(2 * [gelu_twin(z, bias)])
 
 
 def functions(keep, other):
@@ -60,12 +68,15 @@ def test_layouts(layout, device):
     args = arguments((2, 20, 4, 6), torch.float32, device, True, layout)
     assert_like_twin(*functions(None, True), args, TOLERANCE[torch.float32])
     assert_like_twin(bias_gelu, gelu_twin, args[1:3], TOLERANCE[torch.float32])
+    assert_like_twin(gelu_of_both_readers, gelu_twin_of_both_readers, args[1:3], TOLERANCE[torch.float32])
 
 
 @pytest.mark.parametrize("dtype", TOLERANCE)
 @pytest.mark.parametrize("shape", SHAPES)
 def test_bias_and_gelu_of_small_maps(shape, dtype, device):
-    assert_like_twin(bias_gelu, gelu_twin, arguments(shape, dtype, device, False)[1:3], TOLERANCE[dtype])
+    args = arguments(shape, dtype, device, False)[1:3]
+    assert_like_twin(bias_gelu, gelu_twin, args, TOLERANCE[dtype])
+    assert_like_twin(gelu_of_both_readers, gelu_twin_of_both_readers, args, TOLERANCE[dtype])
 
 
 def test_several_tiles_of_a_program(device, monkeypatch):
@@ -172,3 +183,4 @@ def test_random_shapes(dtype, device):
         args = arguments(shape, dtype, device, other, LAYOUTS[i % 3], seed=i)
         assert_like_twin(*functions(keep, other), args, TOLERANCE[dtype])
         assert_like_twin(bias_gelu, gelu_twin, args[1:3], TOLERANCE[dtype])
+        assert_like_twin(gelu_of_both_readers, gelu_twin_of_both_readers, args[1:3], TOLERANCE[dtype])

@@ -1,7 +1,8 @@
 """A convolution's bias and GELU in one pass forward and one backward, which sums the bias's gradient as well.
 
-    a = gelu(z + bias),    dz = da gelu'(z + bias),    dbias = sum dz
+    a = gelu(z + bias),    dz = (da [+ other]) gelu'(z + bias),    dbias = sum dz
 
+`other` is the gradient of a from a second reader, see `famseg.kernels.sharing`.
 Backward reads z, so that forward keeps no other map. Maps are channels last; sums are float32 partials in a fixed
 order.
 """
@@ -14,6 +15,7 @@ from torch import Tensor
 from famseg.kernels.gelu import gelu_of, gelu_slope
 from famseg.kernels.partials import merged
 from famseg.kernels.rows import rows_of
+from famseg.kernels.sharing import doubling
 from famseg.kernels.tiles import block_of, channels_last, device_of, empty_map, over, row_of, run_of
 
 
@@ -29,8 +31,9 @@ def bias_gelu_kernel(z, bias, a, R, C, ROWS: tl.constexpr, BLOCK_C: tl.constexpr
 
 @triton.jit(do_not_specialize=["R"])
 def bias_gelu_backward_kernel(
-    da, z, bias, dz, partials, R, C, ROWS: tl.constexpr, BLOCK_C: tl.constexpr, EVEN: tl.constexpr
-):
+    da, other, z, bias, dz, partials, R, C,
+    OTHER: tl.constexpr, ROWS: tl.constexpr, BLOCK_C: tl.constexpr, EVEN: tl.constexpr,
+):  # fmt: skip
     """Dz; partials (chunks, C): this chunk's sums of it."""
     chunk = tl.program_id(0)
     c = tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)
@@ -41,7 +44,10 @@ def bias_gelu_backward_kernel(
         row = (tile * ROWS + tl.arange(0, ROWS)).to(tl.int64)
         at, mask = row[:, None] * C + c[None, :], over(row < R, c < C, EVEN)
         value = block_of(z + at, mask) + offset
-        gradient = block_of(da + at, mask) * gelu_slope(value)
+        upstream = block_of(da + at, mask)
+        if OTHER:
+            upstream += block_of(other + at, mask)
+        gradient = upstream * gelu_slope(value)
         tl.store(dz + at, gradient.to(dz.dtype.element_ty), mask=mask)
         total += gradient
     tl.store(partials + chunk * C + c, tl.sum(total, 0), mask=c < C)
@@ -71,21 +77,30 @@ def _(z: Tensor, bias: Tensor) -> Tensor:
 
 
 @torch.library.custom_op("famseg::bias_gelu_backward", mutates_args=())
-def bias_gelu_backward(da: Tensor, z: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
-    """Gradients of z, and of the bias in float32."""
-    da, z = channels_last(da), channels_last(z)
+def bias_gelu_backward(da: Tensor, z: Tensor, bias: Tensor, other: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Gradients of z, for da + other, and of the bias in float32."""
+    da, z, other = channels_last(da), channels_last(z), None if other is None else channels_last(other)
     dz, rows = empty_map(z), rows_of(z)
     chunks = rows.chunks()
     partials = torch.empty(chunks, rows.channels, dtype=torch.float32, device=z.device)
     with device_of(z):
         bias_gelu_backward_kernel[chunks, rows.blocks](
-            da, z, bias, dz, partials, rows.number, rows.channels, **rows.arguments
+            da,
+            da if other is None else other,
+            z,
+            bias,
+            dz,
+            partials,
+            rows.number,
+            rows.channels,
+            OTHER=other is not None,
+            **rows.arguments,
         )
     return dz, merged(partials)
 
 
 @bias_gelu_backward.register_fake
-def _(da: Tensor, z: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
+def _(da: Tensor, z: Tensor, bias: Tensor, other: Tensor | None = None) -> tuple[Tensor, Tensor]:
     return empty_map(z), z.new_empty(z.shape[1], dtype=torch.float32)
 
 
@@ -93,10 +108,11 @@ def _keep(ctx, inputs, output) -> None:
     ctx.save_for_backward(*inputs)
 
 
-def _differentiate(ctx, da: Tensor) -> tuple[Tensor, Tensor]:
+def _differentiate(ctx, da: Tensor, other: Tensor | None = None) -> tuple[Tensor, Tensor]:
     z, bias = ctx.saved_tensors
-    dz, total = bias_gelu_backward(da, z, bias)
+    dz, total = bias_gelu_backward(da, z, bias, other)
     return dz, total.to(bias.dtype)
 
 
 bias_gelu.register_autograd(_differentiate, setup_context=_keep)
+bias_gelu_twice = doubling(bias_gelu, _keep, _differentiate)

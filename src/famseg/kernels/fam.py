@@ -25,7 +25,7 @@ from famseg.kernels.rows import PROGRAMS
 from famseg.kernels.tiles import channels_last
 from famseg.layers.fam import MAX_CHANNELS, PHASES
 
-SMALL, WARPS, REGISTERS = 16, 4, 168  # up to so many taps, three programs of so many warps and registers run at once
+FEW = 16  # taps, in the power of two that holds them
 
 
 def reassemble(features: Tensor, logits: Tensor, logit_bias: Tensor, bias: Tensor) -> Tensor:
@@ -38,10 +38,15 @@ def reassemble(features: Tensor, logits: Tensor, logit_bias: Tensor, bias: Tenso
     return _op(channels_last(features), channels_last(logits), logit_bias, bias)[0]  # type: ignore[no-any-return]
 
 
-def _blocks(channels: int, held: int, limit: int) -> tuple[int, int]:
-    """Positions and channels of a program that holds some `held` values per channel block, `limit` channels at most."""
-    block_c = min(limit, max(16, triton.next_power_of_2(channels)))
-    return max(16, min(128, held // block_c)), block_c
+def _block_c(channels: int, limit: int) -> int:
+    """The power of two of channels that a program has, `limit` at most."""
+    return int(min(limit, max(16, triton.next_power_of_2(channels))))
+
+
+def _blocks(channels: int) -> tuple[int, int]:
+    """Positions and channels of a program."""
+    block_c = _block_c(channels, 64)
+    return 1024 // block_c, block_c
 
 
 def _block_t(row: int) -> int:
@@ -49,11 +54,19 @@ def _block_t(row: int) -> int:
     return triton.next_power_of_2(triton.cdiv(row, PHASES))  # type: ignore[no-any-return]
 
 
-def _of_logits(held: int, row: int) -> dict[str, int | None]:
-    """What the program of the logits' gradient takes for its block of `held` values and for rows of logits."""
-    block_t, warps = _block_t(row), max(WARPS, held // 256)
-    few = block_t <= SMALL and warps == WARPS  # more warps would have fewer registers
-    return {"BLOCK_T": block_t, "num_warps": warps, "maxnreg": REGISTERS if few else None}
+def _of_softmax(block_t: int) -> tuple[int, int]:
+    """Positions and warps of a program: the taps of a position lie in one warp."""
+    return (64, 4) if block_t <= FEW else (16, 1)
+
+
+def _of_logits(channels: int, block_t: int) -> tuple[int, int, int]:
+    """Positions and channels of a program of the logits' gradient, and how many programs an H100 runs at once.
+
+    A program is one warp, whose threads have 8 values of a map. Spread over four warps, the sums over taps would be
+    joined in shared memory, by Triton 3.6 through a single bank of it: one thread of a warp after the other.
+    """
+    block_c = _block_c(channels, MAX_CHANNELS)
+    return 256 // block_c, block_c, (3 if block_t <= FEW else 2) * PROGRAMS
 
 
 @torch.library.custom_op("famseg::reassemble", mutates_args=())
@@ -63,11 +76,11 @@ def _op(features: Tensor, logits: Tensor, logit_bias: Tensor, bias: Tensor) -> t
     weights = features.new_empty(PHASES * taps, number)
     out = _empty_last(features, (batch, channels, 2 * height, 2 * width))
     block_t = _block_t(PHASES * taps)
-    block_n = max(8, 1024 // block_t)
+    block_n, warps = _of_softmax(block_t)
     programs.softmax[(triton.cdiv(number, block_n),)](
-        logits, logit_bias, weights, number, logits.shape[1], taps, block_n, block_t
+        logits, logit_bias, weights, number, logits.shape[1], taps, block_n, block_t, num_warps=warps
     )
-    block_n, block_c = _blocks(channels, 1024, 64)
+    block_n, block_c = _blocks(channels)
     grid = (triton.cdiv(number, block_n), triton.cdiv(channels, block_c))
     programs.forward[grid](
         features, weights, bias, out, number, height, width, channels, math.isqrt(taps), block_n, block_c
@@ -88,18 +101,18 @@ def _backward_op(grad: Tensor, features: Tensor, weights: Tensor, row: int) -> t
     batch, channels, height, width = features.shape
     number, kernel = batch * height * width, math.isqrt(weights.shape[0] // PHASES)
     grad_features, grad_logits = torch.empty_like(features), _empty_last(features, (batch, row, height, width))
-    block_n, block_c = _blocks(channels, 1024, 64)
+    block_n, block_c = _blocks(channels)
     grid = (triton.cdiv(number, block_n), triton.cdiv(channels, block_c))
     programs.backward_features[grid](
         grad, weights, grad_features, number, height, width, channels, kernel, block_n, block_c
     )
-    block_n, block_c = _blocks(channels, 1024, MAX_CHANNELS)
-    blocks = triton.cdiv(number, block_n)
-    runs = max(1, min(8, blocks // (2 * PROGRAMS)))  # of positions, that a program takes
-    partials = features.new_empty(triton.cdiv(blocks, runs), len(weights) + channels, dtype=torch.float32)
-    programs.backward_logits[(len(partials),)](
-        grad, features, weights, grad_logits, partials, number, height, width, runs,
-        channels, row, kernel, block_n, block_c, **_of_logits(block_n * block_c, row),
+    block_t = _block_t(row)
+    block_n, block_c, most = _of_logits(channels, block_t)
+    chunks = min(most, triton.cdiv(number, block_n))
+    partials = features.new_empty(chunks, len(weights) + channels, dtype=torch.float32)
+    programs.backward_logits[(chunks,)](
+        grad, features, weights, grad_logits, partials, number, height, width,
+        channels, row, kernel, block_n, block_c, block_t, num_warps=1,
     )  # fmt: skip
     return grad_features, grad_logits, merged(partials)
 

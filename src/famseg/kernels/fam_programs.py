@@ -6,6 +6,8 @@ A program works on runs of positions n of the small map. `corner` is where the d
 import triton
 import triton.language as tl
 
+from famseg.kernels.tiles import run_of
+
 
 @triton.jit
 def load(pointer, mask):
@@ -108,13 +110,13 @@ def tap_gradients(
         return interleave(even, odd, COUNT)
 
 
-@triton.jit(do_not_specialize=["blocks"])
+@triton.jit
 def backward_logits(
-    grad, features, weights, grad_logits, partials, N, H, W, blocks,
+    grad, features, weights, grad_logits, partials, N, H, W,
     C: tl.constexpr, ROW: tl.constexpr, K: tl.constexpr,
     BLOCK_N: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK_T: tl.constexpr,
 ):  # fmt: skip
-    """Gradient of the logits, of `blocks` runs of positions, zeros in their padding.
+    """Gradient of the logits, zeros in their padding; programs share the runs of positions in order.
 
     Partials (programs, 4 K K + C): this program's part of the gradients of both biases.
     """
@@ -122,7 +124,8 @@ def backward_logits(
     some = (c < C)[None, :]
     of_bias = tl.zeros((BLOCK_N, BLOCK_C), tl.float32)
     of_logits = tl.zeros((BLOCK_N, 4 * BLOCK_T), tl.float32)
-    for block in range(tl.program_id(0) * blocks, (tl.program_id(0) + 1) * blocks):
+    begin, end = run_of(tl.program_id(0), tl.num_programs(0), tl.cdiv(N, BLOCK_N))
+    for block in range(begin, end):
         n, line, row, column = positions(block, N, H, W, BLOCK_N)
         exists = (n < N)[:, None]
         first = grad + corner(line, column, W)[:, None] * C + c[None, :]

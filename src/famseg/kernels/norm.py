@@ -5,7 +5,9 @@ q_i the sum of their (x - m_i)^2, m = the mean of all rows and r = 1 / sqrt(thei
 
     m = sum R_i m_i / R,   variance = sum (q_i + R_i (m_i - m)^2) / R
     n = (x - m) r,   z = n weight + bias,   y = gelu(z)
-    dz = dy gelu'(z),   dbias = sum dz,   dweight = sum dz n,   dx = weight r (dz - dbias / R - n dweight / R)
+    dz = dy gelu'(z),   dbias = sum dz,   dweight = sum dz n,   dx = weight r (dz - dbias / R - n dweight / R) [+ other]
+
+`other` is the gradient of x from another reader, see `famseg.kernels.sharing`.
 
 A chunk sums differences from the mean of its first tile, so that neither a mean far from zero nor one odd pixel costs
 digits. Backward keeps no map but x: z is computed again. Sums are float32 partials in a fixed order, whose number
@@ -20,6 +22,7 @@ from torch import Tensor, nn
 from famseg.kernels.gelu import gelu_of, gelu_slope
 from famseg.kernels.partials import merged
 from famseg.kernels.rows import rows_of
+from famseg.kernels.sharing import sharing
 from famseg.kernels.tiles import block_of, channels_last, device_of, empty_map, over, row_of, run_of
 
 AT_ONCE, FEW = 1024, 4  # partial sums and channels that a program of `statistics_kernel` loads at once: all there are
@@ -147,8 +150,8 @@ def gradient_sums_kernel(
 
 @triton.jit(do_not_specialize=["R"])
 def norm_backward_kernel(
-    dy, x, weight, bias, stats, sums, dx, R, C,
-    GELU: tl.constexpr, ROWS: tl.constexpr, BLOCK_C: tl.constexpr, EVEN: tl.constexpr,
+    dy, x, weight, bias, stats, sums, other, dx, R, C,
+    OTHER: tl.constexpr, GELU: tl.constexpr, ROWS: tl.constexpr, BLOCK_C: tl.constexpr, EVEN: tl.constexpr,
 ):  # fmt: skip
     """Dx, from the sums (2, C) = dweight and dbias."""
     row = (tl.program_id(0) * ROWS + tl.arange(0, ROWS)).to(tl.int64)
@@ -158,6 +161,8 @@ def norm_backward_kernel(
     dz, n = slope_at(dy, x, weight, bias, stats, at, mask, C, c, c_mask, GELU)
     centred = dz - (row_of(sums, 1, C, c, c_mask) + n * row_of(sums, 0, C, c, c_mask)) / R
     value = centred * (row_of(stats, 1, C, c, c_mask) * row_of(weight, 0, C, c, c_mask))
+    if OTHER:
+        value += block_of(other + at, mask)
     tl.store(dx + at, value.to(dx.dtype.element_ty), mask=mask)
 
 
@@ -185,10 +190,21 @@ def batch_norm(x: Tensor, norm: nn.BatchNorm2d, gelu: bool) -> Tensor:
         (B, C, H, W), channels last, in x's dtype.
     """
     x = channels_last(x)
-    buffers = norm.running_mean, norm.running_var, norm.num_batches_tracked
-    stats = statistics(x.detach(), *buffers, norm.momentum, norm.eps)
-    result: Tensor = normalise(x, norm.weight, norm.bias, stats, gelu)
+    result: Tensor = normalise(x, norm.weight, norm.bias, _updated(x, norm), gelu)
     return result
+
+
+def batch_norm_shared(x: Tensor, norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
+    """`batch_norm` without GELU, and x for another reader, whose gradient it adds to its own."""
+    x = channels_last(x)
+    return normalise_shared(x, norm.weight, norm.bias, _updated(x, norm), False)
+
+
+def _updated(x: Tensor, norm: nn.BatchNorm2d) -> Tensor:
+    """The statistics of x; the norm's buffers are updated."""
+    buffers = norm.running_mean, norm.running_var, norm.num_batches_tracked
+    stats: Tensor = statistics(x.detach(), *buffers, norm.momentum, norm.eps)
+    return stats
 
 
 @torch.library.custom_op("famseg::norm_statistics", mutates_args=("mean", "variance", "batches"))
@@ -241,10 +257,10 @@ def _(x: Tensor, weight: Tensor, bias: Tensor, stats: Tensor, gelu: bool) -> Ten
 
 @torch.library.custom_op("famseg::normalise_backward", mutates_args=())
 def normalise_backward(
-    dy: Tensor, x: Tensor, weight: Tensor, bias: Tensor, stats: Tensor, gelu: bool
+    dy: Tensor, x: Tensor, weight: Tensor, bias: Tensor, stats: Tensor, gelu: bool, other: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Gradients of x, and of weight and bias as one (2, C), float32."""
-    dy = channels_last(dy)
+    """Gradients of x, to which `other` is added, and of weight and bias as one (2, C), float32."""
+    dy, other = channels_last(dy), None if other is None else channels_last(other)
     rows = rows_of(x)
     channels, chunks = rows.channels, rows.chunks()
     partials = torch.empty(2, chunks, channels, dtype=torch.float32, device=x.device)
@@ -253,12 +269,26 @@ def normalise_backward(
     with device_of(x):
         gradient_sums_kernel[chunks, rows.blocks](dy, x, weight, bias, stats, partials, *sizes, **options)
         sums = merged(partials, 1)
-        norm_backward_kernel[rows.tiles](dy, x, weight, bias, stats, sums, dx, *sizes, **options)
+        norm_backward_kernel[rows.tiles](
+            dy,
+            x,
+            weight,
+            bias,
+            stats,
+            sums,
+            dy if other is None else other,
+            dx,
+            *sizes,
+            OTHER=other is not None,
+            **options,
+        )
     return dx, sums
 
 
 @normalise_backward.register_fake
-def _(dy: Tensor, x: Tensor, weight: Tensor, bias: Tensor, stats: Tensor, gelu: bool) -> tuple[Tensor, Tensor]:
+def _(
+    dy: Tensor, x: Tensor, weight: Tensor, bias: Tensor, stats: Tensor, gelu: bool, other: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
     return empty_map(x), torch.empty_like(stats)
 
 
@@ -267,10 +297,11 @@ def _keep(ctx, inputs, output) -> None:
     ctx.save_for_backward(*tensors)
 
 
-def _differentiate(ctx, dy: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None]:
+def _differentiate(ctx, dy: Tensor, other: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor, None, None]:
     _, weight, bias, _ = ctx.saved_tensors
-    dx, sums = normalise_backward(dy, *ctx.saved_tensors, ctx.gelu)
+    dx, sums = normalise_backward(dy, *ctx.saved_tensors, ctx.gelu, other)
     return dx, sums[0].to(weight.dtype), sums[1].to(bias.dtype), None, None
 
 
 normalise.register_autograd(_differentiate, setup_context=_keep)
+normalise_shared = sharing(normalise, _keep, _differentiate)

@@ -1,7 +1,8 @@
 """A 1x1 convolution whose backward pass reads the gradient of its result once, for all gradients.
 
-    dx = dy W,    dW = dy^T x,    dbias = sum dy
+    dx = dy W [+ other],    dW = dy^T x,    dbias = sum dy
 
+`other` is the gradient of x from another reader, see `famseg.kernels.sharing`.
 cuDNN makes them in two products and a sum, each of which reads dy: the widest map of all, where the convolution widens.
 Maps (B, C, H, W) are channels last: pixels (N, C) in memory. A program holds the whole W and the whole dW, its products
 run on the matrix units: for maps of half precision. Sums are float32 partials in a fixed order, rounded once. The
@@ -16,7 +17,8 @@ from torch import Tensor
 
 from famseg.kernels.dots import operand
 from famseg.kernels.partials import merged
-from famseg.kernels.tiles import channels_last, device_of, empty_map, lends, over, run_of
+from famseg.kernels.sharing import sharing
+from famseg.kernels.tiles import block_of, channels_last, device_of, empty_map, lends, over, run_of
 
 MOST = 8192  # weights that a program holds
 HELD = 8192  # values of x and dy in a tile, where it has no fewer than FEWEST pixels
@@ -28,8 +30,8 @@ SHARED = 160 * 1024  # bytes that a GPU must be able to lend a program: 128 KiB 
 
 @triton.jit(do_not_specialize=["N"])
 def pointwise_backward_kernel(
-    dy, x, weight, dx, partials, N, OUT, IN, SIZE,
-    BIAS: tl.constexpr, PIXELS: tl.constexpr, BLOCK_O: tl.constexpr, BLOCK_I: tl.constexpr,
+    dy, x, weight, other, dx, partials, N, OUT, IN, SIZE,
+    OTHER: tl.constexpr, BIAS: tl.constexpr, PIXELS: tl.constexpr, BLOCK_O: tl.constexpr, BLOCK_I: tl.constexpr,
     EVEN_O: tl.constexpr, EVEN_I: tl.constexpr,
 ):  # fmt: skip
     """Dx (N, IN) for dy (N, OUT) and weights (OUT, IN); partials (chunks, SIZE): this chunk's dW, then dbias."""
@@ -47,8 +49,11 @@ def pointwise_backward_kernel(
         upstream = operand(tl.load(dy + n[:, None] * OUT + o[None, :], mask=there, other=0.0), x)
         at, mask = n[:, None] * IN + i[None, :], over(n < N, i_mask, EVEN_I)
         value = operand(tl.load(x + at, mask=mask, other=0.0), x)
+        more = block_of(other + at, mask) if OTHER else 0.0  # on its way before the products wait
         products = tl.dot(tl.trans(upstream), value, products, input_precision="ieee")
         slope = tl.dot(upstream, matrix, input_precision="ieee")
+        if OTHER:
+            slope += more
         tl.store(dx + at, slope.to(dx.dtype.element_ty), mask=mask)
         if BIAS:
             total += upstream.to(tl.float32)
@@ -93,9 +98,15 @@ def _(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 
 
 @torch.library.custom_op("famseg::pointwise_backward", mutates_args=())
-def _backward_op(dy: Tensor, x: Tensor, weight: Tensor, bias: bool) -> tuple[Tensor, Tensor]:
-    """Gradients of x, and of weight and bias, one behind the other, as one (O I + O,) or without bias (O I,)."""
+def _backward_op(
+    dy: Tensor, x: Tensor, weight: Tensor, bias: bool, other: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """Gradients of x, to which `other` is added, and of weight and bias.
+
+    The latter are one behind the other, as one (O I + O,) or without bias (O I,).
+    """
     dy, x, weight = channels_last(dy), channels_last(x), weight.contiguous()
+    other = None if other is None else channels_last(other)
     outer, inner = weight.shape[:2]
     pixels, size = x.numel() // inner, outer * inner + (outer if bias else 0)
     programs, cut = _cut(outer, inner)
@@ -103,12 +114,26 @@ def _backward_op(dy: Tensor, x: Tensor, weight: Tensor, bias: bool) -> tuple[Ten
     partials = torch.empty(chunks, size, dtype=torch.float32, device=x.device)
     dx = empty_map(x)
     with device_of(x):
-        pointwise_backward_kernel[(chunks,)](dy, x, weight, dx, partials, pixels, outer, inner, size, BIAS=bias, **cut)
+        pointwise_backward_kernel[(chunks,)](
+            dy,
+            x,
+            weight,
+            x if other is None else other,
+            dx,
+            partials,
+            pixels,
+            outer,
+            inner,
+            size,
+            OTHER=other is not None,
+            BIAS=bias,
+            **cut,
+        )
     return dx, merged(partials, dtype=weight.dtype)
 
 
 @_backward_op.register_fake
-def _(dy: Tensor, x: Tensor, weight: Tensor, bias: bool) -> tuple[Tensor, Tensor]:
+def _(dy: Tensor, x: Tensor, weight: Tensor, bias: bool, other: Tensor | None = None) -> tuple[Tensor, Tensor]:
     return empty_map(x), weight.new_empty(weight.numel() + (len(weight) if bias else 0))
 
 
@@ -137,11 +162,12 @@ def _keep(ctx, inputs, output) -> None:
     ctx.save_for_backward(x, weight)
 
 
-def _differentiate(ctx, dy: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+def _differentiate(ctx, dy: Tensor, other: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor | None]:
     x, weight = ctx.saved_tensors
-    dx, sums = _backward_op(dy, x, weight, ctx.has_bias)
+    dx, sums = _backward_op(dy, x, weight, ctx.has_bias, other)
     number = weight.numel()
     return dx, sums[:number].view(weight.shape), sums[number:] if ctx.has_bias else None
 
 
 _op.register_autograd(_differentiate, setup_context=_keep)
+pointwise_shared = sharing(_op, _keep, _differentiate)

@@ -76,6 +76,16 @@ def normalised(x: Tensor, norm: nn.Module, backend: str, gelu: bool = False) -> 
     return F.gelu(y) if gelu else y
 
 
+def normalised_shared(x: Tensor, norm: nn.Module, backend: str) -> tuple[Tensor, Tensor]:
+    """`normalised(x, ...)`, and x for its other reader: on a GPU the norm's kernel adds both readers' gradients."""
+    if use_triton(backend, x):
+        from famseg.kernels.norm import batch_norm_shared, suits  # Triton is imported where it runs
+
+        if suits(norm, x):
+            return batch_norm_shared(x, cast(nn.BatchNorm2d, norm))
+    return normalised(x, norm, backend), x
+
+
 class Shift(nn.Module):
     """What is left of a batch norm whose scale has gone into the convolution before it (`famseg.folding`).
 
@@ -158,13 +168,21 @@ def pointwise_conv(x: Tensor, conv: nn.Conv2d, backend: str, bias: bool = True) 
 
     Shapes: (B, C, H, W) -> (B, output channels, H, W).
     """
+    return pointwise_conv_shared(x, conv, backend, bias)[0]
+
+
+def pointwise_conv_shared(x: Tensor, conv: nn.Conv2d, backend: str, bias: bool = True) -> tuple[Tensor, Tensor]:
+    """`pointwise_conv(x, ...)`, and x for its other reader: where backward is one kernel, it adds both gradients."""
     if not (torch.is_grad_enabled() and use_triton(backend, x)):
-        return cast(Tensor, conv(x)) if bias else F.conv2d(x, conv.weight)
+        return cast(Tensor, conv(x)) if bias else F.conv2d(x, conv.weight), x
     from famseg.kernels import pointwise  # Triton is imported where it runs
 
-    x, weight = as_autocast(x), as_autocast(conv.weight)
+    rounded, weight = as_autocast(x), as_autocast(conv.weight)
     offset = as_autocast(conv.bias) if bias and conv.bias is not None else None
-    return pointwise.pointwise(x, weight, offset) if pointwise.suits(x, weight) else F.conv2d(x, weight, offset)
+    if not pointwise.suits(rounded, weight):
+        return F.conv2d(rounded, weight, offset), x
+    y, shared = pointwise.pointwise_shared(rounded, weight, offset)
+    return y, shared if rounded is x else x  # the other reader gets x as it was
 
 
 def as_autocast(x: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ from torch.autograd.function import once_differentiable
 
 from famseg.errors import UserError
 from famseg.kernels import BACKENDS, use_triton
-from famseg.layers.basic import narrow_convolved, pointwise_conv
+from famseg.layers.basic import narrow_convolved, pointwise_conv, pointwise_conv_shared
 from famseg.layers.options import require_choice
 
 SCALE = 2  # every FAM of the decoder doubles the map
@@ -58,15 +58,16 @@ class FeatureAwareUpsample(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, in_channels, H, W) -> (B, out_channels, 2 H, 2 W), in the input's dtype."""
-        features = pointwise_conv(x, self.reduce, self.backend)
-        if features.shape[1] <= MAX_CHANNELS and use_triton(self.backend, features):
+        if self.reduce.out_channels <= MAX_CHANNELS and use_triton(self.backend, x):
             from famseg.kernels import fam  # Triton is imported where it runs
 
-            compressed, weight = pointwise_conv(x, self.compress, self.backend), self._tap_by_tap()
+            compressed, x = pointwise_conv_shared(x, self.compress, self.backend)
+            features, weight = pointwise_conv(x, self.reduce, self.backend), self._tap_by_tap()
             logits = narrow_convolved(compressed, self.reorganize, len(weight), weight)
             if logits is None:
                 logits = F.conv2d(compressed, weight, padding=1)
             return fam.reassemble(features, logits, cast(Tensor, self.reorganize.bias), self.bias).to(x.dtype)
+        features = pointwise_conv(x, self.reduce, self.backend)
         y = reassemble(features, self.kernels(x).to(features.dtype))
         return (y + self.bias.to(y.dtype)[:, None, None]).to(x.dtype)
 

@@ -9,7 +9,13 @@ from torch import Tensor, nn
 
 from famseg.errors import UserError
 from famseg.kernels import BACKENDS, use_triton
-from famseg.layers.basic import ScaledResidual, as_autocast, normalised, pointwise_conv
+from famseg.layers.basic import (
+    ScaledResidual,
+    as_autocast,
+    normalised_shared,
+    pointwise_conv,
+    pointwise_conv_shared,
+)
 from famseg.layers.options import require_choice
 
 STRIP_SCANS = ("independent", "sequential")
@@ -57,12 +63,13 @@ class StripAttention(nn.Module):
         self.columns = nn.ModuleList(_depthwise(channels, k, 1) for k in kernels)
         self.mix = nn.Conv2d(channels, channels, 1)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, channels, H, W) -> the same."""
+    def forward(self, x: Tensor, again: Tensor | None = None) -> Tensor:
+        """(B, channels, H, W) -> the same. `again` is x for the gate, where x's maker adds the gradients of both."""
+        gated = x if again is None else again
         if use_triton(self.backend, x):
-            return self._by_kernels(x)
+            return self._by_kernels(x, gated)
         gate: Tensor = self.mix(self._scans(x))
-        return gate * x
+        return gate * gated
 
     def merged(self) -> tuple[Tensor, Tensor, Tensor]:
         """All independent scans as one of rows (C, 1, 1, k), one of columns (C, 1, k, 1) and one bias (C,)."""
@@ -96,13 +103,13 @@ class StripAttention(nn.Module):
             s = s + scan_columns(scan_rows(a))
         return s
 
-    def _by_kernels(self, x: Tensor) -> Tensor:
+    def _by_kernels(self, x: Tensor, gated: Tensor) -> Tensor:
         from famseg.kernels.gate import gate, suits  # not without Triton
 
         s = self._scans_by_kernels(as_autocast(x))
         if s.dtype == x.dtype and suits(x):
-            return cast(Tensor, gate(s, x, self.mix.weight.flatten(1), self.mix.bias))
-        return cast(Tensor, self.mix(s) * x)
+            return cast(Tensor, gate(s, gated, self.mix.weight.flatten(1), self.mix.bias))
+        return cast(Tensor, self.mix(s) * gated)
 
     def _scans_by_kernels(self, x: Tensor) -> Tensor:
         from famseg.kernels.depthwise import depthwise
@@ -170,17 +177,20 @@ class StripBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, channels, H, W) -> the same."""
-        n = normalised(x, self.norm1, self.backend)
-        x = self._add(x, self.residual1, self.attention(self._project_in(n)), self.proj_out, n)
-        hidden = self._expanded(normalised(x, self.norm2, self.backend))
-        return self._add(x, self.residual2, hidden, self.project)
+        n, x = normalised_shared(x, self.norm1, self.backend)
+        attended, n = self._attended(n)
+        x = self._add(x, self.residual1, attended, self.proj_out, n)
+        n, x = normalised_shared(x, self.norm2, self.backend)
+        return self._add(x, self.residual2, self._expanded(n), self.project)
 
-    def _project_in(self, n: Tensor) -> Tensor:
+    def _attended(self, n: Tensor) -> tuple[Tensor, Tensor]:
+        """attention(gelu(conv1x1(n))), and n for its other reader."""
         if not use_triton(self.backend, n):
-            return F.gelu(self.proj_in(n))
-        from famseg.kernels.bias_gelu import bias_gelu  # not without Triton
+            return self.attention(F.gelu(self.proj_in(n))), n
+        from famseg.kernels.bias_gelu import bias_gelu_twice  # not without Triton
 
-        return cast(Tensor, bias_gelu(pointwise_conv(n, self.proj_in, self.backend, bias=False), self.proj_in.bias))
+        z, n = pointwise_conv_shared(n, self.proj_in, self.backend, bias=False)
+        return self.attention(*bias_gelu_twice(z, self.proj_in.bias)), n
 
     def _add(
         self, x: Tensor, scaled: ScaledResidual, branch: Tensor, conv: nn.Conv2d, other: Tensor | None = None
