@@ -27,6 +27,7 @@ from famseg.layers.basic import convolved, normalised, padded_conv, pointwise_co
 from famseg.layers.fam import FeatureAwareUpsample
 from famseg.layers.hamburger import NMF
 from famseg.layers.mamba2d import Mamba2D
+from famseg.layers.residual import ConvolutionBlock
 from famseg.layers.strip import StripAttention, StripBlock
 
 MODES = ("plain", "plain, channels last", "plain, compiled", "triton")
@@ -139,6 +140,18 @@ class Pointwise(nn.Module):
         return pointwise_conv(x, self.conv, self.backend)
 
 
+class AveragePool(nn.Module):
+    """What the side of a ConvolutionBlock begins with."""
+
+    def __init__(self, channels: int, backend: str) -> None:
+        super().__init__()
+        self.block = ConvolutionBlock(channels, channels, backend)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, channels, H, W) -> (B, channels, H / 2, W / 2)."""
+        return self.block._pooled(x)
+
+
 class OnMap(nn.Module):
     """NMF of the positions of a map."""
 
@@ -208,6 +221,7 @@ BLOCKS = {
     "1x1 convolution, widened 8 times": Block(pointwise(8), STAGES[:1]),
     "1x1 matrix product, widened 8 times": Block(matrix_product, STAGES[:1]),
     "1x1 convolution": Block(pointwise(1), ((16, 256), (32, 128), (64, 64))),
+    "average pool 2x2": Block(AveragePool, STAGES[:3]),
     "FAM x2, module": Block(fam, STAGES[:3]),
     "FAM x2 of 9 taps, module": Block(fam_of_9, ((16, 256), (16, 128))),
     "Mamba2D, module": Block(mamba, STAGES),
