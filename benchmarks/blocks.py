@@ -130,11 +130,11 @@ class FirstOfStem(nn.Module):
 
 
 class Pointwise(nn.Module):
-    """A 1x1 convolution without bias."""
+    """A 1x1 convolution."""
 
-    def __init__(self, channels: int, backend: str, ratio: int) -> None:
+    def __init__(self, channels: int, backend: str, ratio: int, bias: bool) -> None:
         super().__init__()
-        self.conv, self.backend = nn.Conv2d(channels, ratio * channels, 1, bias=False), backend
+        self.conv, self.backend = nn.Conv2d(channels, ratio * channels, 1, bias=bias), backend
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, channels, H, W) -> (B, ratio channels, H, W)."""
@@ -200,8 +200,8 @@ def logits(channels: int, backend: str) -> nn.Module:
     return Convolution(channels, 40, backend)  # of K = 3, with what is filled up
 
 
-def pointwise(ratio: int) -> Callable[[int, str], nn.Module]:
-    return lambda channels, backend: Pointwise(channels, backend, ratio)
+def pointwise(ratio: int, bias: bool = False) -> Callable[[int, str], nn.Module]:
+    return lambda channels, backend: Pointwise(channels, backend, ratio, bias)
 
 
 def matrix_product(channels: int, backend: str) -> nn.Module:
@@ -236,6 +236,7 @@ BLOCKS = {
     "1x1 convolution, widened 8 times": Block(pointwise(8), STAGES[:1]),
     "1x1 matrix product, widened 8 times": Block(matrix_product, STAGES[:1]),
     "1x1 convolution": Block(pointwise(1), ((16, 256), (32, 128), (64, 64))),
+    "1x1 convolution with bias": Block(pointwise(1, bias=True), ((160, 32), (256, 64), (256, 16))),
     "average pool 2x2": Block(AveragePool, STAGES[:3]),
     "FAM x2, module": Block(fam, STAGES[:3]),
     "FAM x2 of 9 taps, module": Block(fam_of_9, ((16, 256), (16, 128))),

@@ -102,7 +102,7 @@ class StripAttention(nn.Module):
         s = self._scans_by_kernels(as_autocast(x))
         if s.dtype == x.dtype and suits(x):
             return cast(Tensor, gate(s, x, self.mix.weight.flatten(1), self.mix.bias))
-        return cast(Tensor, self.mix(s) * x)
+        return pointwise_conv(s, self.mix, self.backend) * x
 
     def _scans_by_kernels(self, x: Tensor) -> Tensor:
         from famseg.kernels.depthwise import depthwise
