@@ -97,12 +97,13 @@ class StripAttention(nn.Module):
         return s
 
     def _by_kernels(self, x: Tensor) -> Tensor:
-        from famseg.kernels.gate import gate, suits  # not without Triton
+        from famseg.kernels.bias_product import bias_product  # not without Triton
+        from famseg.kernels.gate import gate, suits
 
         s = self._scans_by_kernels(as_autocast(x))
         if s.dtype == x.dtype and suits(x):
             return cast(Tensor, gate(s, x, self.mix.weight.flatten(1), self.mix.bias))
-        return pointwise_conv(s, self.mix, self.backend) * x
+        return cast(Tensor, bias_product(pointwise_conv(s, self.mix, self.backend, bias=False), self.mix.bias, x))
 
     def _scans_by_kernels(self, x: Tensor) -> Tensor:
         from famseg.kernels.depthwise import depthwise
