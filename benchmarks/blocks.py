@@ -27,7 +27,9 @@ from famseg.layers.basic import convolved, normalised, padded_conv, pointwise_co
 from famseg.layers.fam import FeatureAwareUpsample
 from famseg.layers.hamburger import NMF
 from famseg.layers.mamba2d import Mamba2D
+from famseg.layers.residual import ConvolutionBlock
 from famseg.layers.strip import StripAttention, StripBlock
+from famseg.losses import CrossEntropyDice
 
 MODES = ("plain", "plain, channels last", "plain, compiled", "triton")
 BATCH = 16
@@ -128,15 +130,41 @@ class FirstOfStem(nn.Module):
 
 
 class Pointwise(nn.Module):
-    """A 1x1 convolution without bias."""
+    """A 1x1 convolution."""
 
-    def __init__(self, channels: int, backend: str, ratio: int) -> None:
+    def __init__(self, channels: int, backend: str, ratio: int, bias: bool) -> None:
         super().__init__()
-        self.conv, self.backend = nn.Conv2d(channels, ratio * channels, 1, bias=False), backend
+        self.conv, self.backend = nn.Conv2d(channels, ratio * channels, 1, bias=bias), backend
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, channels, H, W) -> (B, ratio channels, H, W)."""
         return pointwise_conv(x, self.conv, self.backend)
+
+
+class AveragePool(nn.Module):
+    """What the side of a ConvolutionBlock begins with."""
+
+    def __init__(self, channels: int, backend: str) -> None:
+        super().__init__()
+        self.block = ConvolutionBlock(channels, channels, backend)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, channels, H, W) -> (B, channels, H / 2, W / 2)."""
+        return self.block._pooled(x)
+
+
+class LossSums(nn.Module):
+    """What the loss reads its logits for."""
+
+    def __init__(self, channels: int, backend: str) -> None:
+        super().__init__()
+        self.loss, self.mask = CrossEntropyDice(backend=backend), torch.empty(0, dtype=torch.long)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, classes, H, W) -> (1 + 3 classes,)."""
+        if not len(self.mask):  # in the first pass, which is not timed
+            self.mask = torch.randint_like(x[:, 0], x.shape[1], dtype=torch.long)
+        return torch.cat([total.view(-1) for total in self.loss._sums(x, self.mask, None)])
 
 
 class OnMap(nn.Module):
@@ -172,8 +200,8 @@ def logits(channels: int, backend: str) -> nn.Module:
     return Convolution(channels, 40, backend)  # of K = 3, with what is filled up
 
 
-def pointwise(ratio: int) -> Callable[[int, str], nn.Module]:
-    return lambda channels, backend: Pointwise(channels, backend, ratio)
+def pointwise(ratio: int, bias: bool = False) -> Callable[[int, str], nn.Module]:
+    return lambda channels, backend: Pointwise(channels, backend, ratio, bias)
 
 
 def matrix_product(channels: int, backend: str) -> nn.Module:
@@ -208,8 +236,11 @@ BLOCKS = {
     "1x1 convolution, widened 8 times": Block(pointwise(8), STAGES[:1]),
     "1x1 matrix product, widened 8 times": Block(matrix_product, STAGES[:1]),
     "1x1 convolution": Block(pointwise(1), ((16, 256), (32, 128), (64, 64))),
+    "1x1 convolution with bias": Block(pointwise(1, bias=True), ((160, 32), (256, 64), (256, 16))),
+    "average pool 2x2": Block(AveragePool, STAGES[:3]),
     "FAM x2, module": Block(fam, STAGES[:3]),
     "FAM x2 of 9 taps, module": Block(fam_of_9, ((16, 256), (16, 128))),
+    "sums of the loss": Block(LossSums, ((3, 512),)),
     "Mamba2D, module": Block(mamba, STAGES),
     "NMF, rank 16": Block(OnMap, ((256, 64), (256, 16))),
 }

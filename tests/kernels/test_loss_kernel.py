@@ -41,6 +41,42 @@ def test_layouts(layout, device):
     assert_like_twin(*functions(shape, 0, device), [logits], TOLERANCE[torch.float32])
 
 
+def test_several_tiles_of_a_program(device, monkeypatch):
+    """Of the 6 tiles of 256 pixels of each image, one program has 3 and 3 go to another; the last one is cut off."""
+    monkeypatch.setattr("famseg.kernels.loss.PROGRAMS", 4)
+    shape = (2, 3, 37, 41)
+    logits = 3 * random_map(shape, 0, device=device)
+    assert_like_twin(*functions(shape, 0, device), [logits], TOLERANCE[torch.float32])
+
+
+def test_logits_that_were_cropped(device):
+    shape = (2, 3, 30, 35)
+    whole = 3 * random_map((2, 3, 32, 64), 0, device=device)
+    kernel, twin = functions(shape, 0, device)
+    assert_like_twin(lambda x: kernel(x[:, :, 1:-1, 9:44]), lambda x: twin(x[:, :, 1:-1, 9:44]), [whole], 1e-5)
+
+
+def test_as_the_compiler_sees_it(device):
+    checks = "test_schema", "test_faketensor", "test_autograd_registration"
+    logits = random_map((2, 3, 4, 5), 0, device=device).requires_grad_()
+    mask, known = (torch.zeros(2, 4, 5, dtype=torch.long), torch.ones(2, 3, dtype=torch.bool))
+    arguments = logits, mask.to(device), known.to(device)
+    torch.library.opcheck(torch.ops.famseg.loss_sums.default, arguments, test_utils=checks)
+
+
+@pytest.mark.gpu
+def test_the_same_bits_every_time(device):
+    logits = random_map((16, 3, 512, 512), 0, torch.bfloat16, device).requires_grad_()
+    kernel, _ = functions(logits.shape, 0, device)
+
+    def run():
+        sums = kernel(logits)
+        return sums, *torch.autograd.grad(sums.square().sum(), logits)
+
+    first = run()
+    assert all(torch.equal(a, b) for _ in range(5) for a, b in zip(first, run(), strict=True))
+
+
 def test_certain_and_wrong_has_a_finite_loss_and_the_whole_gradient(device):
     logits = torch.tensor([300.0, -300.0], device=device).view(1, 2, 1, 1).requires_grad_()
     mask = torch.ones(1, 1, 1, dtype=torch.long, device=device)

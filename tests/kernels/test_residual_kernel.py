@@ -1,4 +1,4 @@
-"""The branch's end, and bias with GELU, against their plain forms in float64: values and all gradients."""
+"""The branch's end, and bias with and without GELU, against their plain forms in float64: values and all gradients."""
 
 import pytest
 import torch
@@ -6,15 +6,20 @@ import torch.nn.functional as F
 from shapes import CORNERS, LAYOUTS, TOLERANCE, assert_like_twin, random_map, random_shapes
 from torch import nn
 
-from famseg.kernels.bias_gelu import bias_gelu, bias_gelu_twice
+from famseg.kernels.bias_gelu import add_bias, bias_gelu, bias_gelu_twice
 from famseg.kernels.residual import residual
+from famseg.layers.basic import pointwise_conv
 from famseg.layers.strip import StripBlock
 
 SHAPES = [*CORNERS, (3, 32, 9, 11), (2, 160, 5, 7)]
 
 
+def bias_twin(z, bias):
+    return z + bias[:, None, None]
+
+
 def gelu_twin(z, bias):
-    return F.gelu(z + bias[:, None, None])
+    return F.gelu(bias_twin(z, bias))
 
 
 def gelu_of_both_readers(z, bias):
@@ -23,6 +28,13 @@ def gelu_of_both_readers(z, bias):
 
 def gelu_twin_of_both_readers(z, bias):
     return torch.cat(2 * [gelu_twin(z, bias)])
+
+
+BIASES = [
+    (bias_gelu, gelu_twin),
+    (add_bias, bias_twin),
+    (gelu_of_both_readers, gelu_twin_of_both_readers),
+]
 
 
 def functions(keep, other):
@@ -67,16 +79,31 @@ def test_residual_in_half_precision(device):
 def test_layouts(layout, device):
     args = arguments((2, 20, 4, 6), torch.float32, device, True, layout)
     assert_like_twin(*functions(None, True), args, TOLERANCE[torch.float32])
-    assert_like_twin(bias_gelu, gelu_twin, args[1:3], TOLERANCE[torch.float32])
-    assert_like_twin(gelu_of_both_readers, gelu_twin_of_both_readers, args[1:3], TOLERANCE[torch.float32])
+    for kernel, twin in BIASES:
+        assert_like_twin(kernel, twin, args[1:3], TOLERANCE[torch.float32])
 
 
 @pytest.mark.parametrize("dtype", TOLERANCE)
 @pytest.mark.parametrize("shape", SHAPES)
-def test_bias_and_gelu_of_small_maps(shape, dtype, device):
-    args = arguments(shape, dtype, device, False)[1:3]
-    assert_like_twin(bias_gelu, gelu_twin, args, TOLERANCE[dtype])
-    assert_like_twin(gelu_of_both_readers, gelu_twin_of_both_readers, args, TOLERANCE[dtype])
+@pytest.mark.parametrize(("kernel", "twin"), BIASES, ids=["bias and GELU", "bias", "bias and GELU, two readers"])
+def test_biases_of_small_maps(kernel, twin, shape, dtype, device):
+    assert_like_twin(kernel, twin, arguments(shape, dtype, device, False)[1:3], TOLERANCE[dtype])
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE)
+def test_a_convolution_with_such_a_bias(dtype, device):
+    """Its gradients are of the parameters' dtype, and its numbers those of the plain convolution."""
+    torch.manual_seed(0)
+    conv = nn.Conv2d(12, 5, 1).to(device)
+    x = random_map((2, 12, 3, 4), 1, device=device).requires_grad_()
+    leaves, results = (x, conv.weight, conv.bias), []
+    for backend in ("triton", "torch"):
+        with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
+            y = pointwise_conv(x, conv, backend)
+        results.append([y, *torch.autograd.grad(y.float().square().sum(), leaves)])
+    for ours, plain in zip(*results, strict=True):
+        assert ours.dtype == plain.dtype
+        torch.testing.assert_close(ours, plain, rtol=TOLERANCE[dtype], atol=5 * TOLERANCE[dtype])
 
 
 def test_several_tiles_of_a_program(device, monkeypatch):
@@ -84,7 +111,8 @@ def test_several_tiles_of_a_program(device, monkeypatch):
     monkeypatch.setattr("famseg.kernels.rows.PROGRAMS", 4)
     args = arguments((1, 64, 20, 30), torch.float32, device, True)
     assert_like_twin(*functions(None, True), args, TOLERANCE[torch.float32])
-    assert_like_twin(bias_gelu, gelu_twin, args[1:3], TOLERANCE[torch.float32])
+    for kernel, twin in BIASES:
+        assert_like_twin(kernel, twin, args[1:3], TOLERANCE[torch.float32])
 
 
 @pytest.mark.parametrize(
@@ -138,7 +166,8 @@ def test_as_the_compiler_sees_it(other, device):
     checks = "test_schema", "test_faketensor", "test_autograd_registration"
     everything = x, branch, bias, scale, more[0] if other else None, kept(2, device)
     torch.library.opcheck(torch.ops.famseg.residual.default, everything, test_utils=checks)
-    torch.library.opcheck(torch.ops.famseg.bias_gelu.default, (x, bias), test_utils=checks)
+    for op in (torch.ops.famseg.bias_gelu, torch.ops.famseg.add_bias):
+        torch.library.opcheck(op.default, (x, bias), test_utils=checks)
 
 
 @pytest.mark.gpu
@@ -147,7 +176,7 @@ def test_the_same_bits_every_time(device):
     keep = torch.rand(16, device=device)
 
     def run():
-        y = bias_gelu(functions(keep, True)[0](*args), args[2])
+        y = add_bias(bias_gelu(functions(keep, True)[0](*args), args[2]), args[2])
         return y, *torch.autograd.grad(y.float().square().sum(), args)
 
     first = run()
@@ -168,6 +197,7 @@ def test_more_elements_than_32_bits_count(device):
             torch.ops.famseg.residual_backward(t, t, bias, scale, t, factors)[0],
             bias_gelu(t, bias),
             torch.ops.famseg.bias_gelu_backward(t, t, bias)[0],
+            add_bias(t, bias),
         )
         return [result[-1:] for result in results]
 
@@ -182,5 +212,4 @@ def test_random_shapes(dtype, device):
         other, keep = bool(i % 2), kept(shape[0], device) if i % 3 else None
         args = arguments(shape, dtype, device, other, LAYOUTS[i % 3], seed=i)
         assert_like_twin(*functions(keep, other), args, TOLERANCE[dtype])
-        assert_like_twin(bias_gelu, gelu_twin, args[1:3], TOLERANCE[dtype])
-        assert_like_twin(gelu_of_both_readers, gelu_twin_of_both_readers, args[1:3], TOLERANCE[dtype])
+        assert_like_twin(*BIASES[i % 3], args[1:3], TOLERANCE[dtype])

@@ -1,9 +1,9 @@
-"""A convolution's bias and GELU in one pass forward and one backward, which sums the bias's gradient as well.
+"""A convolution's bias, alone or with GELU behind it, in one pass forward and one backward, which sums its gradient.
 
     a = gelu(z + bias),    dz = (da [+ other]) gelu'(z + bias),    dbias = sum dz
 
-`other` is the gradient of a from a second reader, see `famseg.kernels.sharing`.
-Backward reads z, so that forward keeps no other map. Maps are channels last; sums are float32 partials in a fixed
+`other` is the gradient of a from a second reader, see `famseg.kernels.sharing`. Backward reads z, so that forward keeps
+no other map; without GELU it reads the gradient alone. Maps are channels last; sums are float32 partials in a fixed
 order.
 """
 
@@ -20,21 +20,23 @@ from famseg.kernels.tiles import block_of, channels_last, device_of, empty_map, 
 
 
 @triton.jit(do_not_specialize=["R"])
-def bias_gelu_kernel(z, bias, a, R, C, ROWS: tl.constexpr, BLOCK_C: tl.constexpr, EVEN: tl.constexpr):
+def bias_kernel(z, bias, a, R, C, GELU: tl.constexpr, ROWS: tl.constexpr, BLOCK_C: tl.constexpr, EVEN: tl.constexpr):
     """A, for R rows of C channels."""
     row = (tl.program_id(0) * ROWS + tl.arange(0, ROWS)).to(tl.int64)
     c = tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)
     at, mask = row[:, None] * C + c[None, :], over(row < R, c < C, EVEN)
     value = block_of(z + at, mask) + row_of(bias, 0, C, c, c < C)
-    tl.store(a + at, gelu_of(value).to(a.dtype.element_ty), mask=mask)
+    if GELU:
+        value = gelu_of(value)
+    tl.store(a + at, value.to(a.dtype.element_ty), mask=mask)
 
 
 @triton.jit(do_not_specialize=["R"])
-def bias_gelu_backward_kernel(
+def bias_backward_kernel(
     da, other, z, bias, dz, partials, R, C,
-    OTHER: tl.constexpr, ROWS: tl.constexpr, BLOCK_C: tl.constexpr, EVEN: tl.constexpr,
+    OTHER: tl.constexpr, GELU: tl.constexpr, ROWS: tl.constexpr, BLOCK_C: tl.constexpr, EVEN: tl.constexpr,
 ):  # fmt: skip
-    """Dz; partials (chunks, C): this chunk's sums of it."""
+    """Dz with GELU, which without it is da; partials (chunks, C): this chunk's sums of it."""
     chunk = tl.program_id(0)
     c = tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)
     offset = row_of(bias, 0, C, c, c < C)
@@ -43,12 +45,12 @@ def bias_gelu_backward_kernel(
     for tile in range(begin, end):
         row = (tile * ROWS + tl.arange(0, ROWS)).to(tl.int64)
         at, mask = row[:, None] * C + c[None, :], over(row < R, c < C, EVEN)
-        value = block_of(z + at, mask) + offset
-        upstream = block_of(da + at, mask)
+        gradient = block_of(da + at, mask)
         if OTHER:
-            upstream += block_of(other + at, mask)
-        gradient = upstream * gelu_slope(value)
-        tl.store(dz + at, gradient.to(dz.dtype.element_ty), mask=mask)
+            gradient += block_of(other + at, mask)
+        if GELU:
+            gradient *= gelu_slope(block_of(z + at, mask) + offset)
+            tl.store(dz + at, gradient.to(dz.dtype.element_ty), mask=mask)
         total += gradient
     tl.store(partials + chunk * C + c, tl.sum(total, 0), mask=c < C)
 
@@ -64,14 +66,25 @@ def bias_gelu(z: Tensor, bias: Tensor) -> Tensor:
     Returns:
         (B, C, H, W), channels last, in z's dtype.
     """
+    return _forward(z, bias, gelu=True)
+
+
+@torch.library.custom_op("famseg::add_bias", mutates_args=())
+def add_bias(z: Tensor, bias: Tensor) -> Tensor:
+    """Z + bias; arguments and result as of `bias_gelu`."""
+    return _forward(z, bias, gelu=False)
+
+
+def _forward(z: Tensor, bias: Tensor, gelu: bool) -> Tensor:
     z = channels_last(z)
     a, rows = empty_map(z), rows_of(z)
     with device_of(z):
-        bias_gelu_kernel[rows.tiles](z, bias, a, rows.number, rows.channels, **rows.arguments)
+        bias_kernel[rows.tiles](z, bias, a, rows.number, rows.channels, GELU=gelu, **rows.arguments)
     return a
 
 
 @bias_gelu.register_fake
+@add_bias.register_fake
 def _(z: Tensor, bias: Tensor) -> Tensor:
     return empty_map(z)
 
@@ -80,28 +93,38 @@ def _(z: Tensor, bias: Tensor) -> Tensor:
 def bias_gelu_backward(da: Tensor, z: Tensor, bias: Tensor, other: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """Gradients of z, for da + other, and of the bias in float32."""
     da, z, other = channels_last(da), channels_last(z), None if other is None else channels_last(other)
-    dz, rows = empty_map(z), rows_of(z)
-    chunks = rows.chunks()
-    partials = torch.empty(chunks, rows.channels, dtype=torch.float32, device=z.device)
-    with device_of(z):
-        bias_gelu_backward_kernel[chunks, rows.blocks](
-            da,
-            da if other is None else other,
-            z,
-            bias,
-            dz,
-            partials,
-            rows.number,
-            rows.channels,
-            OTHER=other is not None,
-            **rows.arguments,
-        )
-    return dz, merged(partials)
+    dz = empty_map(z)
+    return dz, _sums(da, other, z, bias, dz, gelu=True)
 
 
 @bias_gelu_backward.register_fake
 def _(da: Tensor, z: Tensor, bias: Tensor, other: Tensor | None = None) -> tuple[Tensor, Tensor]:
     return empty_map(z), z.new_empty(z.shape[1], dtype=torch.float32)
+
+
+@torch.library.custom_op("famseg::pixel_sums", mutates_args=())
+def pixel_sums(x: Tensor) -> Tensor:
+    """Of a map's channels, (C,) float32."""
+    x = channels_last(x)
+    return _sums(x, None, x, x, x, gelu=False)
+
+
+@pixel_sums.register_fake
+def _(x: Tensor) -> Tensor:
+    return x.new_empty(x.shape[1], dtype=torch.float32)
+
+
+def _sums(da: Tensor, other: Tensor | None, z: Tensor, bias: Tensor, dz: Tensor, gelu: bool) -> Tensor:
+    """Over the pixels of dz, which is written with GELU; without it, no map but the gradient is read."""
+    rows = rows_of(da)
+    chunks = rows.chunks()
+    partials = torch.empty(chunks, rows.channels, dtype=torch.float32, device=da.device)
+    with device_of(da):
+        bias_backward_kernel[chunks, rows.blocks](
+            da, da if other is None else other, z, bias, dz, partials, rows.number, rows.channels,
+            OTHER=other is not None, GELU=gelu, **rows.arguments,
+        )  # fmt: skip
+    return merged(partials)
 
 
 def _keep(ctx, inputs, output) -> None:
@@ -116,3 +139,14 @@ def _differentiate(ctx, da: Tensor, other: Tensor | None = None) -> tuple[Tensor
 
 bias_gelu.register_autograd(_differentiate, setup_context=_keep)
 bias_gelu_twice = doubling(bias_gelu, _keep, _differentiate)
+
+
+def _keep_dtype(ctx, inputs, output) -> None:
+    ctx.dtype = inputs[1].dtype
+
+
+def _differentiate_sum(ctx, da: Tensor) -> tuple[Tensor, Tensor]:
+    return da, pixel_sums(da).to(ctx.dtype)
+
+
+add_bias.register_autograd(_differentiate_sum, setup_context=_keep_dtype)

@@ -6,6 +6,10 @@ for any other, P_k = sum of p_j over m(j) = k, and q the softmax over the classe
 
     sums = [sum -log P_y, then for each class: sum P_k 1[y = k], sum P_k, sum 1[y = k]]
     dL/dz_j = d0 (p_j - q_j) + p_j (d_m(j) - sum_i p_i d_m(i)),    d0 = dL/dsums[0], d_k = dL/dP_k at the pixel
+
+A program works on pixels of one image, so that m is the same for all. A class is a vector of pixels, in one thread with
+the pixel's other classes: nothing passes between threads but the sums, once for each program. They are float32 partials
+in a fixed order.
 """
 
 import torch
@@ -13,71 +17,142 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-BLOCK = 1024  # pixels of a program
+from famseg.kernels.partials import merged
+from famseg.kernels.tiles import device_of, put, run_of
+
+HELD = 1024  # logits in a program, of as many classes as the next power of two
+PROGRAMS = 1056  # partial sums; a constant, so that no result depends on the machine
 
 
 @triton.jit
-def _probabilities(z, known, at, sk, b, y, mask, CLASSES: tl.constexpr, BLOCK_K: tl.constexpr):
-    """Softmaxes p and q (pixels, BLOCK_K), m(j) (pixels, BLOCK_K), and -log P_y (pixels, 1)."""
-    k = tl.arange(0, BLOCK_K)[None, :]
-    there = mask[:, None] & (k < CLASSES)
-    apart = tl.load(known + b[:, None] * CLASSES + k, mask=there, other=0) != 0
-    kind = tl.where(apart, k, 0)
-    nowhere = -float("inf")
-    x = tl.load(z + at[:, None] + k * sk, mask=there, other=nowhere).to(tl.float32)
-    x = tl.where(mask[:, None], x, 0.0)  # no inf - inf beyond the last pixel
-    right = (kind == y[:, None]) & (k < CLASSES)
-    top = tl.max(x, 1)[:, None]
-    top_right = tl.max(tl.where(right, x, nowhere), 1)[:, None]
-    top_right = tl.where(mask[:, None], top_right, 0.0)
-    e, e_right = tl.exp(x - top), tl.where(right, tl.exp(x - top_right), 0.0)
-    total, total_right = tl.sum(e, 1)[:, None], tl.sum(e_right, 1)[:, None]
-    entropy = (top - top_right) + tl.log(total) - tl.log(total_right)
-    return e / total, e_right / total_right, kind, entropy
+def offsets_of(n, W, sh, sw, DENSE: tl.constexpr):
+    """Of pixels in their image; DENSE: the next row begins where a row ends."""
+    if DENSE:
+        return n * sw
+    else:
+        return n // W * sh + n % W * sw
 
 
 @triton.jit
-def _pixels(H, W, sb, sh, sw, BLOCK_N: tl.constexpr):
-    """Pixels n of a program, their images b, and where their logits begin."""
-    n = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)  # divided as int32, which is several times faster
-    b, y, x = n // (H * W), n // W % H, n % W
-    return n.to(tl.int64), b, b.to(tl.int64) * sb + y * sh + x * sw
+def kinds_of(known, b, CLASSES: tl.constexpr):
+    """m(j) of each class j, in image b."""
+    kinds = ()
+    for j in tl.static_range(CLASSES):
+        kinds = kinds + (tl.where(tl.load(known + b * CLASSES + j) != 0, j, 0),)  # type: ignore[assignment]
+    return kinds
 
 
 @triton.jit
-def _forward(
-    z, target, known, partial, N, H, W, sb, sk, sh, sw,
-    CLASSES: tl.constexpr, BLOCK_K: tl.constexpr, BLOCK_N: tl.constexpr,
+def logits_at(z, at, sk, mask, CLASSES: tl.constexpr):
+    """Of each class, zero off the image."""
+    x = ()
+    for j in tl.static_range(CLASSES):
+        x = x + (tl.load(z + at + j * sk, mask=mask, other=0.0).to(tl.float32),)  # type: ignore[assignment]
+    return x
+
+
+@triton.jit
+def of_target(x, kinds, y, CLASSES: tl.constexpr):
+    """The logits of the classes with m(j) = y; minus infinity for the others."""
+    right = ()
+    for j in tl.static_range(CLASSES):
+        right = right + (tl.where(y == kinds[j], x[j], -float("inf")),)  # type: ignore[assignment]
+    return right
+
+
+@triton.jit
+def exponentials(x, CLASSES: tl.constexpr):
+    """exp(x_j - top) of each class, their sum, and top, the largest x_j."""
+    top = x[0]
+    for j in tl.static_range(1, CLASSES):
+        top = tl.maximum(top, x[j])
+    e = (tl.exp(x[0] - top),)
+    total = e[0]
+    for j in tl.static_range(1, CLASSES):
+        e = e + (tl.exp(x[j] - top),)  # type: ignore[assignment]
+        total += e[j]
+    return e, total, top
+
+
+@triton.jit
+def store_merged(to, sums, kinds, CLASSES: tl.constexpr):
+    """Totals of vectors, one for each class j, as sums for m(j)."""
+    background = tl.sum(sums[0], 0)
+    for j in tl.static_range(1, CLASSES):
+        total = tl.sum(sums[j], 0)
+        tl.store(to + j, tl.where(kinds[j] == j, total, 0.0))
+        background += tl.where(kinds[j] == j, 0.0, total)
+    tl.store(to, background)
+
+
+@triton.jit(do_not_specialize=["N", "W", "sb", "sh"])
+def sums_kernel(
+    z, target, known, partials, N, W, sb, sk, sh, sw,
+    CLASSES: tl.constexpr, BLOCK: tl.constexpr, DENSE: tl.constexpr,
 ):  # fmt: skip
-    n, b, at = _pixels(H, W, sb, sh, sw, BLOCK_N)
-    mask = n < N
-    y = tl.load(target + n, mask=mask, other=-1).to(tl.int32)
-    p, _, kind, entropy = _probabilities(z, known, at, sk, b, y, mask, CLASSES, BLOCK_K)
-    out = partial + tl.program_id(0).to(tl.int64) * (1 + 3 * CLASSES)
-    tl.store(out, tl.sum(tl.sum(tl.where(mask[:, None], entropy, 0.0), 1), 0))
-    for c in tl.static_range(CLASSES):
-        share = tl.where(mask, tl.sum(tl.where(kind == c, p, 0.0), 1), 0.0)  # P_c
-        tl.store(out + 1 + c, tl.sum(tl.where(y == c, share, 0.0), 0))
-        tl.store(out + 1 + CLASSES + c, tl.sum(share, 0))
-        tl.store(out + 1 + 2 * CLASSES + c, tl.sum((y == c).to(tl.float32), 0))
+    """Partials (images, chunks, 1 + 3 CLASSES), for images of N pixels."""
+    chunk, chunks, b = tl.program_id(0), tl.num_programs(0), tl.program_id(1).to(tl.int64)
+    kinds = kinds_of(known, b, CLASSES)
+    entropy = tl.zeros((BLOCK,), tl.float32)
+    overlap = (entropy,) * CLASSES
+    probability = (entropy,) * CLASSES
+    pixels = (entropy,) * CLASSES
+    begin, end = run_of(chunk, chunks, tl.cdiv(N, BLOCK))
+    for tile in range(begin, end):
+        n = tile * BLOCK + tl.arange(0, BLOCK)
+        mask = n < N
+        y = tl.load(target + b * N + n, mask=mask, other=0).to(tl.int32)
+        x = logits_at(z + b * sb, offsets_of(n, W, sh, sw, DENSE), sk, mask, CLASSES)
+        e, total, top = exponentials(x, CLASSES)
+        _, total_right, top_right = exponentials(of_target(x, kinds, y, CLASSES), CLASSES)
+        entropy += tl.where(mask, (top - top_right) + tl.log(total / total_right), 0.0)
+        scale = tl.where(mask, 1.0 / total, 0.0)
+        for j in tl.static_range(CLASSES):
+            p = e[j] * scale
+            overlap = put(overlap, j, overlap[j] + tl.where(y == kinds[j], p, 0.0))
+            probability = put(probability, j, probability[j] + p)
+            pixels = put(pixels, j, pixels[j] + tl.where(mask & (y == j), 1.0, 0.0))
+    to = partials + (b * chunks + chunk) * (1 + 3 * CLASSES)
+    tl.store(to, tl.sum(entropy, 0))
+    store_merged(to + 1, overlap, kinds, CLASSES)
+    store_merged(to + 1 + CLASSES, probability, kinds, CLASSES)
+    for j in tl.static_range(CLASSES):
+        tl.store(to + 1 + 2 * CLASSES + j, tl.sum(pixels[j], 0))
 
 
-@triton.jit
-def _backward(
-    z, target, known, upstream, grad, N, H, W, sb, sk, sh, sw, gb, gk, gh, gw,
-    CLASSES: tl.constexpr, BLOCK_K: tl.constexpr, BLOCK_N: tl.constexpr,
+@triton.jit(do_not_specialize=["N", "W", "sb", "sh", "gb", "gh"])
+def gradient_kernel(
+    z, target, known, upstream, grad, N, W, sb, sk, sh, sw, gb, gk, gh, gw,
+    CLASSES: tl.constexpr, BLOCK: tl.constexpr, DENSE: tl.constexpr, DENSE_GRAD: tl.constexpr,
 ):  # fmt: skip
-    n, b, at = _pixels(H, W, sb, sh, sw, BLOCK_N)
-    mask = n < N
-    y = tl.load(target + n, mask=mask, other=-1).to(tl.int32)
-    p, q, kind, _ = _probabilities(z, known, at, sk, b, y, mask, CLASSES, BLOCK_K)
-    k = tl.arange(0, BLOCK_K)[None, :]
-    classes = (k < CLASSES) & mask[:, None]
-    overlap = tl.load(upstream + 1 + kind, mask=classes, other=0.0)
-    d = tl.load(upstream + 1 + CLASSES + kind, mask=classes, other=0.0) + tl.where(kind == y[:, None], overlap, 0.0)
-    g = tl.load(upstream) * (p - q) + p * (d - tl.sum(p * d, 1)[:, None])
-    _, _, to = _pixels(H, W, gb, gh, gw, BLOCK_N)
-    tl.store(grad + to[:, None] + k * gk, g.to(grad.dtype.element_ty), mask=classes)
+    """Grad, for upstream (1 + 3 CLASSES,)."""
+    b = tl.program_id(1).to(tl.int64)
+    kinds = kinds_of(known, b, CLASSES)
+    of_entropy = tl.load(upstream)
+    of_overlap, of_probability = (), ()
+    for j in tl.static_range(CLASSES):
+        at = upstream + 1 + kinds[j]
+        of_overlap = of_overlap + (tl.load(at),)  # type: ignore[assignment]
+        of_probability = of_probability + (tl.load(at + CLASSES),)  # type: ignore[assignment]
+    begin, end = run_of(tl.program_id(0), tl.num_programs(0), tl.cdiv(N, BLOCK))
+    for tile in range(begin, end):
+        n = tile * BLOCK + tl.arange(0, BLOCK)
+        mask = n < N
+        y = tl.load(target + b * N + n, mask=mask, other=0).to(tl.int32)
+        x = logits_at(z + b * sb, offsets_of(n, W, sh, sw, DENSE), sk, mask, CLASSES)
+        e, total, _ = exponentials(x, CLASSES)
+        e_right, total_right, _ = exponentials(of_target(x, kinds, y, CLASSES), CLASSES)
+        scale, scale_right = 1.0 / total, of_entropy / total_right
+        slopes = ()
+        mean = tl.zeros((BLOCK,), tl.float32)
+        for j in tl.static_range(CLASSES):
+            d = of_probability[j] + tl.where(y == kinds[j], of_overlap[j], 0.0)
+            mean += e[j] * scale * d
+            slopes = slopes + (of_entropy + d,)  # type: ignore[assignment]
+        to = grad + b * gb + offsets_of(n, W, gh, gw, DENSE_GRAD)
+        for j in tl.static_range(CLASSES):
+            g = e[j] * scale * (slopes[j] - mean) - e_right[j] * scale_right
+            tl.store(to + j * gk, g.to(grad.dtype.element_ty), mask=mask)
 
 
 def sums(logits: Tensor, mask: Tensor, known: Tensor) -> Tensor:
@@ -89,23 +164,15 @@ def sums(logits: Tensor, mask: Tensor, known: Tensor) -> Tensor:
     return result
 
 
-def _launch(kernel, logits: Tensor, mask: Tensor, *arguments, more=()) -> None:
-    batch, classes, height, width = logits.shape
-    number = batch * height * width
-    sizes = (number, height, width, *logits.stride(), *more)
-    block = max(16, BLOCK // triton.next_power_of_2(classes))
-    kernel[(triton.cdiv(number, block),)](
-        logits, mask, *arguments, *sizes, classes, triton.next_power_of_2(classes), block
-    )
-
-
 @torch.library.custom_op("famseg::loss_sums", mutates_args=())
 def _op(logits: Tensor, mask: Tensor, known: Tensor) -> Tensor:
-    classes = logits.shape[1]
-    programs = triton.cdiv(mask.numel(), max(16, BLOCK // triton.next_power_of_2(classes)))
-    partial = logits.new_empty(programs, 1 + 3 * classes, dtype=torch.float32)
-    _launch(_forward, logits, mask, known, partial)
-    return partial.sum(0)
+    batch, classes, height, width = logits.shape
+    chunks, block = _cut(logits)
+    partials = torch.empty(batch, chunks, 1 + 3 * classes, dtype=torch.float32, device=logits.device)
+    sizes, options = (height * width, width, *logits.stride()), {"DENSE": _is_dense(logits)}
+    with device_of(logits):
+        sums_kernel[chunks, batch](logits, mask, known, partials, *sizes, CLASSES=classes, BLOCK=block, **options)
+    return merged(partials.flatten(0, 1))
 
 
 @_op.register_fake
@@ -115,14 +182,33 @@ def _(logits: Tensor, mask: Tensor, known: Tensor) -> Tensor:
 
 @torch.library.custom_op("famseg::loss_sums_backward", mutates_args=())
 def _backward_op(upstream: Tensor, logits: Tensor, mask: Tensor, known: Tensor) -> Tensor:
+    batch, classes, height, width = logits.shape
+    chunks, block = _cut(logits)
     grad = torch.empty_like(logits)
-    _launch(_backward, logits, mask, known, upstream, grad, more=grad.stride())
+    sizes = height * width, width, *logits.stride(), *grad.stride()
+    options = {"DENSE": _is_dense(logits), "DENSE_GRAD": _is_dense(grad)}
+    with device_of(logits):
+        gradient_kernel[chunks, batch](
+            logits, mask, known, upstream, grad, *sizes, CLASSES=classes, BLOCK=block, **options
+        )
     return grad
 
 
 @_backward_op.register_fake
 def _(upstream: Tensor, logits: Tensor, mask: Tensor, known: Tensor) -> Tensor:
     return torch.empty_like(logits)
+
+
+def _cut(logits: Tensor) -> tuple[int, int]:
+    """Programs of an image, and pixels that a program has at once."""
+    batch, classes, height, width = logits.shape
+    block = max(128, HELD // triton.next_power_of_2(classes))
+    return min(triton.cdiv(height * width, block), triton.cdiv(PROGRAMS, batch)), block
+
+
+def _is_dense(x: Tensor) -> bool:
+    """Whether the next row begins where a row ends."""
+    return x.stride(2) == x.shape[3] * x.stride(3)
 
 
 def _save(ctx, inputs, output) -> None:

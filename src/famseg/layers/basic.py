@@ -164,9 +164,10 @@ def padded_conv(x: Tensor, conv: nn.Conv2d, bias: Tensor | None = None) -> Tenso
 
 
 def pointwise_conv(x: Tensor, conv: nn.Conv2d, backend: str, bias: bool = True) -> Tensor:
-    """A 1x1 convolution, with its bias if asked for; backward is one kernel where there is one that saves bytes.
+    """A 1x1 convolution, with its bias if asked for.
 
-    Shapes: (B, C, H, W) -> (B, output channels, H, W).
+    In training a kernel makes all gradients from one pass where that saves bytes, elsewhere the bias's alone: PyTorch's
+    sum over the pixels takes several times as long as its bytes. Shapes: (B, C, H, W) -> (B, output channels, H, W).
     """
     return pointwise_conv_shared(x, conv, backend, bias)[0]
 
@@ -176,13 +177,14 @@ def pointwise_conv_shared(x: Tensor, conv: nn.Conv2d, backend: str, bias: bool =
     if not (torch.is_grad_enabled() and use_triton(backend, x)):
         return cast(Tensor, conv(x)) if bias else F.conv2d(x, conv.weight), x
     from famseg.kernels import pointwise  # Triton is imported where it runs
+    from famseg.kernels.bias_gelu import add_bias
 
-    rounded, weight = as_autocast(x), as_autocast(conv.weight)
-    offset = as_autocast(conv.bias) if bias and conv.bias is not None else None
-    if not pointwise.suits(rounded, weight):
-        return F.conv2d(rounded, weight, offset), x
-    y, shared = pointwise.pointwise_shared(rounded, weight, offset)
-    return y, shared if rounded is x else x  # the other reader gets x as it was
+    rounded, weight, offset = as_autocast(x), as_autocast(conv.weight), conv.bias if bias else None
+    if pointwise.suits(rounded, weight):
+        y, shared = pointwise.pointwise_shared(rounded, weight, None if offset is None else as_autocast(offset))
+        return y, shared if rounded is x else x  # the other reader gets x as it was
+    y = F.conv2d(rounded, weight)
+    return y if offset is None else cast(Tensor, add_bias(y, offset)), x
 
 
 def as_autocast(x: Tensor) -> Tensor:

@@ -1,12 +1,13 @@
 """Aggregated depth convolution (paper section 3.2.1): features of several encoder layers, one wide receptive field."""
 
 from collections.abc import Sequence
+from typing import cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from famseg.layers.basic import normalised
+from famseg.layers.basic import normalised, pointwise_conv
 
 
 class AggregatedDepthConv(nn.Module):
@@ -32,8 +33,9 @@ class AggregatedDepthConv(nn.Module):
     def forward(self, maps: Sequence[Tensor]) -> Tensor:
         """Maps (B, in_channels[i], H_i, W_i), the first one sets the size -> (B, out_channels, H_0, W_0)."""
         size = maps[0].shape[-2:]
-        levels = [level(x) for level, x in zip(self.levels, maps, strict=True)]
+        levels = [
+            pointwise_conv(x, cast(nn.Conv2d, level), self.backend) for level, x in zip(self.levels, maps, strict=True)
+        ]
         stack = [levels[0], *(F.interpolate(x, size, mode="bilinear") for x in levels[1:])]
         stacked = self.depthwise(torch.cat(stack, dim=1))
-        y: Tensor = self.project(normalised(stacked, self.norm, self.backend, gelu=True))
-        return y
+        return pointwise_conv(normalised(stacked, self.norm, self.backend, gelu=True), self.project, self.backend)

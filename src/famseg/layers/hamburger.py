@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from famseg.errors import UserError
 from famseg.kernels import BACKENDS, use_triton
 from famseg.kernels.nmf import WIDEST, factorise, fits
+from famseg.layers.basic import pointwise_conv
 from famseg.layers.options import require_choice
 
 EPS = 1e-6
@@ -89,7 +90,7 @@ class Hamburger(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, channels, H, W) -> the same."""
-        ham = F.relu(self.bread_in(x))
+        ham = F.relu(pointwise_conv(x, self.bread_in, self.backend))
         with torch.autocast(x.device.type, enabled=False):
             positions = ham.permute(0, 2, 3, 1)  # (B, H, W, C)
             if not self.ham.runs_kernel(positions):

@@ -1,7 +1,10 @@
 """The two residual blocks of the paper's section 3.2.2."""
 
+from typing import cast
+
 from torch import Tensor, nn
 
+from famseg.kernels import use_triton
 from famseg.layers.basic import conv_norm, normalised
 
 
@@ -28,9 +31,16 @@ class ConvolutionBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, in_channels, H, W), H and W even -> (B, out_channels, H / 2, W / 2)."""
-        pool, conv, norm = self.side
-        y: Tensor = self.main(x) + normalised(conv(pool(x)), norm, self.backend)
+        _, conv, norm = self.side
+        y: Tensor = self.main(x) + normalised(conv(self._pooled(x)), norm, self.backend)
         return y
+
+    def _pooled(self, x: Tensor) -> Tensor:
+        if not use_triton(self.backend, x):
+            return cast(Tensor, self.side[0](x))
+        from famseg.kernels.pool import average_pool  # not without Triton
+
+        return cast(Tensor, average_pool(x))
 
 
 class BottleBlock(nn.Module):

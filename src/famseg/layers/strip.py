@@ -104,12 +104,14 @@ class StripAttention(nn.Module):
         return s
 
     def _by_kernels(self, x: Tensor, gated: Tensor) -> Tensor:
-        from famseg.kernels.gate import gate, suits  # not without Triton
+        from famseg.kernels.bias_product import bias_product  # not without Triton
+        from famseg.kernels.gate import gate, suits
 
         s = self._scans_by_kernels(as_autocast(x))
         if s.dtype == x.dtype and suits(x):
             return cast(Tensor, gate(s, gated, self.mix.weight.flatten(1), self.mix.bias))
-        return cast(Tensor, self.mix(s) * gated)
+        mixed = pointwise_conv(s, self.mix, self.backend, bias=False)
+        return cast(Tensor, bias_product(mixed, self.mix.bias, gated))
 
     def _scans_by_kernels(self, x: Tensor) -> Tensor:
         from famseg.kernels.depthwise import depthwise
