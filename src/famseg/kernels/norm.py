@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from famseg.kernels.gelu import gelu_of, gelu_slope
 from famseg.kernels.partials import merged
-from famseg.kernels.rows import rows_of
+from famseg.kernels.rows import REGISTERS, rows_of
 from famseg.kernels.sharing import sharing
 from famseg.kernels.tiles import block_of, channels_last, device_of, empty_map, over, row_of, run_of
 
@@ -215,7 +215,7 @@ def statistics(x: Tensor, mean: Tensor, variance: Tensor, batches: Tensor, momen
     partials = torch.empty(2, chunks, channels, dtype=torch.float32, device=x.device)
     stats = torch.empty(2, channels, dtype=torch.float32, device=x.device)
     with device_of(x):
-        moments_kernel[chunks, rows.blocks](x, partials, rows.number, channels, **rows.arguments)
+        moments_kernel[chunks, rows.blocks](x, partials, rows.number, channels, **rows.arguments, maxnreg=REGISTERS)
         statistics_kernel[(triton.cdiv(channels, FEW),)](
             partials,
             stats,
@@ -267,21 +267,14 @@ def normalise_backward(
     sizes, options = (rows.number, channels), {"GELU": gelu, **rows.arguments}
     dx = empty_map(x)
     with device_of(x):
-        gradient_sums_kernel[chunks, rows.blocks](dy, x, weight, bias, stats, partials, *sizes, **options)
+        gradient_sums_kernel[chunks, rows.blocks](
+            dy, x, weight, bias, stats, partials, *sizes, **options, maxnreg=REGISTERS
+        )
         sums = merged(partials, 1)
         norm_backward_kernel[rows.tiles](
-            dy,
-            x,
-            weight,
-            bias,
-            stats,
-            sums,
-            dy if other is None else other,
-            dx,
-            *sizes,
-            OTHER=other is not None,
-            **options,
-        )
+            dy, x, weight, bias, stats, sums, dy if other is None else other, dx, *sizes,
+            OTHER=other is not None, **options,
+        )  # fmt: skip
     return dx, sums
 
 

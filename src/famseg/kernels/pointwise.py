@@ -115,20 +115,9 @@ def _backward_op(
     dx = empty_map(x)
     with device_of(x):
         pointwise_backward_kernel[(chunks,)](
-            dy,
-            x,
-            weight,
-            x if other is None else other,
-            dx,
-            partials,
-            pixels,
-            outer,
-            inner,
-            size,
-            OTHER=other is not None,
-            BIAS=bias,
-            **cut,
-        )
+            dy, x, weight, x if other is None else other, dx, partials, pixels, outer, inner, size,
+            OTHER=other is not None, BIAS=bias, **cut,
+        )  # fmt: skip
     return dx, merged(partials, dtype=weight.dtype)
 
 

@@ -6,6 +6,7 @@ import triton
 from torch import Tensor
 
 PROGRAMS = 528  # partial sums of a map; a constant, so that no result depends on the machine
+REGISTERS = 128  # of a thread, so that four programs share a processor; what is granted starts more loads at once
 
 
 @dataclass(frozen=True)
