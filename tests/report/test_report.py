@@ -79,6 +79,21 @@ def test_a_curve_goes_on_over_epochs_without_validation(tmp_path):
     assert not study.faults
 
 
+def test_curves_of_a_study_of_several_tables_are_drawn_table_by_table(tmp_path):
+    for model in ("famseg_t", "unet", "convnext"):
+        write_cell(tmp_path, model=model, classes=THREE, images=6, epochs=3)
+    for decay in ("step", "cos"):
+        options = ("optimizer=sgd", f"scheduler={decay}", "switch=none")
+        write_cell(tmp_path, *options, model="famseg_t", classes=THREE, images=6, epochs=3)
+    charts = {chart.key: chart for chart in load_study(tmp_path).charts}
+    assert "loss" not in charts
+    assert {line.name for line in charts["loss-models"].lines} == {"FAMSeg", "U-Net", "ConvNeXt"}
+    assert {"SGD + step", "SGD + cos"} <= {line.name for line in charts["validation-optimizers"].lines}
+    for key in ("loss-models", "validation-models"):
+        styles = [(line.colour, line.dash) for line in charts[key].lines]
+        assert len(set(styles)) == len(styles)
+
+
 def test_money_and_time(reported):
     text = (reported / "tables.md").read_text().partition("## Time and cost")[2]
     assert "0.13 hours of one device" in text  # 8 runs of 60 s

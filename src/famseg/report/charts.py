@@ -128,14 +128,35 @@ class Dots:
 Chart = Lines | Dots
 
 
-def curves(settings: Sequence[Setting], names: Mapping[int, str]) -> list[Lines]:
-    """Training loss (the paper's Fig. 5) and validation mIoU over the epochs."""
+def curves(tables: Sequence[Table], settings: Sequence[Setting], names: Mapping[int, str]) -> list[Lines]:
+    """Training loss (the paper's Fig. 5) and validation mIoU over the epochs, for each table's settings.
+
+    One figure of either where a table has all settings.
+
+    Args:
+        tables: of the study.
+        settings: all of them.
+        names: id of a setting -> its name.
+    """
+    groups = {frozenset(id(row.setting) for row in table.rows if row.setting): table for table in reversed(tables)}
+    if len(groups) < 2 or any(len(group) == len(settings) for group in groups):
+        return _curves(settings, names, "", "")
+    charts: list[Lines] = []
+    for table in reversed(groups.values()):
+        named = {id(row.setting): row.name for row in table.rows if row.setting}
+        shown = [setting for setting in settings if id(setting) in named]
+        charts += _curves(shown, named, f"-{table.key}", f": {table.title}")
+    return charts
+
+
+def _curves(settings: Sequence[Setting], names: Mapping[int, str], key: str, title: str) -> list[Lines]:
     caption = f"Mean over {over(settings)}; the band reaches from the lowest to the highest run."
     loss = _lines(settings, names, "train/loss")
     miou = _lines(settings, names, "val/miou")
+    of_validation = f"{caption} At the network's resolution."
     charts = [
-        Lines("loss", "Training loss (as the paper's Fig. 5)", "training loss", loss, caption),
-        Lines("validation", "Validation mIoU", "mIoU", miou, f"{caption} At the network's resolution."),
+        Lines(f"loss{key}", f"Training loss (as the paper's Fig. 5){title}", "training loss", loss, caption),
+        Lines(f"validation{key}", f"Validation mIoU{title}", "mIoU", miou, of_validation),
     ]
     return [chart for chart in charts if chart.lines]
 

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import PurePath
 
 import cv2
 import numpy as np
@@ -122,7 +123,7 @@ def draw_examples(examples: Examples) -> Figure:
                 axis.imshow(picture, interpolation="nearest", aspect="auto")
                 axis.set(xticks=[], yticks=[])
                 axis.spines[:].set_visible(False)
-        axes[2 * i, 0].set_ylabel(examples.names[i], fontsize=10)
+        axes[2 * i, 0].set_ylabel(PurePath(examples.names[i]).stem, fontsize=10)
         axes[2 * i + 1, 0].set_ylabel("zoom", fontsize=10)
     for axis, name in zip(axes[0], ["truth", *examples.columns], strict=True):
         axis.set_title(name, fontsize=12, wrap=True)

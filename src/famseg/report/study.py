@@ -88,7 +88,7 @@ def load_study(folder: Path, price: float | None = None) -> Study:
         names=names,
         tables=[*tables, *size_tables(settings, names), cost_table(settings, names, price)],
         claims=claims,
-        charts=[*charts, *curves(settings, names), *gpu_loads(folder / LOADS)],
+        charts=[*charts, *curves(tables, settings, names), *gpu_loads(folder / LOADS)],
         faults=[*faults, *(remark for record in records for remark in record.remarks)],
         remarks=_remarks(folder, cells, records, settings, tables),
     )
