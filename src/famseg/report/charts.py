@@ -154,8 +154,9 @@ def _curves(settings: Sequence[Setting], names: Mapping[int, str], key: str, tit
     loss = _lines(settings, names, "train/loss")
     miou = _lines(settings, names, "val/miou")
     of_validation = f"{caption} At the network's resolution."
+    as_paper = " (as the paper's Fig. 5)" if key in ("", "-optimizers") else ""
     charts = [
-        Lines(f"loss{key}", f"Training loss (as the paper's Fig. 5){title}", "training loss", loss, caption),
+        Lines(f"loss{key}", f"Training loss{as_paper}{title}", "training loss", loss, caption),
         Lines(f"validation{key}", f"Validation mIoU{title}", "mIoU", miou, of_validation),
     ]
     return [chart for chart in charts if chart.lines]
