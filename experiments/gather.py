@@ -13,8 +13,8 @@ from typing import Any
 
 from famseg.report.study import load_study
 
-IMAGE = ("dice_fb", "hd95_mm_fb", "assd_mm_fb", "boundary_iou_fb", "jaggedness_fb", "missed_fb", "size_fb")
-BIOMETRY = ("hc_mm", "hc_error_mm", "flags_fb")
+IMAGE = ("dice", "hd95_mm", "assd_mm", "boundary_iou", "jaggedness", "missed", "size", "flags")  # of every class
+BIOMETRY = ("hc_mm", "hc_error_mm", "fl_error_mm")
 
 
 def main(runs: Path, out: Path, cell: str) -> None:
@@ -22,12 +22,13 @@ def main(runs: Path, out: Path, cell: str) -> None:
     study = load_study(runs)
     images: list[dict[str, Any]] = []
     epochs: list[dict[str, Any]] = []
+    wanted = [*(f"{key}_{label}" for label in ("fb", "fl") for key in IMAGE), *BIOMETRY]
     for setting in study.settings:
         for record in setting.records:
             run = {"setting": study.names[id(setting)], "seed": record.seed}
             group = dict(zip(record.images.names, record.images.groups, strict=True))
             for row in _rows(record.cell.folder / "test.csv"):
-                kept = {key: _short(row[key]) for key in (*IMAGE, *BIOMETRY)}
+                kept = {key: _short(row[key]) for key in wanted if key in row}
                 images.append({**run, "group": group[row["file"]], "file": row["file"], **kept})
             epochs += [{**run, **row} for row in _rows(record.cell.folder / "metrics.csv")]
     _write(out / "images.csv", images)
