@@ -128,7 +128,7 @@ def describe(model: DictConfig) -> dict[str, Any]:
 
 
 def environment() -> dict[str, Any]:
-    """Versions, code revision and device of this process."""
+    """Versions, code revision, device, command line and working directory of this process."""
     gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     return {
         "famseg": famseg.__version__,
@@ -139,6 +139,7 @@ def environment() -> dict[str, Any]:
         "gpus": gpus,
         "packages": {name: _version(name) for name in PACKAGES},
         "command": sys.argv,
+        "directory": str(Path.cwd()),
     }
 
 
