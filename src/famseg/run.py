@@ -24,7 +24,6 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue
 
 import famseg
-from famseg.callbacks.preemption import Preempted
 from famseg.checkpoint_io import LAST
 from famseg.configuration import without_value
 from famseg.errors import UserError
@@ -32,6 +31,7 @@ from famseg.files import write_atomically
 from famseg.locks import locked
 from famseg.loggers import finish_wandb
 from famseg.revision import revision
+from famseg.signals import Preempted, ignored, leaving
 from famseg.value_types import require_types
 
 log = logging.getLogger(__name__)
@@ -56,14 +56,15 @@ PACKAGES = (
 def recorded(config: DictConfig) -> Iterator[Path]:
     """Seed a run and record it in `config.output`: `config.yaml`, `environment.json`, `status.json`.
 
-    The state of `status.json` is running, done, failed or resumable. Mistakes of the user are passed on as one
-    message without a stack trace; the trace is in `status.json`.
+    The state of `status.json` is running, done, failed or resumable. SIGTERM and SIGUSR1 end the run as resumable; in
+    the training `famseg.callbacks.Preemption` saves first. Mistakes of the user are passed on as one message without a
+    stack trace; the trace is in `status.json`.
 
     Yields:
         The run's folder.
     """
     folder = Path(config.output)
-    with _alone(folder), _status(folder), _in_words():
+    with _alone(folder), leaving(), _status(folder), _in_words():
         _open(folder, config)
         require_types(config)
         _seed(config.seed)
@@ -89,26 +90,36 @@ def _status(folder: Path) -> Iterator[None]:
         with _in_words():
             _write_status(folder, "running", started)
         yield
+        finish_wandb(exit_code=0)
+        _write_status(folder, "done", started)
     except BaseException as error:
-        finish_wandb(exit_code=1)
-        if _asked_to_stop(error):
-            _write_status(folder, "resumable", started)
-            _say_how_to_go_on(folder, error)
-            if isinstance(error, SIGTERMException):  # in the test, which starts anew in a resumed run
-                raise Preempted from error
-            raise
-        _write_status(folder, "failed", started, traceback.format_exc(), quiet=True)
-        if isinstance(error, CompactHydraException):
-            log.error("The run failed, see %s", folder / "status.json")
+        with ignored():  # a cluster may ask twice
+            _record_end(folder, started, error)
+        if isinstance(error, SIGTERMException):  # in the test, which starts anew in a resumed run
+            raise Preempted from error
         raise
-    finish_wandb(exit_code=0)
-    _write_status(folder, "done", started)
+
+
+def _record_end(folder: Path, started: float, error: BaseException) -> None:
+    """Of a run that did not come to its end."""
+    finish_wandb(exit_code=1)
+    if _asked_to_stop(error):
+        _write_status(folder, "resumable", started)
+        _say_how_to_go_on(folder, error)
+        return
+    _write_status(folder, "failed", started, traceback.format_exc(), quiet=True)
+    if isinstance(error, CompactHydraException):
+        log.error("The run failed, see %s", folder / "status.json")
 
 
 def _say_how_to_go_on(folder: Path, error: BaseException) -> None:
     last = folder / "checkpoints" / LAST
-    if last.exists() and not isinstance(error, Preempted):  # which has said so already
+    if isinstance(error, Preempted) and error.saved:
+        return  # it has been said
+    if last.exists():
         log.warning("Stopped. The same command with resume=true goes on from %s.", last)
+    else:
+        log.warning("Stopped before there was anything to save.")
 
 
 def _asked_to_stop(error: BaseException) -> bool:
@@ -128,7 +139,7 @@ def describe(model: DictConfig) -> dict[str, Any]:
 
 
 def environment() -> dict[str, Any]:
-    """Versions, code revision and device of this process."""
+    """Versions, code revision, device, command line and working directory of this process."""
     gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     return {
         "famseg": famseg.__version__,
@@ -139,6 +150,7 @@ def environment() -> dict[str, Any]:
         "gpus": gpus,
         "packages": {name: _version(name) for name in PACKAGES},
         "command": sys.argv,
+        "directory": str(Path.cwd()),
     }
 
 

@@ -62,3 +62,20 @@ def test_a_missing_file_does_not_hide_the_others(hc18_root):
 def test_a_command_without_a_folder_says_how_to_give_it(capsys, arguments, words):
     assert main(["data", "check", *arguments]) == 2
     assert capsys.readouterr().err == words
+
+
+def test_missing_labels_come_before_a_split_that_cannot_be_made(folder_root, capsys):
+    """As after the import of a few DICOM files, which have none."""
+    for path in (folder_root / "labels").iterdir():
+        path.unlink()
+    assert main(["data", "check", "data=folder", f"data.root={folder_root}", "data.folds=9"]) == 2
+    output, error = capsys.readouterr()
+    assert output.startswith(f"error    {folder_root}/labels/0.png: is missing. Add the label of 0.png")
+    assert "Errors: 6." in output
+    assert "too few for data.folds=9" in error
+
+
+def test_what_is_wrong_with_the_set_itself_is_said_once(tmp_path, capsys):
+    assert main(["data", "check", "data=folder", f"data.root={tmp_path}"]) == 2
+    output, error = capsys.readouterr()
+    assert (output, error.count("this folder is missing")) == ("", 1)

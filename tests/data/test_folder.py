@@ -89,11 +89,60 @@ def test_bad_rows_are_found_without_decoding(folder_root):
     assert ("row 99.png" in unknown.file, unknown.fatal) == (True, False)
 
 
+def test_a_doubled_row_is_one_problem_among_others(folder_root):
+    table = folder_root / "spacing.csv"
+    table.write_text(table.read_text() + "1.png,0.3,x\n")
+    (folder_root / "labels/3.png").unlink()
+    missing, doubled = [problem for problem in Folder(folder_root).problems(decode=False) if problem.fatal]
+    assert missing.file.endswith("3.png")
+    assert str(doubled) == f"{table}, row 1.png: the file is listed twice. Remove one of the rows."
+
+
+def without_femur(folder_root, names="012345"):
+    for name in names:
+        path = str(folder_root / f"labels/{name}.png")
+        label = cv2.imread(path, cv2.IMREAD_GRAYSCALE)
+        cv2.imwrite(path, np.where(label == 1, 0, label))
+
+
+@pytest.mark.parametrize(
+    ("names", "options", "warned"),
+    [
+        ("012345", {}, True),
+        ("01234", {}, False),  # one femur is left
+        ("012345", {"absent": ["FL"]}, False),
+        ("012345", {"ids": {"BG": 0, "FB": 2}}, False),
+    ],
+)
+def test_a_class_that_no_label_shows_is_named(folder_root, names, options, warned):
+    without_femur(folder_root, names)
+    found = [problem for problem in Folder(folder_root, **options).problems() if "in no label" in problem.what]
+    assert [(Path(p.file).name, p.what[:9], p.fatal) for p in found] == [("labels", "FL (id 1)", False)] * warned
+    assert all("data.ids" in problem.mend and "data.absent=[FL]" in problem.mend for problem in found)
+
+
+def test_a_class_may_be_in_a_label_that_cannot_be_read(folder_root):
+    without_femur(folder_root)
+    (folder_root / "labels/0.png").write_bytes(b"no image")
+    assert not any("in no label" in problem.what for problem in Folder(folder_root).problems())
+
+
+@pytest.mark.parametrize("cache", ["ram", "disk", "none"])
+def test_training_names_a_class_that_no_label_shows(folder_root, tmp_path, caplog, cache):
+    without_femur(folder_root)
+    for _ in range(2 if cache == "disk" else 1):  # written, then found
+        caplog.clear()
+        data = datamodule(folder_root, folds=3, size=(32, 32), batch_size=1, cache=cache, cache_dir=tmp_path / "cache")
+        data.setup("fit")
+        data.setup("test")
+        assert caplog.text.count("The training images: FL (id 1) is in no label") == 1
+        assert "FB (id 2)" not in caplog.text
+
+
 @pytest.mark.parametrize(
     ("text", "says"),
     [
         ("name,mm\n0.png,1\n", "has no column 'file'. Write the columns file,mm_per_pixel,subject"),
-        ("file,mm_per_pixel,subject\n0.png,,a\n0.png,,b\n", "listed twice"),
     ],
 )
 def test_foreign_tables_are_named(folder_root, text, says):

@@ -131,6 +131,11 @@ def test_a_data_set_may_move():
     assert here == moved != other
 
 
+def test_one_of_several_data_sets_may_move():
+    here, moved, other = (identity(resolved("data=fetal_public", f"data.root={r}")) for r in ("a/x", "/b/x", "a/y"))
+    assert here == moved != other
+
+
 def test_a_setting_is_the_same_for_all_seeds_and_folds():
     assert setting(resolved("seed=1")) == setting(resolved("seed=2"))
     assert setting(resolved("data.fold=1")) == setting(resolved("data.fold=2"))

@@ -110,6 +110,11 @@ def test_cells_that_differ_in_places_only_are_refused(tmp_path):
         different([job(tmp_path / "a", runs="x"), job(tmp_path / "a", runs="y")])
 
 
+def test_two_data_sets_of_one_name_are_told_how_to_get_two(tmp_path):
+    with pytest.raises(UserError, match=r"same cell, a: a data set is known by.*another name \(a link will do\)"):
+        different([job(tmp_path / "a", data={"root": f"{site}/data"}) for site in ("siteA", "siteB")])
+
+
 def test_the_summary_of_a_whole_study_is_one_line(jobs):
     cells = run_sweep(jobs, Engine(), None)
     assert summary(jobs, cells).endswith("4 of 4 cells are done.")

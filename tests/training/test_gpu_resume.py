@@ -7,8 +7,8 @@ import pytest
 import torch
 from lightning.pytorch.callbacks import Callback
 
-from famseg.callbacks.preemption import Preempted
 from famseg.models import SIZES, FAMSeg
+from famseg.signals import Preempted
 
 pytestmark = pytest.mark.gpu
 PRECISIONS = ["32-true", "bf16-mixed", "16-mixed"]  # the last one has a gradient scaler, whose state must go along

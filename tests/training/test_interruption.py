@@ -1,9 +1,12 @@
 """Signals, damaged files, full disks, and losses that are no numbers."""
 
 import errno
+import gc
 import json
 import os
 import signal
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 
 import lightning
 import pytest
@@ -12,9 +15,9 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from famseg import resume, run
 from famseg.callbacks import NanGuard
-from famseg.callbacks.preemption import EXIT_RESUMABLE, Preempted
 from famseg.checkpoint_io import LAST, DurableCheckpointIO, damage
 from famseg.errors import UserError
+from famseg.signals import EXIT_RESUMABLE, STOPS, Preempted, leaving
 
 
 class SignalAt(lightning.pytorch.callbacks.Callback):
@@ -52,6 +55,57 @@ def test_a_signal_in_the_test_stage(tmp_path, fault):
     assert json.loads((tmp_path / "status.json").read_text())["state"] == "resumable"
 
 
+@pytest.mark.parametrize("number", STOPS)
+def test_a_signal_outside_the_training(tmp_path, number, caplog):
+    """As while data is read or the best checkpoint is tested: at once, and handlers are as before."""
+    before = signal.getsignal(number)
+    with pytest.raises(Preempted) as left, leaving(), run._status(tmp_path):
+        os.kill(os.getpid(), number)
+    assert left.value.code == EXIT_RESUMABLE
+    assert json.loads((tmp_path / "status.json").read_text())["state"] == "resumable"
+    assert "before there was anything to save" in caplog.text
+    assert signal.getsignal(number) == before
+
+
+@pytest.mark.parametrize("number", STOPS)
+def test_a_second_signal_does_not_cut_the_record_short(tmp_path, number, monkeypatch):
+    monkeypatch.setattr(run, "finish_wandb", lambda exit_code: os.kill(os.getpid(), number))
+    with pytest.raises(Preempted), leaving(), run._status(tmp_path):
+        raise Preempted
+    assert json.loads((tmp_path / "status.json").read_text())["state"] == "resumable"
+
+
+def test_a_signal_while_the_end_is_recorded(tmp_path, monkeypatch):
+    """As while wandb sends what is left."""
+    monkeypatch.setattr(run, "finish_wandb", lambda exit_code: exit_code or os.kill(os.getpid(), signal.SIGTERM))
+    with pytest.raises(Preempted), leaving(), run._status(tmp_path):
+        pass
+    assert json.loads((tmp_path / "status.json").read_text())["state"] == "resumable"
+
+
+def test_the_handlers_of_others_stay():
+    """Such as submitit's, and those of a block around this one."""
+    came = []
+    before = signal.signal(signal.SIGUSR1, lambda number, frame: came.append(number))
+    try:
+        with leaving(), leaving():
+            os.kill(os.getpid(), signal.SIGUSR1)
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+    assert came == [signal.SIGUSR1]
+
+
+def test_a_thread_trains_without_signals(fit):
+    """Which it does not get: a notebook's or a server's."""
+
+    def train():
+        with leaving():
+            fit(epochs=1)
+
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(train).result()
+
+
 @pytest.mark.parametrize("trained", [False, True])
 def test_ctrl_c_says_how_to_go_on(tmp_path, caplog, trained):
     if trained:
@@ -63,10 +117,13 @@ def test_ctrl_c_says_how_to_go_on(tmp_path, caplog, trained):
     assert ("resume=true goes on from" in caplog.text) is trained
 
 
-def test_signals_are_given_back(fit):
-    before = signal.getsignal(signal.SIGUSR1)
-    fit(epochs=1)
-    assert signal.getsignal(signal.SIGUSR1) == before
+@pytest.mark.parametrize("step", [None, 1])
+def test_signals_are_given_back(fit, step):
+    before = [signal.getsignal(number) for number in STOPS]
+    with nullcontext() if step is None else pytest.raises(Preempted):
+        fit(epochs=1, callbacks=[] if step is None else [SignalAt(step)])
+    gc.collect()
+    assert [signal.getsignal(number) for number in STOPS] == before
 
 
 def test_a_damaged_checkpoint_is_noticed_and_the_one_before_is_used(fit, tmp_path, caplog, fault):

@@ -111,3 +111,28 @@ def test_a_signal_to_all_processes_of_a_job(repository, tmp_path, fault):
     process = start(repository, tmp_path, *options)
     assert process.communicate(timeout=300)[0] is None
     assert (process.returncode, state(tmp_path)) == (0, "done")
+
+
+MOMENTS = {"while torch is imported": ".hydra/overrides.yaml", "while images are read": "environment.json"}
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+@pytest.mark.parametrize("moment", MOMENTS)
+def test_a_signal_before_the_first_step(repository, tmp_path, fault, number, moment):
+    fault("SIGTERM or SIGUSR1 before the first step", "exit code 75, nothing to save; resumed: starts")
+    process = start(repository, tmp_path, "data.n=20000")
+    assert wait(process, lambda: list(tmp_path.glob(f"default/*/{MOMENTS[moment]}")))
+    time.sleep(0.2)
+    process.send_signal(number)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 75, errors[-3000:]
+    (folder,) = tmp_path.glob("default/*")
+    assert not (folder / "metrics.csv").exists()
+    if moment == "while images are read":
+        assert state(tmp_path) == "resumable"
+    process = start(repository, tmp_path, "data.n=20000", "trainer.max_epochs=1", f"hydra.run.dir={folder}")
+    assert wait(process, lambda: (folder / "environment.json").exists() and state(tmp_path) == "running")
+    process.kill()
+    process.communicate()

@@ -10,17 +10,9 @@ import lightning
 from lightning.pytorch.callbacks import Callback
 
 from famseg.checkpoint_io import LAST
+from famseg.signals import Preempted, give_back, take
 
 log = logging.getLogger(__name__)
-
-EXIT_RESUMABLE = 75  # EX_TEMPFAIL of sysexits.h: try again later
-
-
-class Preempted(SystemExit):
-    """The run was asked to stop and has saved where it is."""
-
-    def __init__(self) -> None:
-        super().__init__(EXIT_RESUMABLE)
 
 
 class Preemption(Callback):
@@ -36,9 +28,8 @@ class Preemption(Callback):
         self._before: dict[signal.Signals, Any] = {}
 
     def on_train_start(self, trainer: lightning.Trainer, task: lightning.LightningModule) -> None:
-        """Take the signals over from Lightning, which has set its own by now and would leave without saving."""
-        for number in (signal.SIGTERM, signal.SIGUSR1):
-            self._before[number] = signal.signal(number, self._ask)
+        """Take the signals over from whoever would leave without saving; Lightning has set its own by now."""
+        self._before = take(self._ask)
 
     def on_train_batch_end(self, trainer: lightning.Trainer, *args: Any) -> None:
         """Save and leave, except after the last batch: the epoch's validation then still belongs to it."""
@@ -51,10 +42,9 @@ class Preemption(Callback):
         if self._asked_anywhere(trainer) and self.last.exists():
             self._leave(trainer)
 
-    def teardown(self, trainer: lightning.Trainer, task: lightning.LightningModule, stage: str) -> None:
-        """Give the signals back."""
-        while self._before:
-            signal.signal(*self._before.popitem())
+    def on_train_end(self, trainer: lightning.Trainer, task: lightning.LightningModule) -> None:
+        """Give the signals back, before Lightning does; after an error, Lightning alone does."""
+        give_back(self._before)
 
     def _ask(self, number: int, frame: FrameType | None) -> None:
         self.asked = True
@@ -64,4 +54,4 @@ class Preemption(Callback):
 
     def _leave(self, trainer: lightning.Trainer) -> None:
         log.warning("Asked to stop in epoch %d: saved %s; resume=true goes on.", trainer.current_epoch, self.last)
-        raise Preempted
+        raise Preempted(saved=True)

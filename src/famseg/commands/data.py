@@ -133,7 +133,13 @@ def _datamodule(overrides: list[str]) -> "SegmentationDataModule":
 def _check(options: argparse.Namespace) -> int:
     from famseg.data.check import check_report
 
-    text, code = check_report(_datamodule(options.overrides))
+    try:
+        data = _datamodule(options.overrides)
+    except UserError:
+        # if a split alone cannot be made, the files come first: their mend, such as missing labels, is the nearer one
+        print(check_report(_datamodule([*options.overrides, "data.fold=all"]).source)[0], flush=True)
+        raise
+    text, code = check_report(data)
     print(text)
     return code
 

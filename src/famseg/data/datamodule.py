@@ -1,7 +1,8 @@
 """Splits, memory and loaders of a data set, for Lightning."""
 
+import logging
 import signal
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,17 +10,20 @@ import cv2
 import torch
 from lightning.fabric.utilities.data import suggested_max_num_workers
 from lightning.pytorch import LightningDataModule
+from lightning.pytorch.utilities import rank_zero_only
 from torch.utils.data import DataLoader, Dataset
 
 from famseg.data.images import MIN_SIDE
 from famseg.data.items import Augment, EvaluationItems, Item, Preparation, TrainItems, ValItems, collate
 from famseg.data.on_device import Assembly, Pictures, RawItems, engine, room_for
 from famseg.data.sampler import EvaluationSampler, LateLoader, TrainSampler
-from famseg.data.source import Source
+from famseg.data.source import Source, unshown
 from famseg.data.splits import Splits, read_split, split_by_group, thin_out, write_split
 from famseg.data.survey import Seen, survey
 from famseg.data.transforms import Augmentation, Letterbox
 from famseg.errors import UserError
+
+log = logging.getLogger(__name__)
 
 
 class SegmentationDataModule(LightningDataModule):
@@ -173,6 +177,8 @@ class SegmentationDataModule(LightningDataModule):
         if unknown:
             self._prepare.measure(self.indices("train"), "Reading training images")
         if stage == "fit":
+            if unknown:
+                _warn_of_unshown(self.source, self._prepare.shown)
             self._choose_engine(cache)
 
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
@@ -274,6 +280,12 @@ class SegmentationDataModule(LightningDataModule):
             persistent_workers=workers > 0,
             pin_memory=torch.cuda.is_available() and not numbers_only,
         )
+
+
+@rank_zero_only
+def _warn_of_unshown(source: Source, shown: Collection[int]) -> None:
+    for what, mend in unshown(source, shown):
+        log.warning("The training images: %s. %s", what, mend)
 
 
 def _check_options(

@@ -3,15 +3,18 @@
 import glob
 import logging
 import math
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from famseg import classes
 from famseg.data.datamodule import SegmentationDataModule
 from famseg.data.images import SUFFIXES, read_image, read_label
 from famseg.data.progress import parallel
-from famseg.data.source import Pixels, Problem, Sample, Stamp
+from famseg.data.source import Pixels, Problem, Sample, Stamp, unshown
 from famseg.data.tables import number, read_rows
 from famseg.errors import UserError
 
@@ -38,7 +41,7 @@ class Folder:
         ids: Class name -> id in the labels, in the order of the model's outputs, background first; None: those of
             `classes.csv`, or without it the paper's.
         colours: Class name -> (red, green, blue) in the labels; None: the paper's, for the classes it has.
-        absent: Classes that no image shows, though `ids` does not list them. What is neither in `ids` nor here may be
+        absent: Classes that no image shows, whether `ids` lists them or not. What is neither in `ids` nor here may be
             in any image: a model that knows it is not told that it is background.
 
     Raises:
@@ -54,10 +57,11 @@ class Folder:
     ) -> None:
         self.root = Path(root)
         self.classes = dict(ids or _read_classes(self.root / CLASS_TABLE) or classes.IDS)
+        self.absent = tuple(absent)
         self.known = frozenset({*self.classes, *absent})
         self._colours = _checked_colours(self.classes, colours)
         self._images = _list_images(self.root)
-        self._table = _read_table(self.root / TABLE)
+        self._table, self._doubled = _read_table(self.root / TABLE)
         self.names = [path.name for path in self._images]
         self.groups = [self._cell(name, "subject") or name for name in self.names]
         self._said: set[str] = set()
@@ -76,18 +80,11 @@ class Folder:
         return Sample(path.name, self.groups[index], image, mask, self._spacing(path.name), known=self.known)
 
     def problems(self, decode: bool = True) -> Iterator[Problem]:
-        """Missing labels, rows that fit nothing; with `decode` also unreadable files, unknown ids, conversions."""
+        """Missing labels, rows that fit nothing; with `decode` also unreadable files and unused classes."""
         yield from self._label_problems()
         yield from self._table_problems()
         if decode:
-            stretched = 0
-            for found in parallel(self._decoding_problems, self._images, "Checking images"):
-                stretched += any("scaled to 8 bits" in problem.what for problem in found)
-                yield from found
-            if 0 < stretched < len(self):
-                what = f"mixed bit depths: {stretched} of {len(self)} images are scaled to their brightest pixel"
-                mend = "Export all images with one bit depth, so that equal tissue stays equally bright."
-                yield Problem(str(self.root / "images"), what, mend, fatal=False)
+            yield from self._content_problems()
 
     def stamp(self) -> Stamp:
         """Of the tables, the images and the labels."""
@@ -96,6 +93,20 @@ class Folder:
         options["known"] = sorted(self.known)
         tables = (self.root / TABLE, self.root / CLASS_TABLE)
         return Stamp.of(options, [*tables, *self._images, *(self._label(path) for path in self._images)])
+
+    def _content_problems(self) -> Iterator[Problem]:
+        stretched, read, shown = 0, 0, set[int]()
+        for found, ids in parallel(self._decoding_problems, self._images, "Checking images"):
+            stretched += any("scaled to 8 bits" in problem.what for problem in found)
+            read += bool(ids)
+            shown |= ids
+            yield from found
+        if 0 < stretched < len(self):
+            what = f"mixed bit depths: {stretched} of {len(self)} images are scaled to their brightest pixel"
+            mend = "Export all images with one bit depth, so that equal tissue stays equally bright."
+            yield Problem(str(self.root / "images"), what, mend, fatal=False)
+        if read == len(self):
+            yield from (Problem(str(self.root / "labels"), *words, fatal=False) for words in unshown(self, shown))
 
     def _label_problems(self) -> Iterator[Problem]:
         stems: dict[str, str] = {}
@@ -119,6 +130,8 @@ class Folder:
 
     def _table_problems(self) -> Iterator[Problem]:
         table, known = str(self.root / TABLE), set(self.names)
+        for name in self._doubled:
+            yield Problem(f"{table}, row {name}", "the file is listed twice", "Remove one of the rows.")
         for name in self._table:
             if name not in known:
                 yield Problem(f"{table}, row {name}", "has no image and is not used", "Check the name.", fatal=False)
@@ -132,8 +145,9 @@ class Folder:
             what = f"no subject for {_some(unknown)}: images of one subject may end up in training and test"
             yield Problem(table, what, "Add the subject where it is known.", fatal=False)
 
-    def _decoding_problems(self, path: Path) -> list[Problem]:
-        found, shape = [], None
+    def _decoding_problems(self, path: Path) -> tuple[list[Problem], set[int]]:
+        """What is wrong with an image and its label, and the ids in that; none if it cannot be read."""
+        found, shape, ids = [], None, set[int]()
         try:
             image, converted = read_image(path)
             shape = image.shape
@@ -142,15 +156,15 @@ class Folder:
         except UserError as error:
             found.append(Problem.from_error(error))
         if not self._label(path).exists():
-            return found
+            return found, ids
         try:
-            mask = self._read_label(path, shape)
-            if not (mask != next(iter(self.classes.values()))).any():
+            ids = set(np.unique(self._read_label(path, shape)).tolist())
+            if ids == {next(iter(self.classes.values()))}:
                 what = "holds background only"
                 found.append(Problem(str(self._label(path)), what, "Nothing to do if that is as meant.", fatal=False))
         except UserError as error:
             found.append(Problem.from_error(error))
-        return found
+        return found, ids
 
     def _read_label(self, image: Path, shape: tuple[int, ...] | None) -> Pixels:
         """The label of an image, of its shape if that is known."""
@@ -211,16 +225,13 @@ def _list_images(root: Path) -> list[Path]:
     return images
 
 
-def _read_table(path: Path) -> dict[str, dict[str, str]]:
-    """Rows of spacing.csv by file name; none without the file."""
+def _read_table(path: Path) -> tuple[dict[str, dict[str, str]], list[str]]:
+    """Rows of spacing.csv by file name, and names of several rows; none without the file."""
     if not path.exists():
-        return {}
-    rows: dict[str, dict[str, str]] = {}
-    for line in read_rows(path, COLUMNS, f"Write the columns {','.join(COLUMNS)}; unknown values stay empty."):
-        if line["file"] in rows:
-            raise UserError(f"{path}: {line['file']} is listed twice. Remove one of the rows.")
-        rows[line["file"]] = line
-    return rows
+        return {}, []
+    lines = read_rows(path, COLUMNS, f"Write the columns {','.join(COLUMNS)}; unknown values stay empty.")
+    count = Counter(line["file"] for line in lines)
+    return {line["file"]: line for line in lines}, [name for name in count if count[name] > 1]
 
 
 def _read_classes(path: Path) -> dict[str, int]:

@@ -42,6 +42,9 @@ class Preparation:
         mean: Of x/255 over the training images; None until `measure`.
         std: Likewise.
 
+    Attributes:
+        shown: Ids in the labels of the images that `measure` has seen.
+
     Raises:
         UserError: The source labels a class that is not among `classes`.
     """
@@ -57,6 +60,7 @@ class Preparation:
         self.source = source
         self.letterbox = letterbox
         self.mean, self.std = mean, std
+        self.shown: set[int] = set()
         self._names = list(classes)
         self._outputs = _output_table(source.classes, classes)
         self._memory: dict[int, Entry] = {}
@@ -84,11 +88,17 @@ class Preparation:
         self._memory.clear()
 
     def measure(self, indices: Sequence[int], what: str) -> None:
-        """Measure mean and std when they are not yet known, over the images without their padding, in any order."""
+        """Measure mean and std when they are not yet known, over the images without their padding, in any order.
+
+        The same look at the images says which classes they show.
+        """
         if self.mean is None or self.std is None:
             counts = np.zeros(256, np.int64)
-            for _, more in parallel(self._entry, indices, what):
+            outputs = np.zeros(256, np.int64)
+            for prepared, more in parallel(self._entry, indices, what):
                 counts += more
+                outputs += np.bincount(prepared.mask.ravel(), minlength=256)
+            self.shown = {number for number in self.source.classes.values() if outputs[self._outputs[number]]}
             self.mean, self.std = _mean_and_std(counts)
 
     def get(self, index: int) -> Prepared:

@@ -1,6 +1,6 @@
 """What a data set is: a sequence of samples that knows its classes, its groups and what is wrong with it."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -121,3 +121,17 @@ class Source(Protocol):
     def stamp(self) -> Stamp:
         """What the samples follow from, for a cache on disk."""
         ...
+
+
+def unshown(source: Source, shown: Collection[int]) -> Iterator[tuple[str, str]]:
+    """What is wrong, and the mend, for each class of a source that its labels do not show.
+
+    Args:
+        source: Its `absent`, if it has one, names classes that the user knows not to be there.
+        shown: Ids in the labels.
+    """
+    absent = getattr(source, "absent", ())
+    for name, number in list(source.classes.items())[1:]:
+        if number not in shown and name not in absent:
+            what = f"{name} (id {number}) is in no label, so that a network learns to call it background"
+            yield what, f"Leave it out of data.ids, or, if no image shows it, say data.absent=[{name}]."

@@ -7,6 +7,7 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from html import escape
+from pathlib import Path
 from typing import Any
 
 from famseg.data.images import DICOM_SUFFIXES, SUFFIXES
@@ -106,7 +107,7 @@ def serve(checkpoints: Sequence[str], device: str, flip: bool, host: str, port: 
         page = build(viewer)
         try:
             page.queue(max_size=8, default_concurrency_limit=1).launch(
-                server_name=host, server_port=port, theme=_theme(), **_PRIVATE
+                server_name=host, server_port=port, theme=_theme(), app_kwargs=_health(checkpoints), **_PRIVATE
             )
         except OSError as error:
             raise UserError(f"{host}, port {port}: cannot be listened on. Choose another --port.") from error
@@ -114,6 +115,15 @@ def serve(checkpoints: Sequence[str], device: str, flip: bool, host: str, port: 
         if not _is_loopback(host):
             print(f"famseg: {host}: others can reach this page, and images travel unencrypted.", file=sys.stderr)
         page.block_thread()
+
+
+def _health(checkpoints: Sequence[str]) -> dict[str, Any]:
+    """`GET /health`, for what watches the page: 200 and the names of the networks, without this computer's folders."""
+    from starlette.responses import JSONResponse
+    from starlette.routing import Route
+
+    names = [Path(checkpoint).name for checkpoint in checkpoints]
+    return {"routes": [Route("/health", lambda request: JSONResponse({"checkpoints": names}))]}
 
 
 def _theme() -> Any:

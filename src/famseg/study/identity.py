@@ -44,7 +44,7 @@ IGNORED = (
     "hydra/",
 )
 LONGEST = 120  # letters of a name, of the 255 that file systems have
-FOLDERS = frozenset({"data.root"})  # a data set may move; its own name stays
+ROOT = re.compile(r"data\.(sets\.[^.]+\.)*root")  # a data set may move; its folder's own name stays
 
 
 def identity(config: Mapping[str, Any]) -> str:
@@ -74,7 +74,7 @@ def _reduced(node: Any, output: str, key: str, without: frozenset[str]) -> Any:
     if isinstance(node, str):
         if output and (node == output or node.startswith(f"{output}/")):
             return node.removeprefix(output)  # the run's own folder, as callbacks know it
-        return PurePath(node).name if key in FOLDERS else node
+        return PurePath(node).name if ROOT.fullmatch(key) else node
     return node
 
 
@@ -104,8 +104,9 @@ def cell_name(overrides: Sequence[str], config: Mapping[str, Any]) -> str:
 
 def _names(override: str, config: Mapping[str, Any]) -> bool:
     key, _, value = override.lstrip("+~").partition("=")
+    is_root = ROOT.fullmatch(key) is not None
     repeats_study = key == "experiment" and value == config.get("study")
-    return not (override.lstrip("+~").startswith(IGNORED) or key in FOLDERS or repeats_study)
+    return not (override.lstrip("+~").startswith(IGNORED) or is_root or repeats_study)
 
 
 def _word(override: str) -> str:

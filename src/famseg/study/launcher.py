@@ -18,9 +18,10 @@ from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from famseg.errors import UserError
 from famseg.locks import locked
-from famseg.study.cells import read_study
+from famseg.study.cells import Cell, read_study
 from famseg.study.identity import cell_name, identity, resolved, varying
 from famseg.study.progress import best_score
+from famseg.study.same_data import require_same_data
 from famseg.study.sweep import Job, different, run_sweep, write_plan
 from famseg.study.watch import watched
 from famseg.study.work import Work
@@ -44,7 +45,7 @@ class CellLauncher(Launcher):
         self.hydra_context = hydra_context
         self.task_function = task_function
         self.config = config
-        self._folders: dict[Path, dict[str, Path]] = {}
+        self._cells: dict[Path, dict[str, Cell]] = {}
 
     @abstractmethod
     def run(self, works: Sequence[Work]) -> Iterator[tuple[Work, str]]:
@@ -102,7 +103,10 @@ class CellLauncher(Launcher):
             config.hydra.job.id = config.hydra.job.num = number
         plain = resolved(config)
         study = Path(str(config.hydra.sweep.dir)).resolve()
-        folder = self._known(study).get(identity(plain)) or study / cell_name(telling, plain)
+        folder = study / cell_name(telling, plain)
+        if cell := self._known(study).get(identity(plain)):
+            require_same_data(cell, plain)
+            folder = cell.folder
         with read_write(config.hydra):  # in words, so that every process means the same folder
             config.hydra.sweep.dir, config.hydra.sweep.subdir = str(folder.parent), folder.name
         if "resume" in config:
@@ -120,10 +124,10 @@ class CellLauncher(Launcher):
         known = {group: option for group, option in choices.items() if option is not None}
         return Job(work, list(overrides), known, plain)
 
-    def _known(self, study: Path) -> dict[str, Path]:
-        """The folders of a study's cells by identity; of several, one that is done."""
-        if study not in self._folders:
+    def _known(self, study: Path) -> dict[str, Cell]:
+        """A study's cells by identity; of several, one that is done."""
+        if study not in self._cells:
             cells = read_study(study) if study.is_dir() else []
             cells.sort(key=lambda cell: cell.state == "done")
-            self._folders[study] = {cell.identity: cell.folder for cell in cells if cell.identity}
-        return self._folders[study]
+            self._cells[study] = {cell.identity: cell for cell in cells if cell.identity}
+        return self._cells[study]

@@ -12,6 +12,7 @@ from famseg.errors import UserError
 from famseg.files import write_atomically
 from famseg.revision import revision
 from famseg.study.cells import PLAN, Cell, is_cell, read_cell, read_plan
+from famseg.study.same_data import roots
 from famseg.study.spans import end
 from famseg.study.work import Work
 
@@ -52,11 +53,17 @@ def different(jobs: Sequence[Job]) -> list[Job]:
     first: dict[Path, Job] = {}
     for job in jobs:
         other = first.setdefault(job.folder, job)
-        if other.config != job.config:
-            raise UserError(
-                f"{' '.join(other.overrides)} and {' '.join(job.overrides)} are the same cell, {job.folder.name}: "
-                "they differ in where things lie or how they are shown only. Sweep over something else."
+        if other.config == job.config:
+            continue
+        reason = "they differ in where things lie or how they are shown only. Sweep over something else."
+        if roots(other.config) != roots(job.config):
+            reason = (
+                "a data set is known by its folder's own name, wherever that lies. Give one of the folders another "
+                "name (a link will do)."
             )
+        raise UserError(
+            f"{' '.join(other.overrides)} and {' '.join(job.overrides)} are the same cell, {job.folder.name}: {reason}"
+        )
     return list(first.values())
 
 
