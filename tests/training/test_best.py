@@ -1,0 +1,61 @@
+"""Which epoch a run's folder means."""
+
+import shutil
+
+import pytest
+import torch
+
+from famseg import checkpoint
+
+
+def epoch(path):
+    return torch.load(path, weights_only=True)["epoch"]
+
+
+@pytest.fixture
+def scored(fit, monkeypatch):
+    """Train with validation scores of the test's choosing, one per epoch."""
+
+    def run(values, *arguments, **options):
+        def log(task):
+            task.log("val/miou", torch.tensor(values[task.current_epoch]))
+            task.val_loss.reset()
+            task.confusion.reset()
+
+        monkeypatch.setattr("famseg.task.SegmentationTask.on_validation_epoch_end", log)
+        return fit(*arguments, epochs=len(values), **options)
+
+    return run
+
+
+@pytest.mark.parametrize("keep", [1, 2, 3])
+def test_a_run_folder_means_its_best_epoch_however_many_are_kept(scored, tmp_path, caplog, keep):
+    trainer, _ = scored([0.1, 0.4, 0.3, 0.2], keep_best=keep)
+    assert epoch(checkpoint.resolve(tmp_path / "run")) == 1 == epoch(trainer.checkpoint_callback.best_model_path)
+    assert checkpoint.resolve(tmp_path / "run").name == "best.ckpt"
+    ranked = {path.name for path in (tmp_path / "run" / "checkpoints").glob("best-*")}
+    assert ranked == ({f"best-epoch=00{each}.ckpt" for each in (1, 2, 3)[:keep]} if keep > 1 else set())
+    assert "is used" not in caplog.text
+
+
+@pytest.mark.parametrize("keep", [1, 2])
+@pytest.mark.parametrize("folder", ["run", "moved"])
+def test_the_best_epoch_is_kept_across_a_resume(scored, fit, tmp_path, folder, keep):
+    """Also where the folder was moved between the two."""
+    values = [0.1, 0.4, 0.3, 0.2]
+    with pytest.raises(fit.Stopped):
+        scored(values, stop_after=2, keep_best=keep)
+    shutil.move(tmp_path / "run", tmp_path / folder)
+    last = tmp_path / folder / "checkpoints" / "last.ckpt"
+    trainer, _ = scored(values, folder, ckpt_path=str(last), keep_best=keep)
+    assert epoch(checkpoint.resolve(tmp_path / folder)) == 1 == epoch(trainer.checkpoint_callback.best_model_path)
+    assert trainer.checkpoint_callback.best_model_score == pytest.approx(0.4)
+    names = {path.name for path in (tmp_path / folder / "checkpoints").glob("best-*")}
+    assert names == ({"best-epoch=001.ckpt", "best-epoch=002.ckpt"} if keep > 1 else set())
+
+
+def test_a_folder_without_a_best_checkpoint_says_that_it_means_the_last_epoch(tmp_path, caplog):
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints" / "last.ckpt").touch()
+    assert checkpoint.resolve(tmp_path).name == "last.ckpt"
+    assert "last.ckpt is used" in caplog.text
