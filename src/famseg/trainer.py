@@ -61,7 +61,7 @@ def build(
 
     Args:
         output: the run's folder; checkpoints go to `checkpoints/best.ckpt` and `last.ckpt`.
-        monitor: metric that chooses the best checkpoint, higher is better.
+        monitor: validation score that chooses the best checkpoint.
         callbacks: further callbacks.
         logger: where metrics are mirrored, if anywhere.
         precision: `auto` is bf16-mixed on a GPU that has bfloat16, else 32-true; or any of Lightning's.

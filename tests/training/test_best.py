@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from famseg import checkpoint
+from famseg.errors import UserError
 
 
 def epoch(path):
@@ -18,7 +19,7 @@ def scored(fit, monkeypatch):
 
     def run(values, *arguments, **options):
         def log(task):
-            task.log("val/miou", torch.tensor(values[task.current_epoch]))
+            task.log(options.get("monitor", "val/miou"), torch.tensor(values[task.current_epoch]))
             task.val_loss.reset()
             task.confusion.reset()
 
@@ -52,6 +53,28 @@ def test_the_best_epoch_is_kept_across_a_resume(scored, fit, tmp_path, folder, k
     assert trainer.checkpoint_callback.best_model_score == pytest.approx(0.4)
     names = {path.name for path in (tmp_path / folder / "checkpoints").glob("best-*")}
     assert names == ({"best-epoch=001.ckpt", "best-epoch=002.ckpt"} if keep > 1 else set())
+
+
+@pytest.mark.parametrize(
+    ("monitor", "best", "score"), [("val/loss", 2, -0.1), ("val/miou", 1, 0.4), ("val/iou_fl", 1, 0.4)]
+)
+def test_the_best_epoch_has_the_lowest_loss_or_the_highest_of_other_scores(scored, tmp_path, monitor, best, score):
+    trainer, _ = scored([0.2, 0.4, 0.1, 0.3], monitor=monitor)
+    assert epoch(checkpoint.resolve(tmp_path / "run")) == best
+    assert trainer.checkpoint_callback.score == pytest.approx(score)
+
+
+@pytest.mark.parametrize("monitor", ["val/nosuch", "test/hd95_mm_fb", "miou"])
+def test_a_score_that_is_not_there_is_refused_before_the_first_epoch(fit, tmp_path, monitor):
+    with pytest.raises(UserError, match=rf"monitor={monitor}.*val/loss, val/miou, val/iou_bg, .*val/dice_fb\.$"):
+        fit(monitor=monitor)
+    assert not list(tmp_path.rglob("*.ckpt"))
+
+
+def test_the_scores_that_can_be_monitored_are_those_of_the_table(fit, tmp_path):
+    _, task = fit(epochs=1)
+    header = (tmp_path / "run" / "metrics.csv").read_text().splitlines()[0].split(",")
+    assert sorted(task.validation_scores) == sorted(name for name in header if name.startswith("val/"))
 
 
 def test_a_folder_without_a_best_checkpoint_says_that_it_means_the_last_epoch(tmp_path, caplog):

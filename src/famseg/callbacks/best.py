@@ -7,6 +7,8 @@ import lightning
 from lightning.pytorch.callbacks import ModelCheckpoint
 
 from famseg.checkpoint_io import BEST
+from famseg.monitor import require, sign
+from famseg.task import SegmentationTask
 
 
 class BestCheckpoints(ModelCheckpoint):
@@ -17,7 +19,7 @@ class BestCheckpoints(ModelCheckpoint):
 
     Args:
         folder: of the checkpoints.
-        monitor: score that is compared, higher is better.
+        monitor: validation score that is compared.
         keep: how many are kept.
         every: epochs from one validation to the next; the others have the scores of an earlier epoch.
     """
@@ -27,12 +29,27 @@ class BestCheckpoints(ModelCheckpoint):
             folder,
             filename=Path(BEST).stem if keep == 1 else "best-{epoch:03d}",
             monitor=monitor,
-            mode="max",
+            mode="max" if sign(monitor) > 0 else "min",
             save_top_k=keep,
             every_n_epochs=every,
             save_on_train_epoch_end=True,
             enable_version_counter=False,
         )
+
+    @property
+    def score(self) -> float:
+        """The best so far, negated where lower is better."""
+        return sign(str(self.monitor)) * float(self.best_model_score)  # type: ignore[arg-type]
+
+    def setup(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, stage: str) -> None:
+        """Before the first epoch, see whether there is such a score.
+
+        Raises:
+            UserError: there is none.
+        """
+        if isinstance(pl_module, SegmentationTask):
+            require(str(self.monitor), pl_module.validation_scores)
+        super().setup(trainer, pl_module, stage)
 
     @property
     def state_key(self) -> str:
