@@ -17,8 +17,8 @@ def main(config: DictConfig) -> float:
         task = hydra.utils.instantiate(config.task, classes=data.classes)
         task.metadata = run.describe(config.model)
         checkpoint.initialise(task.model, config.init_from)
+        last = resume_point(config.output, config.resume, task.metadata["model"], data.splits)
         trainer = hydra.utils.instantiate(config.trainer, _convert_="all")
-        last = resume_point(config.output, config.resume, task.metadata["model"])
         trainer.fit(task, datamodule=data, ckpt_path=last, weights_only=True)
         best = trainer.checkpoint_callback
         trainer.test(task, datamodule=data, ckpt_path=best.best_model_path, weights_only=True, verbose=False)

@@ -28,9 +28,10 @@ from famseg.callbacks.preemption import Preempted
 from famseg.checkpoint_io import LAST
 from famseg.configuration import without_value
 from famseg.errors import UserError
-from famseg.files import write_atomically
+from famseg.files import write_atomically, write_bytes
 from famseg.locks import locked
 from famseg.loggers import finish_wandb
+from famseg.resume import ResumeRefused
 from famseg.revision import revision
 from famseg.value_types import require_types
 
@@ -63,7 +64,7 @@ def recorded(config: DictConfig) -> Iterator[Path]:
         The run's folder.
     """
     folder = Path(config.output)
-    with _alone(folder), _status(folder), _in_words():
+    with _alone(folder), _kept_if_refused(folder), _status(folder), _in_words():
         _open(folder, config)
         require_types(config)
         _seed(config.seed)
@@ -82,6 +83,24 @@ def _alone(folder: Path) -> Iterator[None]:
 
 
 @contextmanager
+def _kept_if_refused(folder: Path) -> Iterator[None]:
+    """Put back the record of a run that a command does not go on with."""
+    paths = [folder / name for name in ("config.yaml", "environment.json", "status.json")]
+    before = {path: path.read_bytes() for path in paths if path.exists()}
+    try:
+        yield
+    except CompactHydraException as error:
+        if _refused(error) and rank_zero_only.rank == 0:  # type: ignore[attr-defined]
+            for path, content in before.items():
+                write_bytes(path, content)
+        raise
+
+
+def _refused(error: BaseException) -> bool:
+    return isinstance(error.__cause__, ResumeRefused)
+
+
+@contextmanager
 def _status(folder: Path) -> Iterator[None]:
     """Keep status.json, and end wandb's run with the same outcome."""
     started = time.time()
@@ -91,6 +110,8 @@ def _status(folder: Path) -> Iterator[None]:
         yield
     except BaseException as error:
         finish_wandb(exit_code=1)
+        if _refused(error):
+            raise
         if _asked_to_stop(error):
             _write_status(folder, "resumable", started)
             _say_how_to_go_on(folder, error)
