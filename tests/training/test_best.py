@@ -77,6 +77,16 @@ def test_the_scores_that_can_be_monitored_are_those_of_the_table(fit, tmp_path):
     assert sorted(task.validation_scores) == sorted(name for name in header if name.startswith("val/"))
 
 
+def test_without_its_best_checkpoint_a_run_chooses_among_the_epochs_that_follow(scored, fit, tmp_path, caplog):
+    values = [0.1, 0.4, 0.3, 0.2]
+    with pytest.raises(fit.Stopped):
+        scored(values, stop_after=2)
+    (tmp_path / "run" / "checkpoints" / "best.ckpt").unlink()
+    scored(values, ckpt_path=str(tmp_path / "run" / "checkpoints" / "last.ckpt"))
+    assert "best.ckpt is gone" in caplog.text
+    assert epoch(checkpoint.resolve(tmp_path / "run")) == 2
+
+
 def test_a_folder_without_a_best_checkpoint_says_that_it_means_the_last_epoch(tmp_path, caplog):
     (tmp_path / "checkpoints").mkdir()
     (tmp_path / "checkpoints" / "last.ckpt").touch()

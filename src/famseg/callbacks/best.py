@@ -1,5 +1,6 @@
 """Keeps the checkpoints of the best epochs."""
 
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,8 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from famseg.checkpoint_io import BEST
 from famseg.monitor import require, sign
 from famseg.task import SegmentationTask
+
+log = logging.getLogger(__name__)
 
 
 class BestCheckpoints(ModelCheckpoint):
@@ -64,7 +67,11 @@ class BestCheckpoints(ModelCheckpoint):
             trainer.save_checkpoint(Path(str(self.dirpath)) / BEST)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take up the scores, with the files where the folder lies now."""
+        """Take up the scores, with the files where the folder lies now; without the best of them they are void."""
+        best = self._here(state_dict["best_model_path"])  # "" before the first validation
+        if best and not Path(best).is_file():
+            log.warning("%s is gone: the best epoch is chosen among those that follow.", best)
+            return
         moved = {key: self._here(value) for key, value in state_dict.items() if key.endswith("_path")}
         kept = {self._here(path): score for path, score in state_dict["best_k_models"].items()}
         super().load_state_dict({**state_dict, **moved, "best_k_models": kept, "dirpath": self.dirpath})
