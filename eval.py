@@ -1,4 +1,4 @@
-"""Score a trained model: python eval.py run=FOLDER [data=hc18 data.root=DIR data.fold=all]. Options: conf/eval.yaml."""
+"""Score a trained model: python eval.py run=FOLDER [data=NAME data.root=DIR data.fold=all]. Options: conf/eval.yaml."""
 
 import hydra
 from omegaconf import DictConfig

@@ -1,4 +1,4 @@
-"""Train a network, test its best checkpoint, return the best validation score. Options: conf/train.yaml, --help."""
+"""Train a network, test its best checkpoint, return its validation score (a loss negated). Options: conf/train.yaml."""
 
 import hydra
 from omegaconf import DictConfig, OmegaConf
@@ -17,12 +17,12 @@ def main(config: DictConfig) -> float:
         task = hydra.utils.instantiate(config.task, classes=data.classes)
         task.metadata = run.describe(config.model)
         checkpoint.initialise(task.model, config.init_from)
+        last = resume_point(config.output, config.resume, task.metadata["model"], data.splits)
         trainer = hydra.utils.instantiate(config.trainer, _convert_="all")
-        last = resume_point(config.output, config.resume, task.metadata["model"])
         trainer.fit(task, datamodule=data, ckpt_path=last, weights_only=True)
-        best = trainer.checkpoint_callback.best_model_path
-        trainer.test(task, datamodule=data, ckpt_path=best, weights_only=True, verbose=False)
-        return float(trainer.checkpoint_callback.best_model_score)
+        best = trainer.checkpoint_callback
+        trainer.test(task, datamodule=data, ckpt_path=best.best_model_path, weights_only=True, verbose=False)
+        return float(best.score)
 
 
 if __name__ == "__main__":

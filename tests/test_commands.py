@@ -16,6 +16,7 @@ from hydra.errors import CompactHydraException
 from wandb_records import runs_in
 
 from famseg.configuration import composed
+from famseg.evaluation.evaluate import evaluate
 
 SMALL = [
     "model=famseg_n",
@@ -83,6 +84,22 @@ def test_eval_repeats_the_test_of_the_run(trained, repository, tmp_path):
     (folder,) = (tmp_path / "eval").iterdir()
     assert (folder / "test.csv").read_text() == (trained / "test.csv").read_text()
     assert "miou" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("option", "splits", "words"),
+    [
+        ("data.fold=1", {"train"}, "these are no test scores"),
+        ("data.split_file={run}/split.csv", {"test"}, ""),
+    ],
+)
+def test_eval_says_which_images_the_run_was_trained_on(trained, tmp_path, caplog, option, splits, words):
+    option = option.format(run=trained)
+    config = composed("eval", [f"run={trained}", "data=phantom", "data.n=20", option, "device=cpu", "overlays=0"])
+    evaluate(config, tmp_path)
+    with (tmp_path / "test.csv").open() as file:
+        assert {row["split"] for row in csv.DictReader(file)} == splits
+    assert words in caplog.text if words else "test scores" not in caplog.text
 
 
 @pytest.mark.slow

@@ -33,9 +33,12 @@ def resolve(where: str | Path) -> Path:
     path = Path(where)
     if path.is_file():
         return path
-    for candidate in (path / "checkpoints" / "best.ckpt", path / "checkpoints" / "last.ckpt"):
-        if candidate.is_file():
-            return candidate
+    best, last = (path / "checkpoints" / name for name in ("best.ckpt", "last.ckpt"))
+    if best.is_file():
+        return best
+    if last.is_file():
+        log.warning("%s: holds no checkpoints/best.ckpt; last.ckpt is used, its last epoch.", path)
+        return last
     if path.is_dir():
         raise UserError(f"{path}: holds no checkpoints/best.ckpt. Give the folder of a run that has trained.")
     shipped = weights.shipped()

@@ -10,7 +10,7 @@ from lightning.fabric.plugins import TorchCheckpointIO
 
 from famseg.errors import UserError
 
-LAST, BEFORE_LAST = "last.ckpt", "before_last.ckpt"
+BEST, LAST, BEFORE_LAST = "best.ckpt", "last.ckpt", "before_last.ckpt"
 
 
 class DurableCheckpointIO(TorchCheckpointIO):

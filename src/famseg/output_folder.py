@@ -8,6 +8,10 @@ from hydra.experimental.callback import Callback
 from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig
 
+from famseg.errors import UserError
+from famseg.resume import require_same_run
+from famseg.study.identity import resolved
+
 
 class OutputFolder(Callback):
     """Refuses a folder that cannot be written in one sentence, before Hydra stumbles over it with a stack trace."""
@@ -18,6 +22,7 @@ class OutputFolder(Callback):
             raise SystemExit(f"resume={config.resume}: give true or false.")
         folder = Path(config.hydra.run.dir)
         _refuse_used(folder, config, "resume=true, or leave out hydra.run.dir")
+        _refuse_another(folder, config)
         _make(folder)
 
     def on_job_start(self, config: DictConfig, **kwargs: Any) -> None:
@@ -34,6 +39,16 @@ def _refuse_used(folder: Path, config: DictConfig, mend: str) -> None:
         return  # a further process of the run that has just made the folder (DDP)
     if (folder / "status.json").exists() and not config.get("resume"):
         raise SystemExit(f"{folder}: holds a run already. Go on with it: {mend}.")
+
+
+def _refuse_another(folder: Path, config: DictConfig) -> None:
+    """Here, since Hydra writes into the folder before the program does; a sweep finds its cells by what they are."""
+    if rank_zero_only.rank or not config.get("resume"):  # type: ignore[attr-defined]
+        return
+    try:
+        require_same_run(folder, resolved(config))
+    except UserError as error:
+        raise SystemExit(str(error)) from None
 
 
 def _make(folder: Path) -> None:

@@ -27,9 +27,10 @@ import famseg
 from famseg.checkpoint_io import LAST
 from famseg.configuration import without_value
 from famseg.errors import UserError
-from famseg.files import write_atomically
+from famseg.files import write_atomically, write_bytes
 from famseg.locks import locked
 from famseg.loggers import finish_wandb
+from famseg.resume import ResumeRefused
 from famseg.revision import revision
 from famseg.signals import Preempted, ignored, leaving
 from famseg.value_types import require_types
@@ -64,7 +65,7 @@ def recorded(config: DictConfig) -> Iterator[Path]:
         The run's folder.
     """
     folder = Path(config.output)
-    with _alone(folder), leaving(), _status(folder), _in_words():
+    with _alone(folder), _kept_if_refused(folder), leaving(), _status(folder), _in_words():
         _open(folder, config)
         require_types(config)
         _seed(config.seed)
@@ -80,6 +81,24 @@ def _alone(folder: Path) -> Iterator[None]:
             with _in_words():
                 stack.enter_context(locked(folder, "run"))
         yield
+
+
+@contextmanager
+def _kept_if_refused(folder: Path) -> Iterator[None]:
+    """Put back the record of a run that a command does not go on with."""
+    paths = [folder / name for name in ("config.yaml", "environment.json", "status.json")]
+    before = {path: path.read_bytes() for path in paths if path.exists()}
+    try:
+        yield
+    except CompactHydraException as error:
+        if _refused(error) and rank_zero_only.rank == 0:  # type: ignore[attr-defined]
+            for path, content in before.items():
+                write_bytes(path, content)
+        raise
+
+
+def _refused(error: BaseException) -> bool:
+    return isinstance(error.__cause__, ResumeRefused)
 
 
 @contextmanager
@@ -103,6 +122,8 @@ def _status(folder: Path) -> Iterator[None]:
 def _record_end(folder: Path, started: float, error: BaseException) -> None:
     """Of a run that did not come to its end."""
     finish_wandb(exit_code=1)
+    if _refused(error):
+        return
     if _asked_to_stop(error):
         _write_status(folder, "resumable", started)
         _say_how_to_go_on(folder, error)

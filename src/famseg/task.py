@@ -118,6 +118,12 @@ class SegmentationTask(lightning.LightningModule):
             group["lr"] = phase.rate(self.losses)
         return optimizer
 
+    @property
+    def validation_scores(self) -> list[str]:
+        """Names of what an epoch's validation logs."""
+        each = [f"val/{score}_{name.lower()}" for score in ("iou", "dice") for name in self.classes]
+        return ["val/loss", "val/miou", *each]
+
     # validation -------------------------------------------------------------------------------------------------
 
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:

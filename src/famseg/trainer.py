@@ -15,6 +15,7 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint, RichProgressBar
 from lightning.pytorch.loggers import Logger
 
+from famseg.callbacks.best import BestCheckpoints
 from famseg.checkpoint_io import LAST, DurableCheckpointIO
 from famseg.errors import UserError
 
@@ -60,12 +61,12 @@ def build(
 
     Args:
         output: the run's folder; checkpoints go to `checkpoints/best.ckpt` and `last.ckpt`.
-        monitor: metric that chooses the best checkpoint, higher is better.
+        monitor: validation score that chooses the best checkpoint.
         callbacks: further callbacks.
         logger: where metrics are mirrored, if anywhere.
         precision: `auto` is bf16-mixed on a GPU that has bfloat16, else 32-true; or any of Lightning's.
         progress: whether to show a progress bar.
-        keep_best: how many of the best checkpoints are kept.
+        keep_best: how many of the best checkpoints are kept; several also as `best-epoch=EPOCH.ckpt`.
         **options: Lightning's own.
 
     Raises:
@@ -101,19 +102,9 @@ def build(
 
 def _checkpoints(folder: Path, monitor: str, keep_best: int, every: int) -> list[ModelCheckpoint]:
     """Of the best epochs, of those that are validated (`every`), and of the last one."""
-    best = ModelCheckpoint(
-        folder,
-        filename="best" if keep_best == 1 else "best-{epoch:03d}",
-        monitor=monitor,
-        mode="max",
-        save_top_k=keep_best,
-        every_n_epochs=every,  # the others have the scores of an earlier epoch
-        save_on_train_epoch_end=True,
-        enable_version_counter=False,
-    )
     # not save_last: that is a copy of the best whenever there is a new one
     last = ModelCheckpoint(folder, filename=Path(LAST).stem, save_on_train_epoch_end=True, enable_version_counter=False)
-    return [best, last]
+    return [BestCheckpoints(folder, monitor, keep_best, every), last]
 
 
 def _hush() -> None:
@@ -121,6 +112,7 @@ def _hush() -> None:
         logging.getLogger(chatty).setLevel(logging.WARNING)  # tips and device lists; environment.json has the devices
     warnings.filterwarnings("ignore", message=".*treespec, LeafSpec.*")  # Lightning's own use of torch
     warnings.filterwarnings("ignore", message="Checkpoint directory .* exists and is not empty")  # it does in a resume
+    warnings.filterwarnings("ignore", message="The dirpath has changed")  # of last.ckpt, which needs no scores
     warnings.filterwarnings("ignore", message="The number of training batches .* is smaller than the logging interval")
 
 

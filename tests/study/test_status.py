@@ -5,7 +5,8 @@ import json
 import pytest
 
 from famseg.cli import main
-from famseg.study.cells import read_study
+from famseg.study.cells import read_cell, read_study
+from famseg.study.progress import returned
 from famseg.study.status import status_table
 
 
@@ -32,6 +33,14 @@ def test_a_line_per_cell(tmp_path):
     assert first.split() == ["done", "a", "2/2", "0.7500", "0:01:05"]
     assert second.split() == ["failed", "bb", "0/3", "-", "0:01:05", "UserError:", "no", "data"]
     assert about == "1 of 2 cells are done, 1 failed."
+
+
+def test_the_best_loss_is_the_lowest(tmp_path):
+    folder = cell(tmp_path, "a")
+    (folder / "config.yaml").write_text("monitor: val/loss\n")
+    (folder / "metrics.csv").write_text("epoch,val/loss\n0,0.9\n1,0.3\n2,0.7\n3,\n")
+    assert lines(tmp_path)[1].split()[3] == "0.3000"
+    assert returned(read_cell(folder)) == -0.3
 
 
 def test_half_written_and_foreign_files(tmp_path):

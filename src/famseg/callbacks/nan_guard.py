@@ -145,7 +145,7 @@ class NanGuard(Callback):
         raise UserError(
             f"The gradient of step {watched.step} is not finite; files and gradients are in {self.report}. "
             "Look at the files, lower optimizer.rates.limit_max, clip (trainer.gradient_clip_val=1), or go on without "
-            "such steps: callbacks.nan.on_nan=skip resume=true."
+            f"such steps: callbacks.nan.on_nan=skip resume=true hydra.run.dir={self.report.parent}"
         )
 
 

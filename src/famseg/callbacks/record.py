@@ -137,7 +137,7 @@ class RunRecord(Callback):
         drawn = write_results(
             self.folder, task.test_rows, task.test_totals, task.predictor(), source, overlays=self.overlays
         )
-        Console().print(table(task.test_totals, len(task.test_rows)))
+        Console().print(table(task.test_totals, f"{len(task.test_rows)} test images"))
         log_panels(trainer.loggers, "test/extremes", drawn, source.classes)
         log_classes(trainer.loggers, "test/classes", task.test_totals)
 

@@ -152,6 +152,15 @@ def write_split(path: Path, splits: Splits, groups: Mapping[str, str]) -> None:
         writer.writerows([name, groups[name], split] for split in SPLITS for name in splits[split])
 
 
+def listed(path: Path) -> dict[str, str]:
+    """Split of every file that a run's split.csv lists.
+
+    Raises:
+        UserError: it is no such file.
+    """
+    return {row["file"]: row["split"] for row in read_rows(path, ("file", "split"), "Restore it, or move it away.")}
+
+
 def read_split(path: Path, groups: Mapping[str, str]) -> Splits:
     """Read a file that `write_split` wrote, or a published one of that form.
 

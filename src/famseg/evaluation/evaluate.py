@@ -15,11 +15,14 @@ from famseg.deploy import deployed
 from famseg.errors import UserError
 from famseg.evaluation.results import table, write_results
 from famseg.evaluation.scorer import ImageScorer
+from famseg.evaluation.seen import title, with_split
 from famseg.inference import Predictor, select_device
 
 
 def evaluate(config: DictConfig, folder: Path) -> dict[str, float]:
     """Score every image of the test split in its original size and write the results.
+
+    Where `data` is named, `test.csv` has the column `split`: what the run had the image for.
 
     Args:
         config: `run` (folder or checkpoint), `data`, `device`, `tta`, `overlays`.
@@ -44,8 +47,11 @@ def evaluate(config: DictConfig, folder: Path) -> dict[str, float]:
     for batch in track(data.test_dataloader(), "Scoring", transient=True):
         rows += scorer.score(predictor(batch["image"]), batch)
     totals = scorer.totals(rows)
+    split_file = _home(config.run) / "split.csv"
+    if config.data:
+        rows = with_split(rows, split_file)
     write_results(folder, rows, totals, predictor, data.source, overlays=config.overlays)
-    Console().print(table(totals, len(rows)), f"A row per image: {folder / 'test.csv'}", sep="\n")
+    Console().print(table(totals, title(rows, split_file)), f"A row per image: {folder / 'test.csv'}", sep="\n")
     return totals
 
 
@@ -67,7 +73,7 @@ def data_of_run(run: str | Path, predictor: Predictor) -> SegmentationDataModule
     Raises:
         UserError: the checkpoint lies in no run's folder, or the data is no longer where it was.
     """
-    home = resolve(run).parent.parent
+    home = _home(run)
     if not (home / "config.yaml").exists():
         raise UserError(f"{run}: lies in no run's folder, so its data is not known. Say which: data=hc18 ...")
     trained_on = OmegaConf.load(home / "config.yaml").data
@@ -75,6 +81,11 @@ def data_of_run(run: str | Path, predictor: Predictor) -> SegmentationDataModule
     split_file = str(split) if split.exists() else None
     data: SegmentationDataModule = instantiate(trained_on, **_needs(predictor), split_file=split_file, images=None)
     return data
+
+
+def _home(run: str | Path) -> Path:
+    """The folder of the run that a checkpoint lies in, if it lies in one."""
+    return resolve(run).parent.parent
 
 
 def _needs(predictor: Predictor) -> dict[str, Any]:

@@ -48,9 +48,9 @@ def write_results(
     return drawn
 
 
-def table(totals: Mapping[str, float], images: int) -> Table:
+def table(totals: Mapping[str, float], title: str) -> Table:
     """The scores of a split for the terminal; a dash where there is none."""
-    result = Table("score", "value", title=f"{images} test images")
+    result = Table("score", "value", title=title)
     for name, value in totals.items():
         result.add_row(name, "-" if math.isnan(value) else f"{value:.4f}")
     return result

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import PurePath
 from typing import Any
 
@@ -59,6 +59,21 @@ def identity(config: Mapping[str, Any]) -> str:
 def setting(config: Mapping[str, Any]) -> str:
     """As `identity`, and the same for all seeds and folds."""
     return _digest(_reduced(config, str(config.get("output", "")), "", NOT_PART | REPEATS))
+
+
+def differing(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
+    """Dotted keys in which two resolved configurations are not of the same experiment, those of few parts first."""
+    parts = [dict(_leaves(_reduced(each, str(each.get("output", "")), "", NOT_PART))) for each in (one, other)]
+    keys = [key for key in {*parts[0], *parts[1]} if parts[0].get(key) != parts[1].get(key)]
+    return sorted(keys, key=lambda key: (key.count("."), key))
+
+
+def _leaves(node: Any, key: str = "") -> Iterator[tuple[str, Any]]:
+    if not isinstance(node, Mapping):
+        yield key, node
+        return
+    for name, value in node.items():
+        yield from _leaves(value, f"{key}.{name}" if key else name)
 
 
 def _reduced(node: Any, output: str, key: str, without: frozenset[str]) -> Any:

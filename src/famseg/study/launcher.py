@@ -20,7 +20,7 @@ from famseg.errors import UserError
 from famseg.locks import locked
 from famseg.study.cells import Cell, read_study
 from famseg.study.identity import cell_name, identity, resolved, varying
-from famseg.study.progress import best_score
+from famseg.study.progress import returned
 from famseg.study.same_data import require_same_data
 from famseg.study.sweep import Job, different, run_sweep, write_plan
 from famseg.study.watch import watched
@@ -86,7 +86,7 @@ class CellLauncher(Launcher):
         if unfinished := len(jobs) - sum(cell.state == "done" for cell in cells.values()):
             raise CompactHydraException(f"{unfinished} of {len(jobs)} cells are not done.")
         return [
-            JobReturn(overrides=job.overrides, status=JobStatus.COMPLETED, _return_value=best_score(cells[job.folder]))
+            JobReturn(overrides=job.overrides, status=JobStatus.COMPLETED, _return_value=returned(cells[job.folder]))
             for job in every
         ]
 

@@ -4,6 +4,7 @@ import csv
 import math
 from collections.abc import Sequence
 
+from famseg.monitor import sign
 from famseg.study.cells import Cell
 
 
@@ -14,9 +15,19 @@ def epochs(cell: Cell) -> int:
 
 def best_score(cell: Cell) -> float:
     """The best validation score so far, by the run's `monitor`; nan if there is none."""
-    key = str(cell.config.get("monitor", "val/miou"))
+    key = _monitor(cell)
     scores = [_number(row.get(key)) for row in _rows(cell)]
-    return max((score for score in scores if not math.isnan(score)), default=math.nan)
+    known = [score for score in scores if not math.isnan(score)]
+    return max(known, key=lambda score: sign(key) * score, default=math.nan)
+
+
+def returned(cell: Cell) -> float:
+    """The best validation score as train.py returns it, negated where lower is better."""
+    return sign(_monitor(cell)) * best_score(cell)
+
+
+def _monitor(cell: Cell) -> str:
+    return str(cell.config.get("monitor", "val/miou"))
 
 
 def _rows(cell: Cell) -> Sequence[dict[str, str]]:
