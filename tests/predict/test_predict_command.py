@@ -33,6 +33,16 @@ def test_a_folder_of_images(folder, checkpoint, capsys):
     assert printed.err == ""
 
 
+def test_a_table_of_pixel_sizes_that_does_not_fit_is_said(folder, checkpoint, tmp_path, capsys):
+    (tmp_path / "t.csv").write_text("file,mm_per_pixel\ndeep/b.jpg,0.2\nc.png,0.3\n")
+    assert command(folder, checkpoint, "--spacing", str(tmp_path / "t.csv")) == 0
+    unused, lacking = capsys.readouterr().err.splitlines()
+    assert "no image for c.png" in unused
+    assert f"no pixel size for {folder / 'a.png'}" in lacking
+    with (tmp_path / "out" / "biometry.csv").open() as file:
+        assert [row["spacing_mm"] for row in csv.DictReader(file)] == ["", "0.2"]
+
+
 def test_one_bad_file_is_named_and_the_exit_code_says_so(folder, checkpoint, capsys):
     (folder / "bad.png").write_bytes(b"")
     assert command(folder, checkpoint) == 1
@@ -52,6 +62,7 @@ def test_several_checkpoints_and_a_submission(folder, checkpoint, tmp_path):
     ("more", "words"),
     [
         (["--spacing", "0"], "--spacing 0"),
+        (["--spacing", "12"], "--spacing 12: pixel size '12' is outside the 0.02 to 2 mm"),
         (["--weeks", "60"], "age '60'"),
         (["--checkpoint", "missing.ckpt"], "missing.ckpt"),
         (["--device", "abacus"], "device abacus"),

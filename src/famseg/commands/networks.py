@@ -96,11 +96,14 @@ def _predict(options: argparse.Namespace) -> int:
     from famseg.prediction.findings import parse_weeks
     from famseg.prediction.hc18_submission import write_submission
     from famseg.prediction.predict import Job, load_members, predict
-    from famseg.prediction.scans import find_files, spacings
+    from famseg.prediction.scans import find_files
+    from famseg.prediction.spacing import spacings
 
     files = find_files(options.paths, but_not_in=options.out)
     weeks = parse_weeks(options.weeks) if options.weeks else math.nan
-    spacing = spacings(options.spacing)
+    spacing, warnings = spacings(options.spacing, files)
+    for warning in warnings:
+        print(f"famseg: {warning}", file=sys.stderr)
     members = load_members(options.checkpoint, options.device, options.tta == "flip", options.backend)
     results = predict(files, Job(members, options.out, spacing, weeks), options.batch)
     failures = [result.error for result in results if result.error]
