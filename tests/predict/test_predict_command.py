@@ -33,6 +33,47 @@ def test_a_folder_of_images(folder, checkpoint, capsys):
     assert printed.err == ""
 
 
+def files_below(folder):
+    return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+
+
+def test_results_are_not_replaced_unasked(folder, checkpoint, capsys):
+    out = folder.parent / "out"
+    assert command(folder, checkpoint, "--spacing", "0.2") == 0
+    before = {name: (out / name).read_bytes() for name in files_below(out)}
+    capsys.readouterr()
+    assert command(folder, checkpoint) == 2
+    assert command(folder, checkpoint, "--checkpoint", "missing.ckpt", "--overwrite") == 2
+    assert {name: (out / name).read_bytes() for name in files_below(out)} == before
+
+
+def test_overwrite_removes_what_was_predicted_and_nothing_else(folder, checkpoint, capsys):
+    out = folder.parent / "out"
+    assert command(folder, checkpoint) == 0
+    (out / "masks" / "mine.png").write_text("drawn by hand")
+    (out / "notes.txt").write_text("mine")
+    (folder / "a.png").unlink()
+    assert command(folder, checkpoint) == 2
+    assert "Choose another --out, or add --overwrite" in capsys.readouterr().err
+    assert command(folder, checkpoint, "--overwrite") == 0
+    predicted = {"biometry.csv", "masks/b.png", "overlays/b.png"}
+    assert files_below(out) == predicted | {"masks/mine.png", "notes.txt"}
+
+
+def test_overwrite_removes_neither_inputs_nor_tables_of_others(folder, checkpoint, capsys):
+    out = folder.parent / "out"
+    assert command(folder, checkpoint) == 0
+    arguments = ["--checkpoint", str(checkpoint), "--out", str(out), "--device", "cpu", "--overwrite"]
+    assert main(["predict", str(out / "masks" / "a.png"), *arguments]) == 2
+    assert "a.png: is a result that --overwrite would remove" in capsys.readouterr().err
+    assert (out / "masks" / "a.png").exists()
+    (out / "biometry.csv").write_text("file,mask\nx,../scans/a.png\n")
+    assert command(folder, checkpoint, "--overwrite") == 2
+    (out / "biometry.csv").write_text("notice,file,mask\nx,x,../scans/a.png\n")
+    assert command(folder, checkpoint, "--overwrite") == 0
+    assert (folder / "a.png").exists()
+
+
 def test_a_table_of_pixel_sizes_that_does_not_fit_is_said(folder, checkpoint, tmp_path, capsys):
     (tmp_path / "t.csv").write_text("file,mm_per_pixel\ndeep/b.jpg,0.2\nc.png,0.3\n")
     assert command(folder, checkpoint, "--spacing", str(tmp_path / "t.csv")) == 0
