@@ -35,7 +35,7 @@ MEANINGS = {
     Flag.TOUCHES_BORDER: "touches the border of the image: may be cut off",
     Flag.SEVERAL_COMPONENTS: "several separate regions: only the largest is measured",
     Flag.NOT_ELLIPTIC: "outline is not an ellipse: no age from it",
-    Flag.CUT_OFF: "mostly outside the image: no age from it",
+    Flag.CUT_OFF: "cut off by the border: no age from it",
     Flag.IMPLAUSIBLE: "too narrow for a head: no age from it",
     Flag.NOT_ELONGATED: "too thick for a femur: no age from it",
 }
