@@ -124,7 +124,7 @@ def whole_command(folder: Path, threads: int, repeats: int) -> list[dict[str, An
     for backend in ("torch", "onnxruntime", "openvino"):
         file = folder / ("FAMSeg-T.ckpt" if backend == "torch" else "FAMSeg-T.onnx")
         if file.exists():
-            arguments = ["predict", folder / "image.png", "--checkpoint", file, "--out", folder / "out"]
+            arguments = ["predict", folder / "image.png", "--checkpoint", file, "--out", folder / "out", "--overwrite"]
             rows.append({"backend": backend} | timed([*arguments, "--backend", backend], threads, repeats))
     return rows
 

@@ -32,6 +32,17 @@ def test_without_a_table_millimetres_and_subjects_are_unknown_and_said_so(folder
     assert not subject.fatal
 
 
+def test_a_pixel_size_that_no_ultrasound_image_has_is_said(folder_root):
+    """It is used: sets that are small copies of others are no mistake."""
+    table = folder_root / "spacing.csv"
+    table.write_text(table.read_text().replace("0.png,0.1", "0.png,12"))
+    source = Folder(folder_root)
+    assert source[0].spacing == 12
+    (odd,) = source.problems(decode=False)
+    assert "pixel size 12 is outside the 0.02 to 2 mm" in odd.what
+    assert not odd.fatal
+
+
 def test_ids_and_colours_of_the_user(folder_root):
     label = np.zeros((40, 56, 3), np.uint8)
     label[10:20, 10:20] = (200, 0, 0)  # blue in OpenCV's order

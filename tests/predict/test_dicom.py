@@ -89,6 +89,7 @@ def test_pixel_size_of_the_regions_goes_before_pixel_spacing(write):
         ({"SequenceOfUltrasoundRegions": [region(0.025), region(0.05)]}, "differ in scale"),
         ({"SequenceOfUltrasoundRegions": [region(0.025, 0.03)]}, "not square"),
         ({"PixelSpacing": [0, 0]}, "no positive number"),
+        ({"PixelSpacing": [12, 12]}, "(12 x 12 mm) is outside the 0.02 to 2 mm"),
     ],
 )
 def test_an_unclear_pixel_size_is_the_users_to_give_and_is_said(write, tags, note):

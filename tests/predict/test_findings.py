@@ -42,6 +42,19 @@ def test_a_femur_cut_off_by_the_border_dates_nothing():
     assert findings.row()["ga_hadlock_from"] == "HC"
 
 
+@pytest.mark.parametrize(
+    ("head", "flag"),
+    [(Ellipse(190, 10, 110, 85, 0.0), Flag.CUT_OFF), (Ellipse(190, 120, 150, 60, 0.0), Flag.IMPLAUSIBLE)],
+)
+def test_a_head_that_is_mostly_guessed_dates_nothing(head, flag):
+    mask = np.where(head.mask(260, 360), 2, 0).astype(np.uint8)
+    row = examine(Segmentation(mask, np.ones(mask.shape, np.float32)), CLASSES, 0.25).row()
+    assert flag in row["flags_fb"].split()
+    assert row["hc_mm"] > 0
+    assert (row["ga_hadlock_weeks"], row["ga_hadlock_flag"]) == ("", "not_measured")
+    assert row["ga_intergrowth_weeks"] == ""
+
+
 def test_a_head_outside_the_range_of_the_formula_has_no_age():
     row = examine(segmentation(femur=slice(0, 0)), CLASSES, 0.8).row()
     assert row["hc_mm"] > 360

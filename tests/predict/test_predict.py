@@ -71,6 +71,13 @@ def test_an_interrupted_run_keeps_what_it_has(job, write_image, picture, monkeyp
     assert len(table(job)) == 2
 
 
+def test_a_run_interrupted_before_its_first_result_leaves_no_table(job, tmp_path, monkeypatch):
+    monkeypatch.setattr(predict_module, "read_scan", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        predict([tmp_path / "a.png"], job)
+    assert not (job.out / "biometry.csv").exists()
+
+
 def test_names_of_results():
     files = [
         Path(name) for name in ("a/1.png", "b/1.png", "b/1.jpg", "1-2.png", "..png", "x\ny;z.png", "A.png", "a.png")

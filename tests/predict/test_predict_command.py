@@ -33,6 +33,57 @@ def test_a_folder_of_images(folder, checkpoint, capsys):
     assert printed.err == ""
 
 
+def files_below(folder):
+    return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+
+
+def test_results_are_not_replaced_unasked(folder, checkpoint, capsys):
+    out = folder.parent / "out"
+    assert command(folder, checkpoint, "--spacing", "0.2") == 0
+    before = {name: (out / name).read_bytes() for name in files_below(out)}
+    capsys.readouterr()
+    assert command(folder, checkpoint) == 2
+    assert command(folder, checkpoint, "--checkpoint", "missing.ckpt", "--overwrite") == 2
+    assert {name: (out / name).read_bytes() for name in files_below(out)} == before
+
+
+def test_overwrite_removes_what_was_predicted_and_nothing_else(folder, checkpoint, capsys):
+    out = folder.parent / "out"
+    assert command(folder, checkpoint) == 0
+    (out / "masks" / "mine.png").write_text("drawn by hand")
+    (out / "notes.txt").write_text("mine")
+    (folder / "a.png").unlink()
+    assert command(folder, checkpoint) == 2
+    assert "Choose another --out, or add --overwrite" in capsys.readouterr().err
+    assert command(folder, checkpoint, "--overwrite") == 0
+    predicted = {"biometry.csv", "masks/b.png", "overlays/b.png"}
+    assert files_below(out) == predicted | {"masks/mine.png", "notes.txt"}
+
+
+def test_overwrite_removes_neither_inputs_nor_tables_of_others(folder, checkpoint, capsys):
+    out = folder.parent / "out"
+    assert command(folder, checkpoint) == 0
+    arguments = ["--checkpoint", str(checkpoint), "--out", str(out), "--device", "cpu", "--overwrite"]
+    assert main(["predict", str(out / "masks" / "a.png"), *arguments]) == 2
+    assert "a.png: is a result that --overwrite would remove" in capsys.readouterr().err
+    assert (out / "masks" / "a.png").exists()
+    (out / "biometry.csv").write_text("file,mask\nx,../scans/a.png\n")
+    assert command(folder, checkpoint, "--overwrite") == 2
+    (out / "biometry.csv").write_text("notice,file,mask\nx,x,../scans/a.png\n")
+    assert command(folder, checkpoint, "--overwrite") == 0
+    assert (folder / "a.png").exists()
+
+
+def test_a_table_of_pixel_sizes_that_does_not_fit_is_said(folder, checkpoint, tmp_path, capsys):
+    (tmp_path / "t.csv").write_text("file,mm_per_pixel\ndeep/b.jpg,0.2\nc.png,0.3\n")
+    assert command(folder, checkpoint, "--spacing", str(tmp_path / "t.csv")) == 0
+    unused, lacking = capsys.readouterr().err.splitlines()
+    assert "no image for c.png" in unused
+    assert f"no pixel size for {folder / 'a.png'}" in lacking
+    with (tmp_path / "out" / "biometry.csv").open() as file:
+        assert [row["spacing_mm"] for row in csv.DictReader(file)] == ["", "0.2"]
+
+
 def test_one_bad_file_is_named_and_the_exit_code_says_so(folder, checkpoint, capsys):
     (folder / "bad.png").write_bytes(b"")
     assert command(folder, checkpoint) == 1
@@ -52,6 +103,7 @@ def test_several_checkpoints_and_a_submission(folder, checkpoint, tmp_path):
     ("more", "words"),
     [
         (["--spacing", "0"], "--spacing 0"),
+        (["--spacing", "12"], "--spacing 12: pixel size '12' is outside the 0.02 to 2 mm"),
         (["--weeks", "60"], "age '60'"),
         (["--checkpoint", "missing.ckpt"], "missing.ckpt"),
         (["--device", "abacus"], "device abacus"),

@@ -7,7 +7,7 @@ import pytest
 
 from famseg.errors import UserError
 from famseg.prediction import scans
-from famseg.prediction.scans import find_files, read_scan, spacings
+from famseg.prediction.scans import find_files, read_scan
 
 GREY = np.random.default_rng(0).integers(0, 256, (40, 48), dtype=np.uint8)
 
@@ -44,32 +44,6 @@ def test_a_missing_file_is_kept_for_the_report_and_an_empty_folder_is_a_mistake(
     for name in ("", "*.png"):
         with pytest.raises(UserError, match="holds no picture"):
             find_files([str(tmp_path / name)])
-
-
-def test_spacing_for_all_or_by_table(tmp_path):
-    assert spacings("0.25")(tmp_path / "a.png") == 0.25
-    assert math.isnan(spacings(None)(tmp_path / "a.png"))
-    for header in ("file,mm_per_pixel,subject", "filename,pixel size(mm),hc"):
-        (tmp_path / "t.csv").write_text(f"{header}\na.png,0.5,x\nb.png,,x\n")
-        of = spacings(str(tmp_path / "t.csv"))
-        assert of(tmp_path / "deep" / "a.png") == 0.5
-        assert math.isnan(of(tmp_path / "b.png"))
-        assert math.isnan(of(tmp_path / "c.png"))
-
-
-@pytest.mark.parametrize("option", ["0", "-1", "nan", "inf", "no_such.csv"])
-def test_spacing_that_is_none(option):
-    with pytest.raises(UserError, match=option):
-        spacings(option)
-
-
-@pytest.mark.parametrize(
-    "text", ["", "a,b\n1,2\n", "file,mm_per_pixel\n../x.png,0\n", "file,mm_per_pixel\nx.png,wide\n"]
-)
-def test_spacing_tables_that_are_none(tmp_path, text):
-    (tmp_path / "t.csv").write_text(text)
-    with pytest.raises(UserError, match=r"t\.csv"):
-        spacings(str(tmp_path / "t.csv"))
 
 
 def test_pages_of_a_tiff_are_not_guessed_at(tmp_path):

@@ -38,6 +38,7 @@ def test_without_spacing_there_are_no_millimetres_and_that_is_said(viewer, write
         ("bad.png", "0,2", "", r"^bad\.png: is no readable image"),
         ("good.png", "0", "", "mm per pixel: pixel size '0' is no positive number"),
         ("good.png", "spacing.csv", "", "no positive number"),
+        ("good.png", "12", "", "mm per pixel: pixel size '12' is outside the 0.02 to 2 mm"),
         ("good.png", "0,2", "soon", "age 'soon'"),
         (None, "0,2", "", "Choose an image"),
     ],

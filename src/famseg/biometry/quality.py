@@ -24,6 +24,10 @@ class Flag(StrEnum):
     """More than specks lie apart from the largest component, which alone is measured."""
     NOT_ELLIPTIC = "not_elliptic"
     """The head's boundary is more than 2 % of its mean radius (rms) from the fitted ellipse."""
+    CUT_OFF = "cut_off"
+    """The head leaves the picture, and its boundary within covers less than 75 % of the fitted ellipse."""
+    IMPLAUSIBLE = "implausible"
+    """BPD is less than 60 % of OFD (cephalic index): hardly a head."""
     NOT_ELONGATED = "not_elongated"
     """The femur is less than twice as long as thick: hardly a femur."""
 

@@ -1,6 +1,7 @@
 """Values of options that several commands take."""
 
 import argparse
+import math
 
 
 def count(text: str) -> int:
@@ -23,3 +24,18 @@ def port(text: str) -> int:
     if not text.isdecimal() or not 1 <= int(text) <= 65535:
         raise argparse.ArgumentTypeError(f"{text}: give a whole number, 1 to 65535")
     return int(text)
+
+
+def price(text: str) -> float:
+    """An amount of money, 0 or more.
+
+    Raises:
+        argparse.ArgumentTypeError: it is none.
+    """
+    try:
+        money = float(text)
+    except ValueError:
+        money = math.nan
+    if not 0 <= money < math.inf:
+        raise argparse.ArgumentTypeError(f"{text}: give an amount of money, 0 or more, as 2.50")
+    return money

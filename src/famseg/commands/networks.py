@@ -25,6 +25,7 @@ def _add_predict(commands: Any) -> None:
     )
     predict.add_argument("paths", nargs="+", metavar="PATH", help="PNG, JPEG, TIFF or DICOM files, folders, globs")
     predict.add_argument("--out", required=True, type=Path, metavar="DIR", help="folder of the results")
+    predict.add_argument("--overwrite", action="store_true", help="remove what an earlier prediction wrote to --out")
     _add_network(predict)
     predict.add_argument(
         "--spacing", metavar="MM|CSV", help="mm per pixel of images without one, or a table file,mm_per_pixel"
@@ -93,15 +94,21 @@ def _add_network(command: argparse.ArgumentParser) -> None:
 
 
 def _predict(options: argparse.Namespace) -> int:
+    from famseg.prediction.earlier import TABLE, earlier_results, remove
     from famseg.prediction.findings import parse_weeks
     from famseg.prediction.hc18_submission import write_submission
     from famseg.prediction.predict import Job, load_members, predict
-    from famseg.prediction.scans import find_files, spacings
+    from famseg.prediction.scans import find_files
+    from famseg.prediction.spacing import spacings
 
     files = find_files(options.paths, but_not_in=options.out)
+    earlier = earlier_results(options.out, options.overwrite, files)
     weeks = parse_weeks(options.weeks) if options.weeks else math.nan
-    spacing = spacings(options.spacing)
+    spacing, warnings = spacings(options.spacing, files)
+    for warning in warnings:
+        print(f"famseg: {warning}", file=sys.stderr)
     members = load_members(options.checkpoint, options.device, options.tta == "flip", options.backend)
+    remove(options.out, earlier)
     results = predict(files, Job(members, options.out, spacing, weeks), options.batch)
     failures = [result.error for result in results if result.error]
     if options.hc18_submission:
@@ -109,7 +116,7 @@ def _predict(options: argparse.Namespace) -> int:
     for failure in failures:
         print(f"famseg: {failure}", file=sys.stderr)
     good = sum(not result.error for result in results)
-    print(f"{good} of {len(results)} images: {options.out / 'biometry.csv'} (research use only, not a medical device)")
+    print(f"{good} of {len(results)} images: {options.out / TABLE} (research use only, not a medical device)")
     return 1 if failures else 0
 
 

@@ -5,6 +5,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from famseg.commands.arguments import price
+
 
 def add_study_commands(commands: Any) -> None:
     """Add study, report and dashboard to the parser's commands."""
@@ -30,7 +32,7 @@ def _add_report(commands: Any) -> None:
         epilog="exit code 1: written, but cells have failed, are not finished, or left half-written files",
     )
     report.add_argument("folder", type=Path, metavar="DIR", help="folder of a study, such as runs/table2")
-    report.add_argument("--price", type=float, metavar="MONEY", help="of an hour of the device, for the cost per run")
+    report.add_argument("--price", type=price, metavar="MONEY", help="of an hour of the device, for the cost per run")
     report.add_argument("--no-images", action="store_true", help="no example images, which need checkpoints and data")
     report.set_defaults(command=_report)
 

@@ -10,6 +10,7 @@ import numpy as np
 
 from famseg.data.images import as_grey, check_size
 from famseg.data.source import Pixels
+from famseg.data.tables import implausible
 from famseg.errors import UserError
 
 try:
@@ -91,6 +92,8 @@ def pixel_size(header: Any) -> tuple[float, str]:
     x, y = sizes[0]
     if not (0 < x < math.inf and 0 < y < math.inf):
         return math.nan, "the file's pixel size is no positive number"
+    if odd := implausible(x) or implausible(y):
+        return math.nan, f"the file's pixel size ({x:.3g} x {y:.3g} mm) {odd}"
     if any(not math.isclose(a, b, rel_tol=_SQUARE) for size in sizes for a, b in zip(size, (x, y), strict=True)):
         return math.nan, "the file's regions differ in scale: crop the one to be measured"
     if not math.isclose(x, y, rel_tol=_SQUARE):

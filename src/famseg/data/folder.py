@@ -15,7 +15,7 @@ from famseg.data.datamodule import SegmentationDataModule
 from famseg.data.images import SUFFIXES, read_image, read_label
 from famseg.data.progress import parallel
 from famseg.data.source import Pixels, Problem, Sample, Stamp, unshown
-from famseg.data.tables import number, read_rows
+from famseg.data.tables import implausible, number, read_rows
 from famseg.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -138,6 +138,9 @@ class Folder:
             elif self._cell(name, "mm_per_pixel") and not self._spacing(name) > 0:
                 what = f"pixel size {self._cell(name, 'mm_per_pixel')!r} is no positive number"
                 yield Problem(f"{table}, row {name}", what, "Give millimetres per pixel, or leave it empty.")
+            elif odd := implausible(self._spacing(name)):
+                what = f"pixel size {self._cell(name, 'mm_per_pixel')} {odd}"
+                yield Problem(f"{table}, row {name}", what, "Check that it is in mm.", fatal=False)
         if unknown := [name for name in self.names if math.isnan(self._spacing(name))]:
             what = f"no pixel size for {_some(unknown)}: their results are in pixels, not mm"
             yield Problem(table, what, "Add mm_per_pixel where it is known.", fatal=False)

@@ -25,7 +25,7 @@ def write_results(
 
     `test.csv` has a row per image, `test_scores.csv` the scores of the split, `test_summary.csv` mean, median and the
     95 % bootstrap interval of every column of `test.csv`, drawn by group, `agreement_hc.png` and `agreement_fl.png` the
-    measured against the true lengths.
+    measured against the true lengths, with intervals by group.
 
     Args:
         folder: where they go.
@@ -41,7 +41,7 @@ def write_results(
     write_table(folder / "test.csv", rows)
     write_table(folder / "test_scores.csv", [totals])
     write_table(folder / "test_summary.csv", summaries(rows, source))
-    write_agreement(folder, rows)
+    write_agreement(folder, rows, _groups(rows, source))
     drawn = panels(predictor, source, extremes(rows, overlays))
     if drawn:
         write(folder / "overlays" / "test_extremes.png", sheet(drawn, source.classes))
@@ -63,8 +63,7 @@ def summaries(rows: Rows, source: Source) -> list[dict[str, Any]]:
         rows: a row per image, `file` and its scores.
         source: knows the groups (examinations, subjects), which the bootstrap draws whole.
     """
-    groups = dict(zip(source.names, source.groups, strict=True))
-    labels = [groups[row["file"]] for row in rows]
+    labels = _groups(rows, source)
     numbers = [key for key, value in rows[0].items() if isinstance(value, float)]
     return [{"score": key, **asdict(summarize([row[key] for row in rows], labels))} for key in numbers]
 
@@ -104,6 +103,11 @@ def panels(predictor: Predictor, source: Source, captions: Sequence[tuple[str, s
     index = {name: i for i, name in enumerate(source.names)}
     samples = [(source[index[name]], caption) for name, caption in captions]
     return [Panel(sample.image, predictor.mask(sample.image), sample.mask, caption) for sample, caption in samples]
+
+
+def _groups(rows: Rows, source: Source) -> list[str]:
+    groups = dict(zip(source.names, source.groups, strict=True))
+    return [groups[row["file"]] for row in rows]
 
 
 def _foreground_dice(row: Mapping[str, Any]) -> float:

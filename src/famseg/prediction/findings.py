@@ -24,7 +24,7 @@ NAMES = {HEAD: "head", FEMUR: "femur"}
 
 # An object with one of these is measured, but no age is read off it.
 _NOT_DATED = {
-    HEAD: {Flag.NOT_ELLIPTIC},
+    HEAD: {Flag.NOT_ELLIPTIC, Flag.CUT_OFF, Flag.IMPLAUSIBLE},
     FEMUR: {Flag.NOT_ELONGATED, Flag.TOUCHES_BORDER},
 }
 
@@ -35,6 +35,8 @@ MEANINGS = {
     Flag.TOUCHES_BORDER: "touches the border of the image: may be cut off",
     Flag.SEVERAL_COMPONENTS: "several separate regions: only the largest is measured",
     Flag.NOT_ELLIPTIC: "outline is not an ellipse: no age from it",
+    Flag.CUT_OFF: "cut off by the border: no age from it",
+    Flag.IMPLAUSIBLE: "too narrow for a head: no age from it",
     Flag.NOT_ELONGATED: "too thick for a femur: no age from it",
 }
 """Flags in words, for people."""

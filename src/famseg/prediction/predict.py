@@ -20,6 +20,7 @@ from famseg.deploy import deployed
 from famseg.errors import UserError
 from famseg.files import write_bytes, write_table
 from famseg.inference import Predictor, Segmentation, segment
+from famseg.prediction.earlier import MASKS, OVERLAYS, TABLE
 from famseg.prediction.findings import NOTICE, Findings, examine
 from famseg.prediction.readout import draw_readout
 from famseg.prediction.scans import Scan, read_scan
@@ -103,7 +104,8 @@ def predict(files: Sequence[Path], job: Job, batch: int = 8) -> list[Result]:
             for result in progress.track(_results(files, job, batch), len(files), description="Predicting"):
                 results.append(result)
     finally:  # an interrupted run keeps what it has measured
-        write_table(job.out / "biometry.csv", _with_all_columns(results))
+        if results:
+            write_table(job.out / TABLE, _with_all_columns(results))
     return results
 
 
@@ -152,9 +154,9 @@ def _write(scan: Scan, segmentation: Segmentation, job: Job) -> Result:
     findings = examine(segmentation, classes, scan.spacing, job.weeks)
     overlay = draw_readout(scan.image, segmentation.mask, findings, classes)
     name = f"{job.names[scan.file]}.png"
-    write_bytes(job.out / "masks" / name, _png(segmentation.mask))
-    write_bytes(job.out / "overlays" / name, _png(overlay[..., ::-1]))
-    written = {"mask": f"masks/{name}", "overlay": f"overlays/{name}", "notes": "; ".join(scan.notes)}
+    write_bytes(job.out / MASKS / name, _png(segmentation.mask))
+    write_bytes(job.out / OVERLAYS / name, _png(overlay[..., ::-1]))
+    written = {"mask": f"{MASKS}/{name}", "overlay": f"{OVERLAYS}/{name}", "notes": "; ".join(scan.notes)}
     return Result(
         scan.file, {"notice": NOTICE, "file": str(scan.file), "error": ""} | findings.row() | written, findings
     )

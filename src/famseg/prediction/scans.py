@@ -11,7 +11,6 @@ from PIL import Image
 
 from famseg.data.images import SUFFIXES, check_size, is_dicom, read_image
 from famseg.data.source import Pixels
-from famseg.data.tables import mm_per_pixel, read_rows
 from famseg.errors import UserError
 
 # What it warns of, large or damaged pictures, is refused here or by the decoder, by name.
@@ -84,25 +83,6 @@ def read_scan(path: Path, spacing: Callable[[Path], float]) -> Scan:
     return replace(scan, spacing=spacing(path)) if math.isnan(scan.spacing) else scan
 
 
-def spacings(option: str | None) -> Callable[[Path], float]:
-    """What `--spacing` says: a number of mm per pixel for all, or a CSV file with one per file name.
-
-    The table's columns are `file,mm_per_pixel`, or HC18's `filename,pixel size(mm)`.
-
-    Raises:
-        UserError: no positive number, or a table that cannot be read.
-    """
-    if option is None:
-        return lambda path: math.nan
-    try:
-        float(option)
-    except ValueError:
-        table = _spacing_table(Path(option))
-        return lambda path: table.get(path.name, math.nan)
-    value = mm_per_pixel(option, f"--spacing {option}")
-    return lambda path: value
-
-
 def _is_picture(path: Path) -> bool:
     if path.name.startswith(".") or not path.is_file():
         return False
@@ -124,13 +104,3 @@ def _check_header(path: Path) -> None:
     check_size(path, width, height)
     if pages > 1:
         raise UserError(f"{path}: holds {pages} pictures. Export the one to be measured as a file of its own.")
-
-
-def _spacing_table(path: Path) -> dict[str, float]:
-    mend = "Give millimetres per pixel, or a table with the columns file,mm_per_pixel."
-    rows = read_rows(path, (), mend)
-    present = set(rows[0]) if rows else set()
-    for name, size in (("file", "mm_per_pixel"), ("filename", "pixel size(mm)")):
-        if {name, size} <= present:
-            return {row[name]: mm_per_pixel(row[size], f"{path}, row {row[name]}") for row in rows if row[size].strip()}
-    raise UserError(f"{path}: is no table of pixel sizes. {mend}")

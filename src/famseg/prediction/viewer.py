@@ -6,13 +6,13 @@ from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 
-from famseg.data.tables import mm_per_pixel
 from famseg.errors import UserError
 from famseg.inference import Predictor, segment
 from famseg.overlays import Picture
 from famseg.prediction.findings import MEANINGS, NAMES, Findings, examine, in_words, parse_weeks, weeks_and_days
 from famseg.prediction.readout import draw_readout
 from famseg.prediction.scans import read_scan
+from famseg.prediction.spacing import pixel_size
 
 _CONFIDENCE = (
     "Mean probability that the network gives its own answer within the outline. Near 100 % says that it is sure, "
@@ -49,7 +49,7 @@ class Viewer:
         path = Path(file)
         try:
             age = parse_weeks(weeks) if weeks.strip() else math.nan
-            typed = mm_per_pixel(spacing.strip().replace(",", "."), "mm per pixel") if spacing.strip() else math.nan
+            typed = pixel_size(spacing.strip().replace(",", "."), "mm per pixel") if spacing.strip() else math.nan
             scan = read_scan(path, lambda _: typed)
         except UserError as error:
             raise UserError(str(error).replace(str(path), path.name)) from error

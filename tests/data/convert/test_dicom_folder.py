@@ -130,6 +130,21 @@ def test_a_table_mends_what_the_files_do_not_say(tmp_path):
     assert (entry.spacing, entry.subject) == (0.3, "anna")
 
 
+def test_a_table_tells_files_of_one_name_apart(tmp_path):
+    for folder in ("a", "b"):
+        write(tmp_path / "in" / folder / "IM1.dcm", sector()[0], "")
+    table = tmp_path / "t.csv"
+    table.write_text("file,mm_per_pixel,subject\na/IM1.dcm,0.1,anna\nb/IM1,0.3,bea\n")
+    entries = with_table(read_dicom_folder(tmp_path / "in"), table).entries
+    assert {(entry.source.parent.name, entry.spacing, entry.subject) for entry in entries} == {
+        ("a", 0.1, "anna"),
+        ("b", 0.3, "bea"),
+    }
+    table.write_text("file,mm_per_pixel,subject\nIM1.dcm,0.1,anna\n")
+    with pytest.raises(UserError, match=r"row IM1\.dcm: fits both .* as in a/IM1\.dcm"):
+        with_table(read_dicom_folder(tmp_path / "in"), table)
+
+
 def test_a_folder_without_dicom_is_named(tmp_path):
     with pytest.raises(UserError, match="holds no DICOM file"):
         read_dicom_folder(tmp_path)

@@ -12,7 +12,7 @@ from famseg.data.folder import CLASS_TABLE, COLUMNS, TABLE
 from famseg.data.progress import parallel
 from famseg.data.source import Pixels, Problem
 from famseg.data.splits import SPLITS
-from famseg.data.tables import mm_per_pixel, read_rows
+from famseg.data.tables import match_rows, mm_per_pixel, read_rows
 from famseg.errors import UserError
 from famseg.files import write_bytes, write_table
 
@@ -83,24 +83,27 @@ def class_ids(names: Iterable[str], rename: Mapping[str, str]) -> dict[str, int]
 def with_table(plan: Plan, path: Path) -> Plan:
     """The plan with pixel sizes and subjects of a table `file,mm_per_pixel,subject`.
 
-    Files are those of the format or the names they get. Rows and images without a partner become problems.
+    Files are those of the format (`match_rows`) or the names they get. Rows and images without a partner are problems.
 
     Raises:
-        UserError: The table cannot be read, or a pixel size is no number.
+        UserError: The table cannot be read, its rows cannot be told apart, or a pixel size is no number.
     """
-    rows = {row["file"]: row for row in read_rows(path, COLUMNS, f"Write the columns {','.join(COLUMNS)}.")}
+    rows = read_rows(path, COLUMNS, f"Write the columns {','.join(COLUMNS)}.")
+    names = [row["file"] for row in rows]
+    by_name = {name: index for index, name in enumerate(names)}
+    by_source = match_rows(path, names, [entry.source for entry in plan.entries])
     entries, used = [], set()
     for entry in plan.entries:
-        key = next((key for key in (entry.name, entry.source.name, str(entry.source)) if key in rows), "")
-        if not key:
+        index = by_name.get(entry.name, by_source.get(entry.source))
+        if index is None:
             what = f"has no row in {path.name}: its pixel size and subject stay unknown"
             plan.problems.append(Problem(str(entry.source), what, "Add the row if they are known.", fatal=False))
-        used.add(key)
-        row = rows.get(key, {})
+        used.add(index)
+        row = rows[index] if index is not None else {}
         text = row.get("mm_per_pixel", "").strip()
-        kept = mm_per_pixel(text, f"{path}, row {key}") if text else entry.spacing
+        kept = mm_per_pixel(text, f"{path}, row {row['file']}") if text else entry.spacing
         entries.append(replace(entry, spacing=kept, subject=row.get("subject", "") or entry.subject))
-    for name in rows.keys() - used:
+    for name in (name for index, name in enumerate(names) if index not in used):
         plan.problems.append(Problem(f"{path}, row {name}", "has no image", "Check the name.", fatal=False))
     return Plan(plan.classes, entries, plan.problems)
 
