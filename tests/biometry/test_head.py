@@ -10,6 +10,8 @@ from famseg.data.hc18 import HC18
 SKULL = Ellipse(310.3, 240.8, 200.4, 158.2, 0.6)
 MASK = SKULL.mask(480, 600)
 
+ROW, COLUMN = np.mgrid[:192, :288]
+
 
 def test_measurements_in_mm():
     head = measure_head(MASK, 0.2)
@@ -86,6 +88,9 @@ def test_a_rough_outline_is_flagged():
         (np.ones((50, 50)), Flag.NOT_MEASURABLE),
         (np.eye(1), Flag.NOT_MEASURABLE),
         (np.pad(np.ones((1, 1)), 9), Flag.NOT_MEASURABLE),
+        (abs(ROW - 96 - 0.3 * (COLUMN - 144)) < 15, Flag.NOT_MEASURABLE),  # a stripe: its ellipse is 15,000 px long
+        (abs(ROW - 96) < 0.15 * COLUMN, Flag.NOT_MEASURABLE),  # a wedge
+        (ROW > (COLUMN - 144) ** 2 / 40 + 100, Flag.NOT_MEASURABLE),
     ],
 )
 def test_nothing_to_measure(mask, flag):

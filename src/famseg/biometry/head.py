@@ -19,6 +19,10 @@ _ROUGH = 0.02  # rms distance of the boundary from the ellipse, over the mean ra
 _SEEN = 0.75
 _SECTORS = 36
 
+# Long axis of an ellipse over the diagonal of the boundary that it is fitted to, at most. HC18's own heads have 0.83,
+# a head of which a tenth is seen 1.4, a stripe or a wedge that leaves the picture, as bad networks make them, 50.
+_FAR = 2
+
 # BPD / OFD of fetuses: 0.78, SD 0.044 (Hadlock et al., AJR 137:83-85, 1981); 0.76 and 0.78, SD 0.037 and 0.035 (4,304
 # fetuses at two ages; Constantine et al. 2020, doi 10.1097/RUQ.0000000000000444); 0.66 to 0.96 in HC18. Four SD below
 # the mean is hardly a head. There is no limit above: the short axis of an ellipse is at most as long as the other.
@@ -71,7 +75,7 @@ def measure_head(mask: ArrayLike, spacing: float) -> Head:
     if Flag.EMPTY not in flags:
         points = boundary_points(largest)
         try:
-            ellipse = fit_ellipse(points)
+            ellipse = _fitted(points)
             residual = float(np.sqrt(np.mean(ellipse.distances(points) ** 2)))
         except ValueError:
             flags.append(Flag.NOT_MEASURABLE)
@@ -87,6 +91,18 @@ def measure_head(mask: ArrayLike, spacing: float) -> Head:
         flags.append(Flag.NO_PIXEL_SIZE)
     hc, bpd, ofd = ellipse.perimeter() * spacing, 2 * ellipse.b * spacing, 2 * ellipse.a * spacing
     return Head(hc, bpd, ofd, residual * spacing, ellipse, tuple(flags))
+
+
+def _fitted(points: NDArray[np.float64]) -> Ellipse:
+    """The ellipse through the boundary (n, 2).
+
+    Raises:
+        ValueError: there is none, or it is far larger than the boundary.
+    """
+    ellipse = fit_ellipse(points)
+    if 2 * ellipse.a > _FAR * math.hypot(*np.ptp(points, axis=0)):
+        raise ValueError("the boundary is too short a piece of its ellipse")
+    return ellipse
 
 
 def _seen(ellipse: Ellipse, points: NDArray[np.float64]) -> float:

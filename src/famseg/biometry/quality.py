@@ -15,7 +15,7 @@ class Flag(StrEnum):
     EMPTY = "empty"
     """The mask holds no pixel: nothing was measured."""
     NOT_MEASURABLE = "not_measurable"
-    """The object is too small, or within the picture it has no boundary that makes its shape: nothing was measured."""
+    """Too small, or within the picture no boundary makes its shape (a stripe, a wedge): nothing was measured."""
     NO_PIXEL_SIZE = "no_pixel_size"
     """Millimetres per pixel are unknown: no millimetres."""
     TOUCHES_BORDER = "touches_border"
