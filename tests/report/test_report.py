@@ -94,6 +94,18 @@ def test_curves_of_a_study_of_several_tables_are_drawn_table_by_table(tmp_path):
         assert len(set(styles)) == len(styles)
 
 
+def test_a_report_takes_away_what_an_earlier_one_drew(tmp_path):
+    write_cell(tmp_path, classes=THREE, images=6, epochs=3)
+    report = tmp_path / "report"
+    report.mkdir()
+    for name in ("loss-models.png", "loss-models.svg", "examples.png", "notes.txt"):
+        (report / name).touch()
+    assert cli.main(["report", str(tmp_path), "--no-images"]) == 0
+    names = {path.name for path in report.iterdir()}
+    assert {"loss.png", "examples.png", "notes.txt"} <= names
+    assert not {"loss-models.png", "loss-models.svg"} & names
+
+
 def test_money_and_time(reported):
     text = (reported / "tables.md").read_text().partition("## Time and cost")[2]
     assert "0.13 hours of one device" in text  # 8 runs of 60 s

@@ -1,6 +1,7 @@
 """Writes the report of a study into its folder."""
 
 import time
+from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,6 +19,8 @@ from famseg.report.study import OUT, Study, load_study
 def write_report(folder: Path, price: float | None = None, images: bool = True) -> Study:
     """Write `report/` with `index.html`, `tables.md`, `tables.tex`, `cells.csv` and every figure as PNG and SVG.
 
+    Figures of an earlier report that this one does not have are removed; example images stay where none are drawn.
+
     Args:
         folder: the study's folder.
         price: of an hour of its device; None leaves money out.
@@ -34,6 +37,7 @@ def write_report(folder: Path, price: float | None = None, images: bool = True) 
     remarks: list[str] = []
     examples = predict_examples(study.settings, study.names, remarks) if images else None
     study = replace(study, remarks=[*study.remarks, *remarks])
+    _remove_figures(out, {"examples", *(chart.key for chart in study.charts)})
     if examples:
         write_figure(out, "examples", draw_examples(examples))
     write_charts(out, study.charts)
@@ -43,6 +47,12 @@ def write_report(folder: Path, price: float | None = None, images: bool = True) 
     written = f"Written by famseg {famseg.__version__}, {time.strftime('%Y-%m-%d %H:%M')}"
     _write(out / "index.html", render(study, out / "examples.png" if examples else None, written))
     return study
+
+
+def _remove_figures(out: Path, keep: Collection[str]) -> None:
+    for path in (*out.glob("*.png"), *out.glob("*.svg")):
+        if path.stem not in keep:
+            path.unlink()
 
 
 def _markdown(study: Study) -> str:
