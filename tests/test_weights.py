@@ -138,7 +138,7 @@ def test_predict_takes_a_name(tmp_path, capsys):
     out = tmp_path / "out"
     assert main(["predict", str(tmp_path / "scan.png"), "--checkpoint", "tiny", "--out", str(out)]) == 0
     assert (out / "masks" / "scan.png").is_file()
-    assert main(["predict", str(tmp_path / "scan.png"), "--checkpoint", "other", "--out", str(out)]) == 2
+    assert main(["predict", str(tmp_path / "scan.png"), "--checkpoint", "other", "--out", str(tmp_path / "more")]) == 2
     assert "shipped network: tiny" in capsys.readouterr().err
 
 
