@@ -93,6 +93,8 @@ class StripAttention(nn.Module):
 
     def _scans(self, x: Tensor) -> Tensor:
         a: Tensor = self.local(x)
+        if a.device.type == "cpu" and a.dtype == torch.bfloat16:
+            a = a.contiguous()  # oneDNN 3 never returns from 21 taps of 16 channels, channels last (AVX-512 BF16)
         if self.scan == "independent":
             row, column, bias = self.merged()
             half = row.shape[-1] // 2
