@@ -1,6 +1,5 @@
 """Whether a cell was run on the data that a command means: its identity knows the last name of a root, not the path."""
 
-import csv
 import functools
 import logging
 import os
@@ -8,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path, PurePath
 from typing import Any
 
+from famseg.data.splits import listed
 from famseg.errors import UserError
 from famseg.study.cells import Cell
 
@@ -67,12 +67,9 @@ def _images(cell: Cell, key: str) -> set[str]:
     """File names of a set's images in a cell's split; none before training."""
     names = key.split(".")[2:-1:2]  # of a set in a set in ...
     before = "".join(f"{name}/" for name in names)
-    try:
-        with (cell.folder / "split.csv").open(newline="", encoding="utf-8") as file:
-            listed = [row.get("file") or "" for row in csv.DictReader(file)]
-    except OSError:
-        return set()
-    return {PurePath(name).name for name in listed if name.startswith(before)}
+    path = cell.folder / "split.csv"
+    files = listed(path) if path.exists() else {}
+    return {PurePath(name).name for name in files if name.startswith(before)}
 
 
 @functools.cache
