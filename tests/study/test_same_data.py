@@ -81,9 +81,10 @@ def test_links_and_ways_of_writing_make_no_other_set(tmp_path, cell, caplog):
     assert not caplog.text
 
 
-def test_a_folder_that_is_not_here_is_no_other_set(tmp_path, cell):
+def test_a_folder_that_is_not_here_is_no_other_set(tmp_path, cell, caplog):
     """What is done stays done; what is still to run says what is missing."""
     require_same_data(cell(data(data_set(tmp_path / "a" / "data"))), {"data": data(tmp_path / "typo" / "data")})
+    assert not caplog.text
 
 
 def test_a_relative_root_is_that_of_its_directory(tmp_path, cell, monkeypatch):

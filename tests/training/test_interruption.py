@@ -102,8 +102,10 @@ def test_a_thread_trains_without_signals(fit):
         with leaving():
             fit(epochs=1)
 
+    before = [signal.getsignal(number) for number in STOPS]
     with ThreadPoolExecutor(1) as pool:
         pool.submit(train).result()
+    assert [signal.getsignal(number) for number in STOPS] == before
 
 
 @pytest.mark.parametrize("trained", [False, True])
