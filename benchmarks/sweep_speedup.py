@@ -3,12 +3,12 @@
     python benchmarks/sweep_speedup.py --gpus 1 2 4 --out runs/speedup [OVERRIDE ...]
     python benchmarks/sweep_speedup.py --gpus 1 4 --logical --out runs/speedup OVERRIDE ...   # without GPUs
 
-Table 2's ten recipes with as many seeds as --seeds says, by the ray launcher. The time is that of
-the command, start-up of Ray and of every process included; a cell is run before, so that no sweep pays for compiling
-kernels. Parts: `sweep`; `kill`: ten cells on most GPUs, the first that has saved an epoch killed with -9, then the
-same command again; `ddp`: the same total batch, no CUDA graphs in either. Results: speedup.json and table.md, written
-after each part; a picture of each sweep's cells over time. With --logical the GPUs are names that Ray hands out: the
-scheduling is real, a speed-up is not.
+Table 2's ten recipes, or the cells of --axes, with as many seeds as --seeds says, by the ray launcher. The time is that
+of the command, start-up of Ray and of every process included; a cell is run before, so that no sweep pays for compiling
+kernels. Parts: `sweep`; `kill`: one seed of them on most GPUs, the first that has saved an epoch killed with -9, then
+the same command again; `ddp`: the same total batch, no CUDA graphs in either. Results: speedup.json and table.md,
+written after each part; a picture of each sweep's cells over time. With --logical the GPUs are names that Ray hands
+out: the scheduling is real, a speed-up is not.
 """
 
 import argparse
@@ -33,6 +33,7 @@ from famseg.study.spans import Span, read_spans
 ROOT = Path(__file__).parents[1]
 SHORT = ["data.n=300", "data.cache=ram", "data.num_workers=2", "trainer.max_epochs=20"]
 QUIET = ["logger=none", "trainer.progress=false"]
+STUDY = "speedup"
 
 
 def main() -> None:
@@ -53,7 +54,8 @@ def main() -> None:
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--gpus", type=int, nargs="+", default=[1, 2, 4], metavar="N", help="GPUs of each sweep")
-    parser.add_argument("--seeds", type=int, default=4, metavar="N", help="seeds of the ten recipes (4: 40 cells)")
+    parser.add_argument("--axes", nargs="+", default=["experiment=table2"], help="what is swept (experiment=table2)")
+    parser.add_argument("--seeds", type=int, default=4, metavar="N", help="seeds of each recipe (4)")
     parser.add_argument("--parts", nargs="+", default=["sweep", "kill", "ddp"], choices=["sweep", "kill", "ddp"])
     parser.add_argument("--logical", action="store_true", help="names instead of GPUs, cells on the CPU")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="results and runs")
@@ -78,7 +80,7 @@ def start(options: argparse.Namespace, gpus: int, name: str, seeds: int) -> subp
     launcher = ["hydra/launcher=ray"]
     if options.logical:
         launcher += [f"hydra.launcher.num_gpus={gpus}", f"hydra.launcher.num_cpus={gpus}", "trainer=cpu"]
-    axes = ["experiment=table2", f"seed={','.join(map(str, range(seeds)))}"]
+    axes = [*options.axes, f"seed={','.join(map(str, range(seeds)))}", f"study={STUDY}"]
     return train(options, gpus, ["-m", *axes, *launcher, f"runs={options.out / name}"])
 
 
@@ -93,14 +95,14 @@ def train(
 
 def cells_of(options: argparse.Namespace, name: str) -> dict[str, Any]:
     """What became of a sweep's cells, the time they took, and a picture of when they ran."""
-    cells = read_study(options.out / name / "table2")
+    cells = read_study(options.out / name / STUDY)
     spans = [span for cell in cells for span in read_spans(cell.folder)]
     draw(spans, options.logical).savefig(options.out / f"{name}.png", dpi=120)
     return {
         "cells": len(cells),
         "done": sum(cell.state == "done" for cell in cells),
         "problems": sorted({cell.problem for cell in cells if cell.problem}),
-        "busy_percent": busy(options.out / name / "table2" / "gpus.csv"),
+        "busy_percent": busy(options.out / name / STUDY / "gpus.csv"),
         "spans": [vars(span) for span in sorted(spans, key=lambda span: span.start)],
     }
 
@@ -114,8 +116,8 @@ def busy(path: Path) -> dict[str, float]:
 
 
 def killed(options: argparse.Namespace) -> dict[str, Any]:
-    """Ten cells on most GPUs, one killed; then the same command again."""
-    gpus, study = max(options.gpus), options.out / "kill" / "table2"
+    """One seed of the cells on most GPUs, one killed; then the same command again."""
+    gpus, study = max(options.gpus), options.out / "kill" / STUDY
     process = start(options, gpus, "kill", 1)
     while not (saved := sorted(study.glob("*/checkpoints/last.ckpt"))) and process.poll() is None:
         time.sleep(0.05)
