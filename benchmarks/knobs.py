@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from famseg.kernels import depthwise, narrow, strip, tap_gradients
+from famseg.kernels import depthwise, depthwise3, narrow, strip, tap_gradients
 from famseg.kernels.lines import Walk
 from famseg.kernels.narrow import Pace
 from famseg.kernels.partials import merged_taps
@@ -81,35 +81,35 @@ def taps(x: Tensor, count: int) -> tuple[Tensor, Tensor]:
 
 
 def depthwise_knobs() -> dict[str, Knob]:
-    """Of `famseg.kernels.depthwise`."""
-    limits = (None, 128, 168)  # with these, 4 and 3 programs share a processor
+    """Of `famseg.kernels.depthwise` and `depthwise3`."""
 
     def filter_of(side: int, then: str) -> Callable[[Tensor], Callable[[], Any]]:
         def call(x: Tensor) -> Callable[[], Any]:
-            weight, bias = taps(x, side * side)
-            return lambda: depthwise._filter(x, weight, bias, bias if then else None, x, then=then)
+            (weight, bias), dy = taps(x, side * side), torch.empty_like(x)
+            return lambda: depthwise._filter(x, weight, bias, bias if then else None, dy, then=then)
 
         return call
 
     def gradients(x: Tensor) -> Callable[[], Any]:
-        weight, bias = taps(x, 9)
-        return lambda: depthwise._gradients(x, x, weight, bias)
+        (weight, bias), g = taps(x, 9), torch.empty_like(x)
+        return lambda: depthwise3.gradients(g, x, weight, bias)
 
-    def tiles() -> Callable[[Any], list[Any]]:
-        values = {"block_c": (32, 64), "groups_h": (1, 2, 4, 8), "groups_w": (4, 8, 32), "warps": (2, 4, 8)}
-        return varied(values | {"patch_h": (1, 2), "patch_w": (2, 4), "registers": limits}, (8, 64))
-
-    def filters(side: int) -> tuple[Callable[[], Cut], Callable[[Any], None]]:
-        return lambda: depthwise.FILTERS[side], lambda cut: depthwise.FILTERS.update({side: cut})
-
-    sums = constant(depthwise, "GRADIENTS"), cases(MLP, gradients)
-    programs = {"programs": (396, 264, 384, 528, 792, 1056, 2048), "registers": limits}
-    return {
-        "FILTERS[5]": Knob(*filters(5), cases(ATTENTION, filter_of(5, "")), tiles()),
-        "FILTERS[3], GELU": Knob(*filters(3), cases(MLP, filter_of(3, "gelu")), tiles()),
-        "SLOPE": Knob(*constant(depthwise, "SLOPE"), cases(MLP, filter_of(3, "slope")), tiles()),
-        "GRADIENTS": Knob(*sums[0], sums[1], tiles()),
-        "GRADIENTS, programs": Knob(*sums[0], sums[1], varied(programs, (8, 64))),
+    values = {"block_c": (32, 64), "groups_h": (1, 2, 4, 8), "groups_w": (4, 8, 32), "warps": (2, 4, 8)}
+    more = {"patch_h": (1, 2), "patch_w": (2, 4), "registers": (None, 128, 168)}
+    walks = {
+        "programs": (528, 660, 264, 396, 1024, 2048, 4096),
+        "registers": (96, 128, None, 168),
+        "step": (2, 4, 8),
+        "lines": (8, 16, 32),
+        "block_c": (32, 64),
+        "warps": (2, 4, 8),
+    }
+    two_channels_of_a_patch = varied(walks, (2 * depthwise3.PATCH, 2 * depthwise3.PATCH))
+    calls = {"FORWARD": filter_of(3, "gelu"), "SLOPE": filter_of(3, "slope"), "GRADIENTS": gradients}
+    square = Knob(*constant(depthwise, "FILTER"), cases(ATTENTION, filter_of(5, "")), varied(values | more, (8, 64)))
+    return {"depthwise.FILTER": square} | {
+        f"depthwise3.{name}": Knob(*constant(depthwise3, name), cases(MLP, call), two_channels_of_a_patch)
+        for name, call in calls.items()
     }
 
 

@@ -5,10 +5,9 @@ import torch
 import torch.nn.functional as F
 from shapes import LAYOUTS, TOLERANCE, assert_like_twin, random_map, random_shapes
 
-from famseg.kernels.depthwise import GRADIENTS, depthwise
+from famseg.kernels.depthwise import depthwise
 from famseg.kernels.lines import Walk
 from famseg.kernels.tap_gradients import tap_gradients
-from famseg.kernels.tiles import Tile
 
 
 def kernel(gelu):
@@ -67,23 +66,14 @@ def test_several_tiles_of_a_program(side, device, monkeypatch):
     torch.testing.assert_close(dbias, g.sum((0, 2, 3))[None])
 
 
-@pytest.mark.parametrize(
-    ("shape", "expected"),
-    [
-        ((16, 256, 128, 128), (99, 4)),  # all at once on 132 processors that have room for three
-        ((16, 512, 64, 64), (49, 8)),  # one more chunk and there were 400
-        ((16, 640, 32, 32), (39, 10)),
-        ((1, 64, 4, 4), (1, 1)),
-        ((1, 64 * 400, 9, 9), (1, 400)),
-    ],
-)
-def test_programs_that_sum_gradients(shape, expected):
-    assert GRADIENTS.share(torch.empty(shape, device="meta")) == expected
-
-
-def test_several_tiles_of_a_program_of_all_gradients(device, monkeypatch):
-    monkeypatch.setattr("famseg.kernels.depthwise.GRADIENTS", Tile(4, 1, 2, 2, 2, warps=4, programs=4))
-    args = arguments((2, 5, 5, 7), 3, 0, device=device, biases=2)  # 12 tiles for 2 programs of each block
+@pytest.mark.parametrize("shape", [(2, 5, 6, 7), (1, 3, 1, 9), (3, 2, 11, 1)])
+def test_several_tiles_of_a_program_of_3x3(shape, device, monkeypatch):
+    """Patches of two lines, runs of four pixels: borders of tiles lie everywhere on the map."""
+    monkeypatch.setattr("famseg.kernels.lines.RUNS", (4,))
+    monkeypatch.setattr("famseg.kernels.depthwise3.PATCH", 2)
+    for name in ("FORWARD", "SLOPE", "GRADIENTS"):
+        monkeypatch.setattr(f"famseg.kernels.depthwise3.{name}", Walk(lines=4, step=2, programs=3, block_c=4))
+    args = arguments(shape, 3, 0, device=device, biases=2)
     assert_like_twin(kernel(True), twin(True), args, TOLERANCE[torch.float32])
 
 

@@ -15,8 +15,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from famseg.kernels import depthwise3
+from famseg.kernels.depthwise3 import loaded, shift_of
 from famseg.kernels.gelu import gelu_of, gelu_slope
-from famseg.kernels.partials import merged_taps
 from famseg.kernels.tap_gradients import tap_gradients
 from famseg.kernels.tiles import (
     Tile,
@@ -30,35 +31,17 @@ from famseg.kernels.tiles import (
     over,
     put,
     row_of,
-    run_of,
     tile_at,
     zeros,
 )
 
-# How maps are cut; chosen on a GPU by `benchmarks/blocks.py --sweep`.
-FILTERS = {  # by side; others as 5
-    3: Tile(64, 4, 4, 2, 2, warps=4, registers=128),
-    5: Tile(32, 4, 4, 1, 4, warps=4),
-}
-SLOPE = Tile(64, 4, 4, 2, 2, warps=4, registers=168)  # granted, not forbidden: with more loads on their way at once
-# Of the 3x3: 4 channels a thread, each with 11 totals; as many programs as an H100 runs at once, three on a processor.
-GRADIENTS = Tile(64, 2, 4, 2, 2, warps=4, registers=168, programs=396)
+FILTER = Tile(32, 4, 4, 2, 4, warps=4)  # how maps are cut; chosen on a GPU by `benchmarks/blocks.py --sweep`
 
 
 @triton.jit
-def shift_of(input_bias, C, c, c_mask, like, INPUT_BIAS: tl.constexpr):
-    """The input's bias (1, block_c), rounded as the map's numbers are; zeros without one."""
-    if INPUT_BIAS:
-        return row_of(input_bias, 0, C, c, c_mask).to(like.dtype.element_ty).to(tl.float32)
-    return tl.zeros((1, c.shape[0]), tl.float32)
-
-
-@triton.jit
-def values_of(pointer, mask, shift, INPUT_BIAS: tl.constexpr):
+def values_of(at, mask, shift, INPUT_BIAS: tl.constexpr):
     """A block of the map as float32, -shift off the map."""
-    if INPUT_BIAS:
-        return tl.load(pointer, mask=mask, other=(-shift).to(pointer.dtype.element_ty)).to(tl.float32)
-    return block_of(pointer, mask)
+    return loaded(at, mask, shift, INPUT_BIAS).to(tl.float32)
 
 
 @triton.jit
@@ -160,85 +143,6 @@ def depthwise_kernel(
             tl.store(y + here, z.to(y.dtype.element_ty), mask=mask)
 
 
-@triton.jit(do_not_specialize=["B", "H", "W"])
-def gradients_kernel(
-    g,
-    x,
-    weight,
-    input_bias,
-    dx,
-    partials,
-    B,
-    H,
-    W,
-    C,
-    SIDE: tl.constexpr,
-    INPUT_BIAS: tl.constexpr,
-    GROUPS_H: tl.constexpr,
-    GROUPS_W: tl.constexpr,
-    PATCH_H: tl.constexpr,
-    PATCH_W: tl.constexpr,
-    BLOCK_C: tl.constexpr,
-    EVEN: tl.constexpr,
-):
-    """Dx, and partials (chunks, SIDE^2 + 1 or 2, C): this chunk's sums for weights, bias and the input's bias.
-
-    A gradient g met beside a pixel q serves both:  dx(q) += w(tap) g,  dw(tap) += x(q) g.
-    """
-    TILE_H: tl.constexpr = GROUPS_H * PATCH_H
-    TILE_W: tl.constexpr = GROUPS_W * PATCH_W
-    TAPS: tl.constexpr = SIDE * SIDE
-    ROWS: tl.constexpr = TAPS + 2 if INPUT_BIAS else TAPS + 1
-    HALF: tl.constexpr = SIDE // 2
-    blocks = tl.cdiv(C, BLOCK_C)
-    chunk = tl.program_id(0) // blocks
-    c = tl.program_id(0) % blocks * BLOCK_C + tl.arange(0, BLOCK_C)
-    c_mask = c < C
-    group = tl.arange(0, GROUPS_H * GROUPS_W)
-    down, right = group // GROUPS_W * PATCH_H, group % GROUPS_W * PATCH_W
-    within = ((down * W + right) * C)[:, None] + c[None, :]
-    shift = shift_of(input_bias, C, c, c_mask, x, INPUT_BIAS)
-    tiles = B * tl.cdiv(H, TILE_H) * tl.cdiv(W, TILE_W)
-    totals = zeros(ROWS, GROUPS_H * GROUPS_W, BLOCK_C)
-    begin, end = run_of(chunk, tl.num_programs(0) // blocks, tiles)
-    for index in range(begin, end):
-        b, h0, w0 = tile_at(index, H, W, TILE_H, TILE_W)
-        start = offset_of(b, h0, w0, H, W, C)
-        h, w = h0 + down, w0 + right
-        pixels = ()
-        for p in tl.static_range(PATCH_H):
-            for q in tl.static_range(PATCH_W):
-                mask = over((h + p < H) & (w + q < W), c_mask, EVEN)
-                value = values_of(x + start + within + (p * W + q) * C, mask, shift, INPUT_BIAS)
-                pixels = pixels + (value + shift if INPUT_BIAS else value,)  # type: ignore[assignment]
-        sums = zeros(PATCH_H * PATCH_W, GROUPS_H * GROUPS_W, BLOCK_C)
-        for i in tl.static_range(SIDE + PATCH_H - 1):
-            in_h = inside(h + (i - HALF), H)
-            for j in tl.static_range(SIDE + PATCH_W - 1):
-                there = in_h & inside(w + (j - HALF), W)
-                here = start + within + ((i - HALF) * W + (j - HALF)) * C
-                value = block_of(g + here, over(there, c_mask, EVEN))
-                for p in tl.static_range(PATCH_H):
-                    for q in tl.static_range(PATCH_W):
-                        if (i >= p) & (i - p < SIDE) & (j >= q) & (j - q < SIDE):
-                            taps = row_of(weight, TAPS - 1 - (i - p) * SIDE - (j - q), C, c, c_mask)
-                            sums = put(sums, p * PATCH_W + q, sums[p * PATCH_W + q] + value * taps)
-                            product = totals[TAPS - 1 - (i - p) * SIDE - (j - q)] + value * pixels[p * PATCH_W + q]
-                            totals = put(totals, TAPS - 1 - (i - p) * SIDE - (j - q), product)
-                        if (i - p == HALF) & (j - q == HALF):
-                            totals = put(totals, TAPS, totals[TAPS] + value)
-        for p in tl.static_range(PATCH_H):
-            for q in tl.static_range(PATCH_W):
-                value = sums[p * PATCH_W + q]
-                mask = over((h + p < H) & (w + q < W), c_mask, EVEN)
-                tl.store(dx + start + within + (p * W + q) * C, value.to(dx.dtype.element_ty), mask=mask)
-                if INPUT_BIAS:
-                    totals = put(totals, TAPS + 1, totals[TAPS + 1] + tl.where(mask, value, 0.0))
-    for row in tl.static_range(ROWS):
-        total = tl.sum(totals[row], 0)
-        tl.store(partials + (chunk.to(tl.int64) * ROWS + row) * C + c, total, mask=c_mask)
-
-
 @torch.library.custom_op("famseg::depthwise", mutates_args=())
 def depthwise(x: Tensor, weight: Tensor, bias: Tensor, gelu: bool, input_bias: Tensor | None = None) -> Tensor:
     """Depthwise convolution of odd side n, zero-padded, plus bias, through the exact GELU if asked for.
@@ -253,7 +157,7 @@ def depthwise(x: Tensor, weight: Tensor, bias: Tensor, gelu: bool, input_bias: T
     Returns:
         (B, C, H, W), channels last, in x's dtype; sums are float32.
     """
-    return _filter(x, weight, bias, input_bias, then="gelu" if gelu else "")
+    return _filter(channels_last(x), weight, bias, input_bias, then="gelu" if gelu else "")
 
 
 @depthwise.register_fake
@@ -270,7 +174,7 @@ def depthwise_backward(
     if gelu:
         dy = _filter(x, weight, bias, input_bias, dy, then="slope")
     if _side(weight) == 3:
-        return _gradients(dy, x, weight, input_bias)
+        return depthwise3.gradients(dy, x, weight, input_bias)
     dx = _filter(dy, weight, flip=True)
     if input_bias is None:
         return dx, *tap_gradients(dy, x, side=_side(weight))
@@ -296,10 +200,11 @@ def _filter(
     flip: bool = False,
     then: str = "",
 ) -> Tensor:
-    x = channels_last(x)
+    if _side(weight) == 3 and bias is not None:
+        return depthwise3.filtered(x, weight, bias, input_bias, dy, then)
     y = empty_map(x)
     _, c, h, w = x.shape
-    tile = fit(SLOPE if then == "slope" else FILTERS.get(_side(weight), FILTERS[5]), c)
+    tile = fit(FILTER, c)
     tiles, blocks = tile.count(x)
     with device_of(x):
         depthwise_kernel[(tiles * blocks,)](
@@ -320,34 +225,6 @@ def _filter(
             **tile.arguments(c),
         )
     return y
-
-
-def _gradients(g: Tensor, x: Tensor, weight: Tensor, input_bias: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
-    """What `depthwise_backward` returns, from the gradient before the GELU."""
-    dx = empty_map(x)
-    b, c, h, w = x.shape
-    tile = fit(GRADIENTS, c)
-    chunks, blocks = tile.share(x)
-    taps = weight.shape[0]
-    rows = taps + (1 if input_bias is None else 2)
-    partials = torch.empty(chunks, rows, c, dtype=torch.float32, device=x.device)
-    with device_of(x):
-        gradients_kernel[(chunks * blocks,)](
-            g,
-            x,
-            weight,
-            weight if input_bias is None else input_bias,
-            dx,
-            partials,
-            b,
-            h,
-            w,
-            c,
-            SIDE=_side(weight),
-            INPUT_BIAS=input_bias is not None,
-            **tile.arguments(c),
-        )
-    return dx, *merged_taps(partials, taps)
 
 
 def _side(weight: Tensor) -> int:

@@ -55,9 +55,9 @@ class Pace:
 
 # By what a kernel writes: the result, or either gradient alone; of windows of more than one block, any of them.
 RESULT = Pace(stages=1, lines=4, programs=396, registers=168)
-SUMS = Pace(stages=1, lines=3, programs=396, registers=168)
-BOTH = Pace(stages=1, lines=3, programs=264, registers=255)
-WIDE = Pace(stages=1, lines=2, programs=264, registers=255)
+SUMS = Pace(stages=1, lines=2, programs=396, registers=168)
+BOTH = Pace(stages=2, lines=1, programs=396, registers=168)
+WIDE = Pace(stages=1, lines=2, programs=264)
 
 
 @dataclass(frozen=True)

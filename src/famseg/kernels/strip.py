@@ -31,7 +31,7 @@ from famseg.kernels.tiles import (
 )
 
 FORWARD = Walk(lines=8, step=8, programs=528, registers=128)  # 4 programs share a processor
-BACKWARD = Walk(lines=8, step=4, programs=396, registers=168)  # 3
+BACKWARD = Walk(lines=8, step=4, programs=264, registers=168)  # 3 would have room
 MANY = 23  # with more taps a thread has registers for one channel instead of two
 
 ROWS, COLUMNS, BOTH = range(3)  # directions

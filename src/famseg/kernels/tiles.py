@@ -20,8 +20,6 @@ class Tile:
     """How a kernel cuts a map: channels, groups and pixels of a group (all powers of two), and a program's warps.
 
     `registers`: the most that a thread may have, where a few less let one more program onto a processor.
-    `programs`: of a kernel that sums over tiles, at most so many, each with a chunk of them; a constant, so that no
-    result depends on the machine.
     """
 
     block_c: int
@@ -31,7 +29,6 @@ class Tile:
     patch_w: int
     warps: int
     registers: int | None = None
-    programs: int = 0
 
     @property
     def height(self) -> int:
@@ -47,11 +44,6 @@ class Tile:
         """Tiles of the pixels of the map (B, C, H, W), and blocks of its channels."""
         b, c, h, w = x.shape
         return b * triton.cdiv(h, self.height) * triton.cdiv(w, self.width), triton.cdiv(c, self.block_c)
-
-    def share(self, x: Tensor) -> tuple[int, int]:
-        """Chunks of the tiles, and blocks of the channels."""
-        tiles, blocks = self.count(x)
-        return min(tiles, max(1, self.programs // blocks)), blocks
 
     def arguments(self, channels: int) -> dict[str, int | bool | None]:
         """What a kernel takes for its cut of a map of so many channels."""
