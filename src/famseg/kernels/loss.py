@@ -17,8 +17,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from famseg.kernels.launch import follow, start
 from famseg.kernels.partials import merged
-from famseg.kernels.tiles import device_of, put, run_of
+from famseg.kernels.tiles import put, run_of
 
 HELD = 1024  # logits in a program, of as many classes as the next power of two
 PROGRAMS = 1056  # partial sums; a constant, so that no result depends on the machine
@@ -91,6 +92,7 @@ def sums_kernel(
     CLASSES: tl.constexpr, BLOCK: tl.constexpr, DENSE: tl.constexpr,
 ):  # fmt: skip
     """Partials (images, chunks, 1 + 3 CLASSES), for images of N pixels."""
+    follow()
     chunk, chunks, b = tl.program_id(0), tl.num_programs(0), tl.program_id(1).to(tl.int64)
     kinds = kinds_of(known, b, CLASSES)
     entropy = tl.zeros((BLOCK,), tl.float32)
@@ -126,6 +128,7 @@ def gradient_kernel(
     CLASSES: tl.constexpr, BLOCK: tl.constexpr, DENSE: tl.constexpr, DENSE_GRAD: tl.constexpr,
 ):  # fmt: skip
     """Grad, for upstream (1 + 3 CLASSES,)."""
+    follow()
     b = tl.program_id(1).to(tl.int64)
     kinds = kinds_of(known, b, CLASSES)
     of_entropy = tl.load(upstream)
@@ -170,8 +173,7 @@ def _op(logits: Tensor, mask: Tensor, known: Tensor) -> Tensor:
     chunks, block = _cut(logits)
     partials = torch.empty(batch, chunks, 1 + 3 * classes, dtype=torch.float32, device=logits.device)
     sizes, options = (height * width, width, *logits.stride()), {"DENSE": _is_dense(logits)}
-    with device_of(logits):
-        sums_kernel[chunks, batch](logits, mask, known, partials, *sizes, CLASSES=classes, BLOCK=block, **options)
+    start(sums_kernel, (chunks, batch), logits, mask, known, partials, *sizes, CLASSES=classes, BLOCK=block, **options)
     return merged(partials.flatten(0, 1))
 
 
@@ -187,10 +189,10 @@ def _backward_op(upstream: Tensor, logits: Tensor, mask: Tensor, known: Tensor) 
     grad = torch.empty_like(logits)
     sizes = height * width, width, *logits.stride(), *grad.stride()
     options = {"DENSE": _is_dense(logits), "DENSE_GRAD": _is_dense(grad)}
-    with device_of(logits):
-        gradient_kernel[chunks, batch](
-            logits, mask, known, upstream, grad, *sizes, CLASSES=classes, BLOCK=block, **options
-        )
+    start(
+        gradient_kernel, (chunks, batch),
+        logits, mask, known, upstream, grad, *sizes, CLASSES=classes, BLOCK=block, **options,
+    )  # fmt: skip
     return grad
 
 
