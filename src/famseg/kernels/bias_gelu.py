@@ -93,8 +93,8 @@ def _(z: Tensor, bias: Tensor) -> Tensor:
 
 @torch.library.custom_op("famseg::bias_gelu_backward", mutates_args=())
 def bias_gelu_backward(da: Tensor, z: Tensor, bias: Tensor, other: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """Gradients of z, for da + other, and of the bias in float32."""
-    da, z, other = channels_last(da), channels_last(z), None if other is None else channels_last(other)
+    """Gradients of z, for da + other, the latter channels last, and of the bias in float32."""
+    da, z = channels_last(da), channels_last(z)
     dz = empty_map(z)
     return dz, _sums(da, other, z, bias, dz, gelu=True)
 

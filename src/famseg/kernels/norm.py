@@ -267,9 +267,8 @@ def _(x: Tensor, weight: Tensor, bias: Tensor, stats: Tensor, gelu: bool) -> Ten
 def normalise_backward(
     dy: Tensor, x: Tensor, weight: Tensor, bias: Tensor, stats: Tensor, gelu: bool, other: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Gradients of x, to which `other` is added, and of weight and bias as one (2, C), float32."""
-    dy, other = channels_last(dy), None if other is None else channels_last(other)
-    rows = rows_of(x)
+    """Gradients of x, to which `other`, channels last, is added, and of weight and bias as one (2, C), float32."""
+    dy, rows = channels_last(dy), rows_of(x)
     channels, chunks = rows.channels, rows.chunks()
     partials = torch.empty(2, chunks, channels, dtype=torch.float32, device=x.device)
     sizes, options = (rows.number, channels), {"GELU": gelu, **rows.arguments}

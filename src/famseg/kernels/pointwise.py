@@ -103,12 +103,11 @@ def _(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 def _backward_op(
     dy: Tensor, x: Tensor, weight: Tensor, bias: bool, other: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Gradients of x, to which `other` is added, and of weight and bias.
+    """Gradients of x, to which `other`, channels last, is added, and of weight and bias.
 
     The latter are one behind the other, as one (O I + O,) or without bias (O I,).
     """
     dy, x, weight = channels_last(dy), channels_last(x), weight.contiguous()
-    other = None if other is None else channels_last(other)
     outer, inner = weight.shape[:2]
     pixels, size = x.numel() // inner, outer * inner + (outer if bias else 0)
     programs, cut = _cut(outer, inner)
