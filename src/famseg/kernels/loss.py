@@ -76,6 +76,15 @@ def exponentials(x, CLASSES: tl.constexpr):
 
 
 @triton.jit
+def pixels_at(n, z, target, kinds, b, N, W, sb, sk, sh, sw, CLASSES: tl.constexpr, DENSE: tl.constexpr):
+    """Which pixels n image b has, their class y, and `exponentials` of all classes and of those with m(j) = y."""
+    mask = n < N
+    y = tl.load(target + b * N + n, mask=mask, other=0).to(tl.int32)
+    x = logits_at(z + b * sb, offsets_of(n, W, sh, sw, DENSE), sk, mask, CLASSES)
+    return mask, y, exponentials(x, CLASSES), exponentials(of_target(x, kinds, y, CLASSES), CLASSES)
+
+
+@triton.jit
 def store_merged(to, sums, kinds, CLASSES: tl.constexpr):
     """Totals of vectors, one for each class j, as sums for m(j)."""
     background = tl.sum(sums[0], 0)
@@ -102,11 +111,9 @@ def sums_kernel(
     begin, end = run_of(chunk, chunks, tl.cdiv(N, BLOCK))
     for tile in range(begin, end):
         n = tile * BLOCK + tl.arange(0, BLOCK)
-        mask = n < N
-        y = tl.load(target + b * N + n, mask=mask, other=0).to(tl.int32)
-        x = logits_at(z + b * sb, offsets_of(n, W, sh, sw, DENSE), sk, mask, CLASSES)
-        e, total, top = exponentials(x, CLASSES)
-        _, total_right, top_right = exponentials(of_target(x, kinds, y, CLASSES), CLASSES)
+        mask, y, every, right = pixels_at(n, z, target, kinds, b, N, W, sb, sk, sh, sw, CLASSES, DENSE)
+        e, total, top = every
+        _, total_right, top_right = right
         entropy += tl.where(mask, (top - top_right) + tl.log(total / total_right), 0.0)
         scale = tl.where(mask, 1.0 / total, 0.0)
         for j in tl.static_range(CLASSES):
@@ -140,11 +147,9 @@ def gradient_kernel(
     begin, end = run_of(tl.program_id(0), tl.num_programs(0), tl.cdiv(N, BLOCK))
     for tile in range(begin, end):
         n = tile * BLOCK + tl.arange(0, BLOCK)
-        mask = n < N
-        y = tl.load(target + b * N + n, mask=mask, other=0).to(tl.int32)
-        x = logits_at(z + b * sb, offsets_of(n, W, sh, sw, DENSE), sk, mask, CLASSES)
-        e, total, _ = exponentials(x, CLASSES)
-        e_right, total_right, _ = exponentials(of_target(x, kinds, y, CLASSES), CLASSES)
+        mask, y, every, right = pixels_at(n, z, target, kinds, b, N, W, sb, sk, sh, sw, CLASSES, DENSE)
+        e, total, _ = every
+        e_right, total_right, _ = right
         scale, scale_right = 1.0 / total, of_entropy / total_right
         slopes = ()
         mean = tl.zeros((BLOCK,), tl.float32)
