@@ -16,13 +16,13 @@ import triton.language as tl
 from torch import Tensor
 
 from famseg.kernels.gelu import gelu_of, gelu_slope
+from famseg.kernels.launch import follow, start
 from famseg.kernels.partials import merged_taps
 from famseg.kernels.tap_gradients import tap_gradients
 from famseg.kernels.tiles import (
     Tile,
     block_of,
     channels_last,
-    device_of,
     empty_map,
     fit,
     inside,
@@ -125,6 +125,7 @@ def depthwise_kernel(
 
     THEN "gelu": y = GELU(z); "slope": y = dy GELU'(z), the gradient of z.
     """
+    follow()
     blocks = tl.cdiv(C, BLOCK_C)
     pid = tl.program_id(0)
     b, h0, w0 = tile_at(pid // blocks, H, W, GROUPS_H * PATCH_H, GROUPS_W * PATCH_W)
@@ -185,6 +186,7 @@ def gradients_kernel(
 
     A gradient g met beside a pixel q serves both:  dx(q) += w(tap) g,  dw(tap) += x(q) g.
     """
+    follow()
     TILE_H: tl.constexpr = GROUPS_H * PATCH_H
     TILE_W: tl.constexpr = GROUPS_W * PATCH_W
     TAPS: tl.constexpr = SIDE * SIDE
@@ -301,24 +303,25 @@ def _filter(
     _, c, h, w = x.shape
     tile = fit(SLOPE if then == "slope" else FILTERS.get(_side(weight), FILTERS[5]), c)
     tiles, blocks = tile.count(x)
-    with device_of(x):
-        depthwise_kernel[(tiles * blocks,)](
-            x,
-            weight,
-            weight if bias is None else bias,
-            weight if input_bias is None else input_bias,
-            x if dy is None else dy,
-            y,
-            h,
-            w,
-            c,
-            SIDE=_side(weight),
-            FLIP=flip,
-            BIAS=bias is not None,
-            INPUT_BIAS=input_bias is not None,
-            THEN=then,
-            **tile.arguments(c),
-        )
+    start(
+        depthwise_kernel,
+        (tiles * blocks,),
+        x,
+        weight,
+        weight if bias is None else bias,
+        weight if input_bias is None else input_bias,
+        x if dy is None else dy,
+        y,
+        h,
+        w,
+        c,
+        SIDE=_side(weight),
+        FLIP=flip,
+        BIAS=bias is not None,
+        INPUT_BIAS=input_bias is not None,
+        THEN=then,
+        **tile.arguments(c),
+    )
     return y
 
 
@@ -331,22 +334,23 @@ def _gradients(g: Tensor, x: Tensor, weight: Tensor, input_bias: Tensor | None) 
     taps = weight.shape[0]
     rows = taps + (1 if input_bias is None else 2)
     partials = torch.empty(chunks, rows, c, dtype=torch.float32, device=x.device)
-    with device_of(x):
-        gradients_kernel[(chunks * blocks,)](
-            g,
-            x,
-            weight,
-            weight if input_bias is None else input_bias,
-            dx,
-            partials,
-            b,
-            h,
-            w,
-            c,
-            SIDE=_side(weight),
-            INPUT_BIAS=input_bias is not None,
-            **tile.arguments(c),
-        )
+    start(
+        gradients_kernel,
+        (chunks * blocks,),
+        g,
+        x,
+        weight,
+        weight if input_bias is None else input_bias,
+        dx,
+        partials,
+        b,
+        h,
+        w,
+        c,
+        SIDE=_side(weight),
+        INPUT_BIAS=input_bias is not None,
+        **tile.arguments(c),
+    )
     return dx, *merged_taps(partials, taps)
 
 
