@@ -86,7 +86,7 @@ def depthwise_knobs() -> dict[str, Knob]:
     def filter_of(side: int, then: str) -> Callable[[Tensor], Callable[[], Any]]:
         def call(x: Tensor) -> Callable[[], Any]:
             (weight, bias), dy = taps(x, side * side), torch.empty_like(x)
-            return lambda: depthwise._filter(x, weight, bias, bias if then else None, dy, then=then)
+            return lambda: depthwise._filter_of(weight)(x, weight, bias, bias if then else None, dy, then=then)
 
         return call
 

@@ -13,15 +13,17 @@ import triton.language as tl
 from torch import Tensor
 
 from famseg.kernels.gelu import gelu_of, gelu_slope
+from famseg.kernels.launch import follow, start
 from famseg.kernels.partials import merged
 from famseg.kernels.rows import rows_of
 from famseg.kernels.sharing import doubling
-from famseg.kernels.tiles import block_of, channels_last, device_of, empty_map, over, row_of, run_of
+from famseg.kernels.tiles import block_of, channels_last, empty_map, over, row_of, run_of
 
 
 @triton.jit(do_not_specialize=["R"])
 def bias_kernel(z, bias, a, R, C, GELU: tl.constexpr, ROWS: tl.constexpr, BLOCK_C: tl.constexpr, EVEN: tl.constexpr):
     """A, for R rows of C channels."""
+    follow()
     row = (tl.program_id(0) * ROWS + tl.arange(0, ROWS)).to(tl.int64)
     c = tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)
     at, mask = row[:, None] * C + c[None, :], over(row < R, c < C, EVEN)
@@ -37,6 +39,7 @@ def bias_backward_kernel(
     OTHER: tl.constexpr, GELU: tl.constexpr, ROWS: tl.constexpr, BLOCK_C: tl.constexpr, EVEN: tl.constexpr,
 ):  # fmt: skip
     """Dz with GELU, which without it is da; partials (chunks, C): this chunk's sums of it."""
+    follow()
     chunk = tl.program_id(0)
     c = tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)
     offset = row_of(bias, 0, C, c, c < C)
@@ -78,8 +81,7 @@ def add_bias(z: Tensor, bias: Tensor) -> Tensor:
 def _forward(z: Tensor, bias: Tensor, gelu: bool) -> Tensor:
     z = channels_last(z)
     a, rows = empty_map(z), rows_of(z)
-    with device_of(z):
-        bias_kernel[rows.tiles](z, bias, a, rows.number, rows.channels, GELU=gelu, **rows.arguments)
+    start(bias_kernel, rows.tiles, z, bias, a, rows.number, rows.channels, GELU=gelu, **rows.arguments)
     return a
 
 
@@ -91,8 +93,8 @@ def _(z: Tensor, bias: Tensor) -> Tensor:
 
 @torch.library.custom_op("famseg::bias_gelu_backward", mutates_args=())
 def bias_gelu_backward(da: Tensor, z: Tensor, bias: Tensor, other: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """Gradients of z, for da + other, and of the bias in float32."""
-    da, z, other = channels_last(da), channels_last(z), None if other is None else channels_last(other)
+    """Gradients of z, for da + other, the latter channels last, and of the bias in float32."""
+    da, z = channels_last(da), channels_last(z)
     dz = empty_map(z)
     return dz, _sums(da, other, z, bias, dz, gelu=True)
 
@@ -119,11 +121,11 @@ def _sums(da: Tensor, other: Tensor | None, z: Tensor, bias: Tensor, dz: Tensor,
     rows = rows_of(da)
     chunks = rows.chunks()
     partials = torch.empty(chunks, rows.channels, dtype=torch.float32, device=da.device)
-    with device_of(da):
-        bias_backward_kernel[chunks, rows.blocks](
-            da, da if other is None else other, z, bias, dz, partials, rows.number, rows.channels,
-            OTHER=other is not None, GELU=gelu, **rows.arguments,
-        )  # fmt: skip
+    start(
+        bias_backward_kernel, (chunks, rows.blocks),
+        da, da if other is None else other, z, bias, dz, partials, rows.number, rows.channels,
+        OTHER=other is not None, GELU=gelu, **rows.arguments,
+    )  # fmt: skip
     return merged(partials)
 
 

@@ -11,9 +11,10 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from famseg.kernels.launch import follow, start
 from famseg.kernels.partials import merged
 from famseg.kernels.rows import rows_of
-from famseg.kernels.tiles import block_of, channels_last, device_of, empty_map, over, row_of, run_of
+from famseg.kernels.tiles import block_of, channels_last, empty_map, over, row_of, run_of
 
 HELD = 2048  # values of a map in a program: backward has three at once
 
@@ -21,6 +22,7 @@ HELD = 2048  # values of a map in a program: backward has three at once
 @triton.jit(do_not_specialize=["R"])
 def product_kernel(z, bias, x, y, R, C, ROWS: tl.constexpr, BLOCK_C: tl.constexpr, EVEN: tl.constexpr):
     """Y, for R rows of C channels."""
+    follow()
     row = (tl.program_id(0) * ROWS + tl.arange(0, ROWS)).to(tl.int64)
     c = tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)
     at, mask = row[:, None] * C + c[None, :], over(row < R, c < C, EVEN)
@@ -33,6 +35,7 @@ def product_backward_kernel(
     dy, z, bias, x, dz, dx, partials, R, C, ROWS: tl.constexpr, BLOCK_C: tl.constexpr, EVEN: tl.constexpr
 ):
     """Dz and dx; partials (chunks, C): this chunk's sums of dz."""
+    follow()
     chunk = tl.program_id(0)
     c = tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)
     offset = row_of(bias, 0, C, c, c < C)
@@ -63,8 +66,7 @@ def bias_product(z: Tensor, bias: Tensor, x: Tensor) -> Tensor:
     """
     z, x = channels_last(z), channels_last(x)
     y, rows = empty_map(x), rows_of(x, HELD)
-    with device_of(x):
-        product_kernel[rows.tiles](z, bias, x, y, rows.number, rows.channels, **rows.arguments)
+    start(product_kernel, rows.tiles, z, bias, x, y, rows.number, rows.channels, **rows.arguments)
     return y
 
 
@@ -80,10 +82,10 @@ def bias_product_backward(dy: Tensor, z: Tensor, bias: Tensor, x: Tensor) -> tup
     dz, dx, rows = empty_map(z), empty_map(x), rows_of(x, HELD)
     chunks = rows.chunks()
     partials = torch.empty(chunks, rows.channels, dtype=torch.float32, device=x.device)
-    with device_of(x):
-        product_backward_kernel[chunks, rows.blocks](
-            dy, z, bias, x, dz, dx, partials, rows.number, rows.channels, **rows.arguments
-        )
+    start(
+        product_backward_kernel, (chunks, rows.blocks),
+        dy, z, bias, x, dz, dx, partials, rows.number, rows.channels, **rows.arguments,
+    )  # fmt: skip
     return dz, merged(partials), dx
 
 

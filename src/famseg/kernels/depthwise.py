@@ -9,6 +9,7 @@ constant of the channel,  sum w (x + b) = sum w x + b sum w,  with x = -b where 
 """
 
 import math
+from collections.abc import Callable
 
 import torch
 import triton
@@ -18,12 +19,12 @@ from torch import Tensor
 from famseg.kernels import depthwise3
 from famseg.kernels.depthwise3 import loaded, shift_of
 from famseg.kernels.gelu import gelu_of, gelu_slope
+from famseg.kernels.launch import follow, start
 from famseg.kernels.tap_gradients import tap_gradients
 from famseg.kernels.tiles import (
     Tile,
     block_of,
     channels_last,
-    device_of,
     empty_map,
     fit,
     inside,
@@ -108,6 +109,7 @@ def depthwise_kernel(
 
     THEN "gelu": y = GELU(z); "slope": y = dy GELU'(z), the gradient of z.
     """
+    follow()
     blocks = tl.cdiv(C, BLOCK_C)
     pid = tl.program_id(0)
     b, h0, w0 = tile_at(pid // blocks, H, W, GROUPS_H * PATCH_H, GROUPS_W * PATCH_W)
@@ -157,7 +159,7 @@ def depthwise(x: Tensor, weight: Tensor, bias: Tensor, gelu: bool, input_bias: T
     Returns:
         (B, C, H, W), channels last, in x's dtype; sums are float32.
     """
-    return _filter(channels_last(x), weight, bias, input_bias, then="gelu" if gelu else "")
+    return _filter_of(weight)(channels_last(x), weight, bias, input_bias, then="gelu" if gelu else "")
 
 
 @depthwise.register_fake
@@ -172,7 +174,7 @@ def depthwise_backward(
     """Gradients of `depthwise` for x; for weight; for bias and input_bias, (1 or 2, C): the latter two float32."""
     x, dy = channels_last(x), channels_last(dy)
     if gelu:
-        dy = _filter(x, weight, bias, input_bias, dy, then="slope")
+        dy = _filter_of(weight)(x, weight, bias, input_bias, dy, then="slope")
     if _side(weight) == 3:
         return depthwise3.gradients(dy, x, weight, input_bias)
     dx = _filter(dy, weight, flip=True)
@@ -191,6 +193,10 @@ def _(
     return empty_map(x), dweight, x.new_empty(1 if input_bias is None else 2, c, dtype=torch.float32)
 
 
+def _filter_of(weight: Tensor) -> Callable[..., Tensor]:
+    return depthwise3.filtered if _side(weight) == 3 else _filter
+
+
 def _filter(
     x: Tensor,
     weight: Tensor,
@@ -200,30 +206,29 @@ def _filter(
     flip: bool = False,
     then: str = "",
 ) -> Tensor:
-    if _side(weight) == 3 and bias is not None:
-        return depthwise3.filtered(x, weight, bias, input_bias, dy, then)
     y = empty_map(x)
     _, c, h, w = x.shape
     tile = fit(FILTER, c)
     tiles, blocks = tile.count(x)
-    with device_of(x):
-        depthwise_kernel[(tiles * blocks,)](
-            x,
-            weight,
-            weight if bias is None else bias,
-            weight if input_bias is None else input_bias,
-            x if dy is None else dy,
-            y,
-            h,
-            w,
-            c,
-            SIDE=_side(weight),
-            FLIP=flip,
-            BIAS=bias is not None,
-            INPUT_BIAS=input_bias is not None,
-            THEN=then,
-            **tile.arguments(c),
-        )
+    start(
+        depthwise_kernel,
+        (tiles * blocks,),
+        x,
+        weight,
+        weight if bias is None else bias,
+        weight if input_bias is None else input_bias,
+        x if dy is None else dy,
+        y,
+        h,
+        w,
+        c,
+        SIDE=_side(weight),
+        FLIP=flip,
+        BIAS=bias is not None,
+        INPUT_BIAS=input_bias is not None,
+        THEN=then,
+        **tile.arguments(c),
+    )
     return y
 
 

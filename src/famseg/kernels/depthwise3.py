@@ -11,9 +11,10 @@ import triton.language as tl
 from torch import Tensor
 
 from famseg.kernels.gelu import gelu_of, gelu_slope
+from famseg.kernels.launch import follow, start
 from famseg.kernels.lines import Walk, four_of
 from famseg.kernels.partials import merged_taps
-from famseg.kernels.tiles import device_of, empty_map, inside, offset_of, over, row_of, run_of, tile_at, zeros
+from famseg.kernels.tiles import empty_map, inside, offset_of, over, row_of, run_of, tile_at, zeros
 
 PATCH = 4  # pixels of a thread, below each other
 FORWARD = Walk(lines=16, step=4, programs=660, registers=96, block_c=64)  # 5 programs share a processor
@@ -78,6 +79,7 @@ def filter_kernel(
     LINES: tl.constexpr, STEP: tl.constexpr, BLOCK_C: tl.constexpr, EVEN: tl.constexpr,
 ):  # fmt: skip
     """Y = the convolution z of x and its bias; THEN "gelu": GELU(z); "slope": dy GELU'(z), the gradient of z."""
+    follow()
     GROUPS: tl.constexpr = LINES // PATCH
     HIGH: tl.constexpr = PATCH + 2
     c = tl.program_id(0) * BLOCK_C + tl.arange(0, BLOCK_C)
@@ -139,6 +141,7 @@ def gradients_kernel(
 
     A gradient g met beside a pixel q serves both:  dx(q) += w(tap) g,  dw(tap) += x(q) g.
     """
+    follow()
     GROUPS: tl.constexpr = LINES // PATCH
     HIGH: tl.constexpr = PATCH + 2
     ROWS: tl.constexpr = 11 if INPUT_BIAS else 10
@@ -205,11 +208,11 @@ def filtered(
     b, c, h, w = x.shape
     walk = SLOPE if then == "slope" else FORWARD
     run, chunks, blocks = walk.share(x, [False])
-    with device_of(x):
-        filter_kernel[blocks, chunks](
-            x, weight, bias, weight if input_bias is None else input_bias, x if dy is None else dy, y, b, h, w, c, run,
-            INPUT_BIAS=input_bias is not None, THEN=then, PATCH=PATCH, **walk.arguments(c),
-        )  # fmt: skip
+    start(
+        filter_kernel, (blocks, chunks),
+        x, weight, bias, weight if input_bias is None else input_bias, x if dy is None else dy, y, b, h, w, c, run,
+        INPUT_BIAS=input_bias is not None, THEN=then, PATCH=PATCH, **walk.arguments(c),
+    )  # fmt: skip
     return y
 
 
@@ -220,9 +223,9 @@ def gradients(g: Tensor, x: Tensor, weight: Tensor, input_bias: Tensor | None) -
     run, chunks, blocks = GRADIENTS.share(x, [False])
     rows = 10 if input_bias is None else 11
     partials = torch.empty(chunks, rows, c, dtype=torch.float32, device=x.device)
-    with device_of(x):
-        gradients_kernel[blocks, chunks](
-            g, x, weight, weight if input_bias is None else input_bias, dx, partials, b, h, w, c, run,
-            INPUT_BIAS=input_bias is not None, PATCH=PATCH, **GRADIENTS.arguments(c),
-        )  # fmt: skip
+    start(
+        gradients_kernel, (blocks, chunks),
+        g, x, weight, weight if input_bias is None else input_bias, dx, partials, b, h, w, c, run,
+        INPUT_BIAS=input_bias is not None, PATCH=PATCH, **GRADIENTS.arguments(c),
+    )  # fmt: skip
     return dx, *merged_taps(partials, 9)

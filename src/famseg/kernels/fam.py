@@ -20,6 +20,7 @@ import triton
 from torch import Tensor
 
 from famseg.kernels import fam_programs as programs
+from famseg.kernels.launch import start
 from famseg.kernels.partials import merged
 from famseg.kernels.rows import PROGRAMS
 from famseg.kernels.tiles import channels_last
@@ -77,14 +78,16 @@ def _op(features: Tensor, logits: Tensor, logit_bias: Tensor, bias: Tensor) -> t
     out = _empty_last(features, (batch, channels, 2 * height, 2 * width))
     block_t = _block_t(PHASES * taps)
     block_n, warps = _of_softmax(block_t)
-    programs.softmax[(triton.cdiv(number, block_n),)](
-        logits, logit_bias, weights, number, logits.shape[1], taps, block_n, block_t, num_warps=warps
-    )
+    start(
+        programs.softmax, (triton.cdiv(number, block_n),),
+        logits, logit_bias, weights, number, logits.shape[1], taps, block_n, block_t, num_warps=warps,
+    )  # fmt: skip
     block_n, block_c = _blocks(channels)
     grid = (triton.cdiv(number, block_n), triton.cdiv(channels, block_c))
-    programs.forward[grid](
-        features, weights, bias, out, number, height, width, channels, math.isqrt(taps), block_n, block_c
-    )
+    start(
+        programs.forward, grid,
+        features, weights, bias, out, number, height, width, channels, math.isqrt(taps), block_n, block_c,
+    )  # fmt: skip
     return out, weights
 
 
@@ -103,14 +106,16 @@ def _backward_op(grad: Tensor, features: Tensor, weights: Tensor, row: int) -> t
     grad_features, grad_logits = torch.empty_like(features), _empty_last(features, (batch, row, height, width))
     block_n, block_c = _blocks(channels)
     grid = (triton.cdiv(number, block_n), triton.cdiv(channels, block_c))
-    programs.backward_features[grid](
-        grad, weights, grad_features, number, height, width, channels, kernel, block_n, block_c
-    )
+    start(
+        programs.backward_features, grid,
+        grad, weights, grad_features, number, height, width, channels, kernel, block_n, block_c,
+    )  # fmt: skip
     block_t = _block_t(row)
     block_n, block_c, most = _of_logits(channels, block_t)
     chunks = min(most, triton.cdiv(number, block_n))
     partials = features.new_empty(chunks, len(weights) + channels, dtype=torch.float32)
-    programs.backward_logits[(chunks,)](
+    start(
+        programs.backward_logits, (chunks,),
         grad, features, weights, grad_logits, partials, number, height, width,
         channels, row, kernel, block_n, block_c, block_t, num_warps=1,
     )  # fmt: skip

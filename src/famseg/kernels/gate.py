@@ -11,8 +11,9 @@ import triton.language as tl
 from torch import Tensor
 
 from famseg.kernels.dots import operand
+from famseg.kernels.launch import follow, start
 from famseg.kernels.partials import merged
-from famseg.kernels.tiles import block_of, channels_last, device_of, empty_map, over, row_of, run_of
+from famseg.kernels.tiles import block_of, channels_last, empty_map, over, row_of, run_of
 
 MAX_CHANNELS = 128
 PIXELS = 64  # of a program
@@ -28,6 +29,7 @@ def matrix_of(weight, C, c, c_mask, like, EVEN: tl.constexpr):
 @triton.jit(do_not_specialize=["N"])
 def gate_kernel(s, x, weight, bias, y, N, C, PIXELS: tl.constexpr, BLOCK_C: tl.constexpr, EVEN: tl.constexpr):
     """Y = (s W^T + bias) x, pixel by pixel."""
+    follow()
     n = (tl.program_id(0) * PIXELS + tl.arange(0, PIXELS)).to(tl.int64)
     c = tl.arange(0, BLOCK_C)
     c_mask = c < C
@@ -56,6 +58,7 @@ def gate_backward_kernel(
     EVEN: tl.constexpr,
 ):
     """Partials (chunks, C + 1, C): this chunk's sums for the weight, and in the last row for the bias."""
+    follow()
     chunk = tl.program_id(0)
     c = tl.arange(0, BLOCK_C)
     c_mask = c < C
@@ -103,8 +106,7 @@ def gate(s: Tensor, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     s, x = channels_last(s), channels_last(x)
     y = empty_map(x)
     pixels, arguments = _cut(x)
-    with device_of(x):
-        gate_kernel[(triton.cdiv(pixels, PIXELS),)](s, x, weight, bias, y, pixels, x.shape[1], **arguments)
+    start(gate_kernel, (triton.cdiv(pixels, PIXELS),), s, x, weight, bias, y, pixels, x.shape[1], **arguments)
     return y
 
 
@@ -122,8 +124,7 @@ def gate_backward(dy: Tensor, s: Tensor, x: Tensor, weight: Tensor, bias: Tensor
     pixels, arguments = _cut(x)
     chunks = min(PROGRAMS, triton.cdiv(pixels, PIXELS))
     partials = torch.empty(chunks, channels + 1, channels, dtype=torch.float32, device=x.device)
-    with device_of(x):
-        gate_backward_kernel[(chunks,)](dy, s, x, weight, bias, ds, dx, partials, pixels, channels, **arguments)
+    start(gate_backward_kernel, (chunks,), dy, s, x, weight, bias, ds, dx, partials, pixels, channels, **arguments)
     return ds, dx, merged(partials)
 
 

@@ -11,9 +11,10 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from famseg.kernels.launch import follow, start
 from famseg.kernels.partials import merged
 from famseg.kernels.rows import Rows, rows_of
-from famseg.kernels.tiles import block_of, device_of, over, row_of, run_of
+from famseg.kernels.tiles import block_of, over, row_of, run_of
 
 HELD = 2048  # values of the map in a program
 PROGRAMS = 1056  # partial sums; a constant, so that no result depends on the machine
@@ -24,6 +25,7 @@ def gated_norm_kernel(
     y, z, weight, out, N, Z_ROW, C, eps, ROWS: tl.constexpr, BLOCK_C: tl.constexpr, EVEN: tl.constexpr
 ):
     """Z's pixels lie Z_ROW apart; all others are dense."""
+    follow()
     n = (tl.program_id(0) * ROWS + tl.arange(0, ROWS)).to(tl.int64)
     c = tl.arange(0, BLOCK_C)
     mask = over(n < N, c < C, EVEN)
@@ -53,6 +55,7 @@ def gated_norm_backward_kernel(
     EVEN: tl.constexpr,
 ):
     """Partials (chunks, C): this chunk's sums for the weight."""
+    follow()
     chunk = tl.program_id(0)
     c = tl.arange(0, BLOCK_C)
     scale = row_of(weight, 0, C, c, c < C)
@@ -98,8 +101,7 @@ def _op(y: Tensor, z: Tensor, weight: Tensor, eps: float) -> Tensor:
     y, (z, row) = y.contiguous(), _rows(z)
     out = torch.empty_like(y)
     rows = _cut(y)
-    with device_of(y):
-        gated_norm_kernel[rows.tiles](y, z, weight, out, rows.number, row, rows.channels, eps, **rows.arguments)
+    start(gated_norm_kernel, rows.tiles, y, z, weight, out, rows.number, row, rows.channels, eps, **rows.arguments)
     return out
 
 
@@ -115,10 +117,10 @@ def _backward_op(dout: Tensor, y: Tensor, z: Tensor, weight: Tensor, eps: float)
     rows = _cut(y)
     chunks = rows.chunks(PROGRAMS)
     partials = torch.empty(chunks, rows.channels, dtype=torch.float32, device=y.device)
-    with device_of(y):
-        gated_norm_backward_kernel[(chunks,)](
-            dout, y, z, weight, dy, dz, partials, rows.number, row, rows.channels, eps, **rows.arguments
-        )
+    start(
+        gated_norm_backward_kernel, (chunks,),
+        dout, y, z, weight, dy, dz, partials, rows.number, row, rows.channels, eps, **rows.arguments,
+    )  # fmt: skip
     return dy, dz, merged(partials)
 
 

@@ -11,9 +11,10 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from famseg.kernels.launch import follow, start
 from famseg.kernels.partials import merged
 from famseg.kernels.rows import Rows, rows_of
-from famseg.kernels.tiles import block_of, channels_last, device_of, empty_map, over, run_of
+from famseg.kernels.tiles import block_of, channels_last, empty_map, over, run_of
 
 HELD = 4096  # values of the map that a program holds at once
 CHUNKS = 64  # partial sums of an image; a constant, so that no result depends on the machine
@@ -30,6 +31,7 @@ def sums_kernel(
     h, centre, partials, N, C, SQUARE: tl.constexpr, ROWS: tl.constexpr, BLOCK_C: tl.constexpr, EVEN: tl.constexpr
 ):
     """Partials (B, chunks, C): a chunk's sums of h, or with SQUARE of (h - centre)^2 for centres (B, C)."""
+    follow()
     chunk, b = tl.program_id(0), tl.program_id(1)
     c = tl.program_id(2) * BLOCK_C + tl.arange(0, BLOCK_C)
     c_mask = c < C
@@ -50,6 +52,7 @@ def sums_kernel(
 @triton.jit(do_not_specialize=["N"])
 def norm_kernel(x, h, scale, shift, y, N, C, ROWS: tl.constexpr, BLOCK_C: tl.constexpr, EVEN: tl.constexpr):
     """Y = relu(x + h scale + shift), scale and shift (B, C)."""
+    follow()
     b = tl.program_id(1)
     n = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     c = tl.program_id(2) * BLOCK_C + tl.arange(0, BLOCK_C)
@@ -63,6 +66,7 @@ def norm_kernel(x, h, scale, shift, y, N, C, ROWS: tl.constexpr, BLOCK_C: tl.con
 @triton.jit(do_not_specialize=["N"])
 def gradient_sums_kernel(dy, y, h, mean, partials, N, C, ROWS: tl.constexpr, BLOCK_C: tl.constexpr, EVEN: tl.constexpr):
     """Partials (2, B, chunks, C): a chunk's sums of g and of g (h - mean), g = dy where y > 0."""
+    follow()
     chunk, b = tl.program_id(0), tl.program_id(1)
     c = tl.program_id(2) * BLOCK_C + tl.arange(0, BLOCK_C)
     c_mask = c < C
@@ -86,6 +90,7 @@ def norm_backward_kernel(
     dy, y, h, by_g, by_h, shift, dx, dh, N, C, ROWS: tl.constexpr, BLOCK_C: tl.constexpr, EVEN: tl.constexpr
 ):
     """Dx = g = dy where y > 0, dh = g by_g + h by_h + shift, factors (B, C)."""
+    follow()
     b = tl.program_id(1)
     n = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     c = tl.program_id(2) * BLOCK_C + tl.arange(0, BLOCK_C)
@@ -124,10 +129,10 @@ def _op(x: Tensor, h: Tensor, weight: Tensor, bias: Tensor, groups: int, eps: fl
     scale = weight * deviation
     y = empty_map(x)
     rows = _cut(h)
-    with device_of(x):
-        norm_kernel[rows.tiles[0], len(x), rows.blocks](
-            x, h, scale, bias - mean * scale, y, rows.number, rows.channels, **rows.arguments
-        )
+    start(
+        norm_kernel, (rows.tiles[0], len(x), rows.blocks),
+        x, h, scale, bias - mean * scale, y, rows.number, rows.channels, **rows.arguments,
+    )  # fmt: skip
     return y, mean, deviation
 
 
@@ -146,20 +151,20 @@ def _backward_op(
     rows, (batch, channels) = _cut(h), mean.shape
     chunks = _chunks(rows)
     partials = torch.empty(2, batch, chunks, channels, dtype=torch.float32, device=h.device)
-    with device_of(h):
-        gradient_sums_kernel[chunks, batch, rows.blocks](
-            dy, y, h, mean, partials, rows.number, channels, **rows.arguments
-        )
+    start(
+        gradient_sums_kernel, (chunks, batch, rows.blocks),
+        dy, y, h, mean, partials, rows.number, channels, **rows.arguments,
+    )  # fmt: skip
     total, product = merged(partials, 2)
     size = rows.number * channels // groups
     by_g = weight * deviation
     by_h = -(deviation**3) * _of_groups(weight * product, groups) / size
     shift = -deviation * _of_groups(weight * total, groups) / size - mean * by_h
     dx, dh = empty_map(h), empty_map(h)
-    with device_of(h):
-        norm_backward_kernel[rows.tiles[0], batch, rows.blocks](
-            dy, y, h, by_g, by_h, shift, dx, dh, rows.number, channels, **rows.arguments
-        )
+    start(
+        norm_backward_kernel, (rows.tiles[0], batch, rows.blocks),
+        dy, y, h, by_g, by_h, shift, dx, dh, rows.number, channels, **rows.arguments,
+    )  # fmt: skip
     return dx, dh, (product * deviation).sum(0), total.sum(0)
 
 
@@ -176,16 +181,17 @@ def _sums(h: Tensor, centre: Tensor | None = None) -> Tensor:
     rows = _cut(h)
     chunks = _chunks(rows)
     partials = torch.empty(h.shape[0], chunks, h.shape[1], dtype=torch.float32, device=h.device)
-    with device_of(h):
-        sums_kernel[chunks, h.shape[0], rows.blocks](
-            h,
-            partials if centre is None else centre,
-            partials,
-            rows.number,
-            rows.channels,
-            SQUARE=centre is not None,
-            **rows.arguments,
-        )
+    start(
+        sums_kernel,
+        (chunks, h.shape[0], rows.blocks),
+        h,
+        partials if centre is None else centre,
+        partials,
+        rows.number,
+        rows.channels,
+        SQUARE=centre is not None,
+        **rows.arguments,
+    )
     return merged(partials, 1)
 
 

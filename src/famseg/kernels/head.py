@@ -10,9 +10,10 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from famseg.kernels.launch import follow, start
 from famseg.kernels.partials import merged
 from famseg.kernels.rows import Rows, rows_of
-from famseg.kernels.tiles import block_of, channels_last, device_of, empty_map, over, put, row_of, run_of, zeros
+from famseg.kernels.tiles import block_of, channels_last, empty_map, over, put, row_of, run_of, zeros
 
 MAX_CLASSES = 4  # whose weights' gradients a program holds
 HELD = 2048  # values of the map in a program
@@ -24,6 +25,7 @@ def head_kernel(
     x, weight, bias, y, N, C, CLASSES: tl.constexpr, ROWS: tl.constexpr, BLOCK_C: tl.constexpr, EVEN: tl.constexpr
 ):
     """Y (N, CLASSES) = x W^T + bias, for weights (CLASSES, C)."""
+    follow()
     n = (tl.program_id(0) * ROWS + tl.arange(0, ROWS)).to(tl.int64)
     c = tl.arange(0, BLOCK_C)
     c_mask = c < C
@@ -48,6 +50,7 @@ def head_backward_kernel(
     EVEN: tl.constexpr,
 ):
     """Partials (chunks, CLASSES, C + 1): this chunk's sums for the weight, and in the last column for the bias."""
+    follow()
     chunk = tl.program_id(0)
     c = tl.arange(0, BLOCK_C)
     c_mask = c < C
@@ -91,10 +94,10 @@ def head(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     x = channels_last(x)
     y = _empty(x, weight)
     rows = _rows(x)
-    with device_of(x):
-        head_kernel[rows.tiles](
-            x, weight, bias, y, rows.number, rows.channels, CLASSES=weight.shape[0], **rows.arguments
-        )
+    start(
+        head_kernel, rows.tiles,
+        x, weight, bias, y, rows.number, rows.channels, CLASSES=weight.shape[0], **rows.arguments,
+    )  # fmt: skip
     return y
 
 
@@ -111,10 +114,10 @@ def head_backward(dy: Tensor, x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor
     rows = _rows(x)
     chunks = rows.chunks(PROGRAMS)
     partials = torch.empty(chunks, classes, channels + 1, dtype=torch.float32, device=x.device)
-    with device_of(x):
-        head_backward_kernel[(chunks,)](
-            dy, x, weight, dx, partials, rows.number, channels, CLASSES=classes, **rows.arguments
-        )
+    start(
+        head_backward_kernel, (chunks,),
+        dy, x, weight, dx, partials, rows.number, channels, CLASSES=classes, **rows.arguments,
+    )  # fmt: skip
     return dx, merged(partials)
 
 

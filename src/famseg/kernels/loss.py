@@ -17,8 +17,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from famseg.kernels.launch import follow, start
 from famseg.kernels.partials import merged
-from famseg.kernels.tiles import device_of, put, run_of
+from famseg.kernels.tiles import put, run_of
 
 HELD = 1024  # logits in a program, of as many classes as the next power of two
 PROGRAMS = 1056  # partial sums; a constant, so that no result depends on the machine
@@ -75,6 +76,15 @@ def exponentials(x, CLASSES: tl.constexpr):
 
 
 @triton.jit
+def pixels_at(n, z, target, kinds, b, N, W, sb, sk, sh, sw, CLASSES: tl.constexpr, DENSE: tl.constexpr):
+    """Which pixels n image b has, their class y, and `exponentials` of all classes and of those with m(j) = y."""
+    mask = n < N
+    y = tl.load(target + b * N + n, mask=mask, other=0).to(tl.int32)
+    x = logits_at(z + b * sb, offsets_of(n, W, sh, sw, DENSE), sk, mask, CLASSES)
+    return mask, y, exponentials(x, CLASSES), exponentials(of_target(x, kinds, y, CLASSES), CLASSES)
+
+
+@triton.jit
 def store_merged(to, sums, kinds, CLASSES: tl.constexpr):
     """Totals of vectors, one for each class j, as sums for m(j)."""
     background = tl.sum(sums[0], 0)
@@ -91,6 +101,7 @@ def sums_kernel(
     CLASSES: tl.constexpr, BLOCK: tl.constexpr, DENSE: tl.constexpr,
 ):  # fmt: skip
     """Partials (images, chunks, 1 + 3 CLASSES), for images of N pixels."""
+    follow()
     chunk, chunks, b = tl.program_id(0), tl.num_programs(0), tl.program_id(1).to(tl.int64)
     kinds = kinds_of(known, b, CLASSES)
     entropy = tl.zeros((BLOCK,), tl.float32)
@@ -100,11 +111,9 @@ def sums_kernel(
     begin, end = run_of(chunk, chunks, tl.cdiv(N, BLOCK))
     for tile in range(begin, end):
         n = tile * BLOCK + tl.arange(0, BLOCK)
-        mask = n < N
-        y = tl.load(target + b * N + n, mask=mask, other=0).to(tl.int32)
-        x = logits_at(z + b * sb, offsets_of(n, W, sh, sw, DENSE), sk, mask, CLASSES)
-        e, total, top = exponentials(x, CLASSES)
-        _, total_right, top_right = exponentials(of_target(x, kinds, y, CLASSES), CLASSES)
+        mask, y, every, right = pixels_at(n, z, target, kinds, b, N, W, sb, sk, sh, sw, CLASSES, DENSE)
+        e, total, top = every
+        _, total_right, top_right = right
         entropy += tl.where(mask, (top - top_right) + tl.log(total / total_right), 0.0)
         scale = tl.where(mask, 1.0 / total, 0.0)
         for j in tl.static_range(CLASSES):
@@ -126,6 +135,7 @@ def gradient_kernel(
     CLASSES: tl.constexpr, BLOCK: tl.constexpr, DENSE: tl.constexpr, DENSE_GRAD: tl.constexpr,
 ):  # fmt: skip
     """Grad, for upstream (1 + 3 CLASSES,)."""
+    follow()
     b = tl.program_id(1).to(tl.int64)
     kinds = kinds_of(known, b, CLASSES)
     of_entropy = tl.load(upstream)
@@ -137,11 +147,9 @@ def gradient_kernel(
     begin, end = run_of(tl.program_id(0), tl.num_programs(0), tl.cdiv(N, BLOCK))
     for tile in range(begin, end):
         n = tile * BLOCK + tl.arange(0, BLOCK)
-        mask = n < N
-        y = tl.load(target + b * N + n, mask=mask, other=0).to(tl.int32)
-        x = logits_at(z + b * sb, offsets_of(n, W, sh, sw, DENSE), sk, mask, CLASSES)
-        e, total, _ = exponentials(x, CLASSES)
-        e_right, total_right, _ = exponentials(of_target(x, kinds, y, CLASSES), CLASSES)
+        mask, y, every, right = pixels_at(n, z, target, kinds, b, N, W, sb, sk, sh, sw, CLASSES, DENSE)
+        e, total, _ = every
+        e_right, total_right, _ = right
         scale, scale_right = 1.0 / total, of_entropy / total_right
         slopes = ()
         mean = tl.zeros((BLOCK,), tl.float32)
@@ -170,8 +178,7 @@ def _op(logits: Tensor, mask: Tensor, known: Tensor) -> Tensor:
     chunks, block = _cut(logits)
     partials = torch.empty(batch, chunks, 1 + 3 * classes, dtype=torch.float32, device=logits.device)
     sizes, options = (height * width, width, *logits.stride()), {"DENSE": _is_dense(logits)}
-    with device_of(logits):
-        sums_kernel[chunks, batch](logits, mask, known, partials, *sizes, CLASSES=classes, BLOCK=block, **options)
+    start(sums_kernel, (chunks, batch), logits, mask, known, partials, *sizes, CLASSES=classes, BLOCK=block, **options)
     return merged(partials.flatten(0, 1))
 
 
@@ -187,10 +194,10 @@ def _backward_op(upstream: Tensor, logits: Tensor, mask: Tensor, known: Tensor) 
     grad = torch.empty_like(logits)
     sizes = height * width, width, *logits.stride(), *grad.stride()
     options = {"DENSE": _is_dense(logits), "DENSE_GRAD": _is_dense(grad)}
-    with device_of(logits):
-        gradient_kernel[chunks, batch](
-            logits, mask, known, upstream, grad, *sizes, CLASSES=classes, BLOCK=block, **options
-        )
+    start(
+        gradient_kernel, (chunks, batch),
+        logits, mask, known, upstream, grad, *sizes, CLASSES=classes, BLOCK=block, **options,
+    )  # fmt: skip
     return grad
 
 

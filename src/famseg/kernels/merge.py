@@ -5,14 +5,15 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from famseg.kernels.tiles import device_of
+from famseg.kernels.launch import follow, start
 
 BLOCK_C = 16  # channels of a program
 
 
 @triton.jit
-def merge_kernel(weights, biases, lines, bias, C, LENGTHS: tl.constexpr, BLOCK_K: tl.constexpr, BLOCK_C: tl.constexpr):
+def merge_kernel(lines, bias, weights, biases, C, LENGTHS: tl.constexpr, BLOCK_K: tl.constexpr, BLOCK_C: tl.constexpr):
     """Lines (2 k, C), rows first, of weights (C, length), rows first, each centred; and the map itself, a 1 there."""
+    follow()
     COUNT: tl.constexpr = len(LENGTHS)
     LONGEST: tl.constexpr = LENGTHS[COUNT - 1]
     c = tl.program_id(0) * BLOCK_C + tl.arange(0, BLOCK_C)
@@ -40,6 +41,7 @@ def split_kernel(
     LENGTHS: tl.constexpr, BLOCK_K: tl.constexpr, BLOCK_C: tl.constexpr,
 ):  # fmt: skip
     """The gradients of `merge_kernel`'s weights and biases."""
+    follow()
     COUNT: tl.constexpr = len(LENGTHS)
     LONGEST: tl.constexpr = LENGTHS[COUNT - 1]
     c = tl.program_id(0) * BLOCK_C + tl.arange(0, BLOCK_C)
@@ -74,8 +76,7 @@ def merge_scans(weights: list[Tensor], biases: list[Tensor]) -> tuple[Tensor, Te
     lines = biases[0].new_empty(2 * lengths[-1], c, dtype=torch.float32)
     bias = biases[0].new_empty(c, dtype=torch.float32)
     sources = tuple(w.contiguous() for w in weights), tuple(b.contiguous() for b in biases)
-    with device_of(lines):
-        merge_kernel[(triton.cdiv(c, BLOCK_C),)](*sources, lines, bias, c, **_cut(lengths))
+    start(merge_kernel, (triton.cdiv(c, BLOCK_C),), lines, bias, *sources, c, **_cut(lengths))
     return lines, bias
 
 
@@ -91,10 +92,10 @@ def split_scans(dlines: Tensor, dbias: Tensor, weights: list[Tensor], biases: li
     """Gradients of `merge_scans` for all weights, then for all biases."""
     dweights, dbiases = _empty_like(weights), _empty_like(biases)
     c = len(dbias)
-    with device_of(dlines):
-        split_kernel[(triton.cdiv(c, BLOCK_C),)](
-            dlines, *dlines.stride(), dbias.contiguous(), tuple(dweights), tuple(dbiases), c, **_cut(_lengths(weights))
-        )
+    start(
+        split_kernel, (triton.cdiv(c, BLOCK_C),),
+        dlines, *dlines.stride(), dbias.contiguous(), tuple(dweights), tuple(dbiases), c, **_cut(_lengths(weights)),
+    )  # fmt: skip
     return dweights + dbiases
 
 

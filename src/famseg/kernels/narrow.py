@@ -21,9 +21,10 @@ import torch
 import triton
 from torch import Tensor, nn
 
+from famseg.kernels.launch import start
 from famseg.kernels.narrow_programs import narrow_kernel, products_kernel, weight_gradient_kernel
 from famseg.kernels.partials import LAUNCH
-from famseg.kernels.tiles import channels_last, device_of, lends
+from famseg.kernels.tiles import channels_last, lends
 
 RUNS = 64  # of a program: the rows of a product
 SIDE = 3  # of the kernel
@@ -227,10 +228,10 @@ def _convolve(x: Tensor, weight: Tensor, y: Tensor, stride: int, turned: bool) -
     layout = {"STRIDES": view.stride(), "CHANNELS": tuple(view.shape[:2])}
     cut = Cut(row_in, y.shape[1], stride, widest=64)
     pace = WIDE if cut.wide else RESULT
-    with device_of(x):
-        narrow_kernel[cut.blocks, cut.chunks(y, pace)](
-            x, weight, y, b, h, w, TURNED=turned, **layout, **cut.arguments(pace)
-        )
+    start(
+        narrow_kernel, (cut.blocks, cut.chunks(y, pace)),
+        x, weight, y, b, h, w, TURNED=turned, **layout, **cut.arguments(pace),
+    )  # fmt: skip
 
 
 def _sum_products(
@@ -247,15 +248,16 @@ def _sum_products(
     partials = torch.empty(chunks, SIDE, cut.window, cut.run * cut.row_out, dtype=torch.float32, device=x.device)
     view, result = (t.transpose(0, 1) if turned else t for t in (weight, dweight))
     channels = tuple(view.shape[:2])
-    with device_of(x):
-        products_kernel[cut.blocks, chunks](
-            x, other, partials, weight, convolved, b, h, w,
-            STRIDES=view.stride(), CHANNELS=channels, WITH_MAP=turned, **cut.arguments(pace),
-        )  # fmt: skip
-        weight_gradient_kernel[(triton.cdiv(dweight.numel(), FEW),)](
-            partials, dweight, chunks,
-            STRIDES=result.stride(), CHANNELS=channels, TURNED=turned, AT_ONCE=AT_ONCE, FEW=FEW, **cut.shape, **LAUNCH,
-        )  # fmt: skip
+    start(
+        products_kernel, (cut.blocks, chunks),
+        x, other, partials, weight, convolved, b, h, w,
+        STRIDES=view.stride(), CHANNELS=channels, WITH_MAP=turned, **cut.arguments(pace),
+    )  # fmt: skip
+    start(
+        weight_gradient_kernel, (triton.cdiv(dweight.numel(), FEW),),
+        partials, dweight, chunks,
+        STRIDES=result.stride(), CHANNELS=channels, TURNED=turned, AT_ONCE=AT_ONCE, FEW=FEW, **cut.shape, **LAUNCH,
+    )  # fmt: skip
 
 
 def _keep(ctx, inputs, output) -> None:

@@ -45,6 +45,7 @@ def factorise(x: Tensor, basis: Tensor, steps: int) -> Tensor:
 def factors(x: Tensor, basis: Tensor, steps: int) -> tuple[Tensor, Tensor]:
     """-> code (B, N, rank), basis (B, channels, rank) after `steps` steps, float32, without gradient."""
     from famseg.kernels import nmf_programs as programs
+    from famseg.kernels.launch import start
 
     code, result = _empty_factors(x, basis)
     batch, positions, channels = x.shape
@@ -54,17 +55,18 @@ def factors(x: Tensor, basis: Tensor, steps: int) -> tuple[Tensor, Tensor]:
     result.copy_(basis.expand_as(result))
     sizes, constants = (positions, channels, rank), _constants(x, rank)
     block = constants["BLOCK_R"]
-    with torch.cuda.device_of(x):
-        for step in range(steps):
-            programs.update_code[tiles, batch](
-                x, *x.stride(), code, result, parts, *sizes,
-                FIRST=step == 0, TILE=TILE, BLOCK_C=CHANNELS, num_warps=WARPS, **constants,
-            )  # fmt: skip
-            programs.update_basis[(channels + BASIS_CHANNELS - 1) // BASIS_CHANNELS, batch](
-                result, parts, channels, rank, tiles,
-                AT_ONCE=_at_once(BASIS_CHANNELS, block), SQUARES_AT_ONCE=_at_once(block, block),
-                BLOCK_C=BASIS_CHANNELS, num_warps=WARPS, **constants,
-            )  # fmt: skip
+    for step in range(steps):
+        start(
+            programs.update_code, (tiles, batch),
+            x, *x.stride(), code, result, parts, *sizes,
+            FIRST=step == 0, TILE=TILE, BLOCK_C=CHANNELS, num_warps=WARPS, **constants,
+        )  # fmt: skip
+        start(
+            programs.update_basis, ((channels + BASIS_CHANNELS - 1) // BASIS_CHANNELS, batch),
+            result, parts, channels, rank, tiles,
+            AT_ONCE=_at_once(BASIS_CHANNELS, block), SQUARES_AT_ONCE=_at_once(block, block),
+            BLOCK_C=BASIS_CHANNELS, num_warps=WARPS, **constants,
+        )  # fmt: skip
     return code, result
 
 
@@ -77,15 +79,16 @@ def _(x: Tensor, basis: Tensor, steps: int) -> tuple[Tensor, Tensor]:
 def project(x: Tensor, code: Tensor, basis: Tensor) -> Tensor:
     """The last update of the code times the basis, (B, N, channels); its gradient goes to x alone."""
     from famseg.kernels import nmf_programs as programs
+    from famseg.kernels.launch import start
 
     y = x.new_empty(x.shape)
     batch, positions, channels = x.shape
     rank = basis.shape[2]
-    with torch.cuda.device_of(x):
-        programs.project[_tiles(positions), batch](
-            x, *x.stride(), code, basis, y, positions, channels, rank,
-            TILE=TILE, BLOCK_C=CHANNELS, num_warps=WARPS, **_constants(x, rank),
-        )  # fmt: skip
+    start(
+        programs.project, (_tiles(positions), batch),
+        x, *x.stride(), code, basis, y, positions, channels, rank,
+        TILE=TILE, BLOCK_C=CHANNELS, num_warps=WARPS, **_constants(x, rank),
+    )  # fmt: skip
     return y
 
 

@@ -20,10 +20,11 @@ import triton.language as tl
 from torch import Tensor, nn
 
 from famseg.kernels.gelu import gelu_of, gelu_slope
+from famseg.kernels.launch import follow, start
 from famseg.kernels.partials import merged
 from famseg.kernels.rows import REGISTERS, rows_of
 from famseg.kernels.sharing import sharing
-from famseg.kernels.tiles import block_of, channels_last, device_of, empty_map, over, row_of, run_of
+from famseg.kernels.tiles import block_of, channels_last, empty_map, over, row_of, run_of
 
 AT_ONCE, FEW = 1024, 4  # partial sums and channels that a program of `statistics_kernel` loads at once: all there are
 
@@ -37,6 +38,7 @@ def rows_in(chunk, steps, R, ROWS: tl.constexpr):
 @triton.jit(do_not_specialize=["R"])
 def moments_kernel(x, partials, R, C, ROWS: tl.constexpr, BLOCK_C: tl.constexpr, EVEN: tl.constexpr):
     """Partials (2, chunks, C): this chunk's m_i and q_i."""
+    follow()
     chunk, chunks = tl.program_id(0), tl.num_programs(0)
     c = tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)
     c_mask = c < C
@@ -66,6 +68,7 @@ def statistics_kernel(
     ROWS: tl.constexpr, AT_ONCE: tl.constexpr, FEW: tl.constexpr,
 ):  # fmt: skip
     """Stats (2, C) = m and r; the running mean and variance move towards the batch's, and one more batch is counted."""
+    follow()
     c = tl.program_id(0) * FEW + tl.arange(0, FEW)
     c_mask = c < C
     steps = tl.cdiv(tl.cdiv(R, ROWS), chunks)
@@ -104,6 +107,7 @@ def norm_kernel(
     GELU: tl.constexpr, ROWS: tl.constexpr, BLOCK_C: tl.constexpr, EVEN: tl.constexpr,
 ):  # fmt: skip
     """Y = z, or with GELU gelu(z)."""
+    follow()
     n = (tl.program_id(0) * ROWS + tl.arange(0, ROWS)).to(tl.int64)
     c = tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)
     c_mask = c < C
@@ -132,6 +136,7 @@ def gradient_sums_kernel(
     GELU: tl.constexpr, ROWS: tl.constexpr, BLOCK_C: tl.constexpr, EVEN: tl.constexpr,
 ):  # fmt: skip
     """Partials (2, chunks, C): this chunk's sums of dz n and of dz."""
+    follow()
     chunk, chunks = tl.program_id(0), tl.num_programs(0)
     c = tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)
     c_mask = c < C
@@ -154,6 +159,7 @@ def norm_backward_kernel(
     OTHER: tl.constexpr, GELU: tl.constexpr, ROWS: tl.constexpr, BLOCK_C: tl.constexpr, EVEN: tl.constexpr,
 ):  # fmt: skip
     """Dx, from the sums (2, C) = dweight and dbias."""
+    follow()
     row = (tl.program_id(0) * ROWS + tl.arange(0, ROWS)).to(tl.int64)
     c = tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)
     c_mask = c < C
@@ -214,24 +220,27 @@ def statistics(x: Tensor, mean: Tensor, variance: Tensor, batches: Tensor, momen
     channels, chunks = rows.channels, rows.chunks()
     partials = torch.empty(2, chunks, channels, dtype=torch.float32, device=x.device)
     stats = torch.empty(2, channels, dtype=torch.float32, device=x.device)
-    with device_of(x):
-        moments_kernel[chunks, rows.blocks](x, partials, rows.number, channels, **rows.arguments, maxnreg=REGISTERS)
-        statistics_kernel[(triton.cdiv(channels, FEW),)](
-            partials,
-            stats,
-            mean,
-            variance,
-            batches,
-            momentum,
-            eps,
-            chunks,
-            rows.number,
-            channels,
-            rows.height,
-            AT_ONCE,
-            FEW,
-            num_warps=8,
-        )
+    start(
+        moments_kernel, (chunks, rows.blocks), x, partials, rows.number, channels, **rows.arguments, maxnreg=REGISTERS
+    )
+    start(
+        statistics_kernel,
+        (triton.cdiv(channels, FEW),),
+        partials,
+        stats,
+        mean,
+        variance,
+        batches,
+        momentum,
+        eps,
+        chunks,
+        rows.number,
+        channels,
+        rows.height,
+        AT_ONCE,
+        FEW,
+        num_warps=8,
+    )
     return stats
 
 
@@ -245,8 +254,7 @@ def normalise(x: Tensor, weight: Tensor, bias: Tensor, stats: Tensor, gelu: bool
     """The norm by given statistics; its gradient is that of the batch norm whose statistics they are."""
     rows = rows_of(x)
     y = empty_map(x)
-    with device_of(x):
-        norm_kernel[rows.tiles](x, weight, bias, stats, y, rows.number, rows.channels, GELU=gelu, **rows.arguments)
+    start(norm_kernel, rows.tiles, x, weight, bias, stats, y, rows.number, rows.channels, GELU=gelu, **rows.arguments)
     return y
 
 
@@ -259,22 +267,22 @@ def _(x: Tensor, weight: Tensor, bias: Tensor, stats: Tensor, gelu: bool) -> Ten
 def normalise_backward(
     dy: Tensor, x: Tensor, weight: Tensor, bias: Tensor, stats: Tensor, gelu: bool, other: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Gradients of x, to which `other` is added, and of weight and bias as one (2, C), float32."""
-    dy, other = channels_last(dy), None if other is None else channels_last(other)
-    rows = rows_of(x)
+    """Gradients of x, to which `other`, channels last, is added, and of weight and bias as one (2, C), float32."""
+    dy, rows = channels_last(dy), rows_of(x)
     channels, chunks = rows.channels, rows.chunks()
     partials = torch.empty(2, chunks, channels, dtype=torch.float32, device=x.device)
     sizes, options = (rows.number, channels), {"GELU": gelu, **rows.arguments}
     dx = empty_map(x)
-    with device_of(x):
-        gradient_sums_kernel[chunks, rows.blocks](
-            dy, x, weight, bias, stats, partials, *sizes, **options, maxnreg=REGISTERS
-        )
-        sums = merged(partials, 1)
-        norm_backward_kernel[rows.tiles](
-            dy, x, weight, bias, stats, sums, dy if other is None else other, dx, *sizes,
-            OTHER=other is not None, **options,
-        )  # fmt: skip
+    start(
+        gradient_sums_kernel, (chunks, rows.blocks),
+        dy, x, weight, bias, stats, partials, *sizes, **options, maxnreg=REGISTERS,
+    )  # fmt: skip
+    sums = merged(partials, 1)
+    start(
+        norm_backward_kernel, rows.tiles,
+        dy, x, weight, bias, stats, sums, dy if other is None else other, dx, *sizes,
+        OTHER=other is not None, **options,
+    )  # fmt: skip
     return dx, sums
 
 

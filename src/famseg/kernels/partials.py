@@ -7,7 +7,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from famseg.kernels.tiles import block_of, device_of, over
+from famseg.kernels.launch import follow, start
+from famseg.kernels.tiles import block_of, over
 
 AT_ONCE, WIDTH = 1024, 8  # partial sums and columns that a program loads at once; 8 numbers are a sector of memory
 # A launch is one wait for memory, if all loads are started before the first sum: the compiler does so with registers
@@ -23,6 +24,7 @@ def merging_kernel(
 
     The first TAPS rows go to taps (C, TAPS), the rest to others (kinds, N - TAPS C).
     """
+    follow()
     kind = tl.program_id(1).to(tl.int64)
     n = tl.program_id(0) * WIDTH + tl.arange(0, WIDTH)
     total = tl.zeros((AT_ONCE, WIDTH), tl.float32)
@@ -58,7 +60,7 @@ def merged_taps(partials: Tensor, taps: int) -> tuple[Tensor, Tensor]:
 def _launch(
     partials: Tensor, own: Tensor, others: Tensor, kinds: int, chunks: int, numbers: int, c: int, taps: int
 ) -> None:
-    with device_of(partials):
-        merging_kernel[triton.cdiv(numbers, WIDTH), kinds](
-            partials, own, others, chunks, numbers, c, TAPS=taps, AT_ONCE=AT_ONCE, WIDTH=WIDTH, **LAUNCH
-        )
+    start(
+        merging_kernel, (triton.cdiv(numbers, WIDTH), kinds),
+        partials, own, others, chunks, numbers, c, TAPS=taps, AT_ONCE=AT_ONCE, WIDTH=WIDTH, **LAUNCH,
+    )  # fmt: skip

@@ -16,9 +16,10 @@ import triton.language as tl
 from torch import Tensor
 
 from famseg.kernels.dots import operand
+from famseg.kernels.launch import follow, start
 from famseg.kernels.partials import merged
 from famseg.kernels.sharing import sharing
-from famseg.kernels.tiles import block_of, channels_last, device_of, empty_map, lends, over, run_of
+from famseg.kernels.tiles import block_of, channels_last, empty_map, lends, over, run_of
 
 MOST = 8192  # weights that a program holds
 HELD = 8192  # values of x and dy in a tile, where it has no fewer than FEWEST pixels
@@ -35,6 +36,7 @@ def pointwise_backward_kernel(
     EVEN_O: tl.constexpr, EVEN_I: tl.constexpr,
 ):  # fmt: skip
     """Dx (N, IN) for dy (N, OUT) and weights (OUT, IN); partials (chunks, SIZE): this chunk's dW, then dbias."""
+    follow()
     chunk = tl.program_id(0)
     o, i = tl.arange(0, BLOCK_O), tl.arange(0, BLOCK_I)
     o_mask, i_mask = o < OUT, i < IN
@@ -101,23 +103,22 @@ def _(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 def _backward_op(
     dy: Tensor, x: Tensor, weight: Tensor, bias: bool, other: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Gradients of x, to which `other` is added, and of weight and bias.
+    """Gradients of x, to which `other`, channels last, is added, and of weight and bias.
 
     The latter are one behind the other, as one (O I + O,) or without bias (O I,).
     """
     dy, x, weight = channels_last(dy), channels_last(x), weight.contiguous()
-    other = None if other is None else channels_last(other)
     outer, inner = weight.shape[:2]
     pixels, size = x.numel() // inner, outer * inner + (outer if bias else 0)
     programs, cut = _cut(outer, inner)
     chunks = min(programs, triton.cdiv(pixels, cut["PIXELS"]))
     partials = torch.empty(chunks, size, dtype=torch.float32, device=x.device)
     dx = empty_map(x)
-    with device_of(x):
-        pointwise_backward_kernel[(chunks,)](
-            dy, x, weight, x if other is None else other, dx, partials, pixels, outer, inner, size,
-            OTHER=other is not None, BIAS=bias, **cut,
-        )  # fmt: skip
+    start(
+        pointwise_backward_kernel, (chunks,),
+        dy, x, weight, x if other is None else other, dx, partials, pixels, outer, inner, size,
+        OTHER=other is not None, BIAS=bias, **cut,
+    )  # fmt: skip
     return dx, merged(partials, dtype=weight.dtype)
 
 

@@ -13,8 +13,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from famseg.kernels.launch import follow, start
 from famseg.kernels.rows import rows_of
-from famseg.kernels.tiles import block_of, channels_last, device_of, over
+from famseg.kernels.tiles import block_of, channels_last, over
 
 HELD = 1024  # values of y in a program: 16 bytes of half precision for each thread
 
@@ -29,6 +30,7 @@ def cell_at(cell, HEIGHT, WIDTH):
 @triton.jit(do_not_specialize=["R", "H", "W"])
 def pool_kernel(x, y, R, H, W, C, ROWS: tl.constexpr, BLOCK_C: tl.constexpr, EVEN: tl.constexpr):
     """Y, of R pixels, for x of H x W."""
+    follow()
     cell = tl.program_id(0) * ROWS + tl.arange(0, ROWS)  # 32 bits, since division by 64 is slow
     c = tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)
     mask = over(cell < R, c < C, EVEN)
@@ -45,6 +47,7 @@ def pool_kernel(x, y, R, H, W, C, ROWS: tl.constexpr, BLOCK_C: tl.constexpr, EVE
 @triton.jit(do_not_specialize=["R", "H", "W"])
 def pool_backward_kernel(dy, dx, R, H, W, C, ROWS: tl.constexpr, BLOCK_C: tl.constexpr, EVEN: tl.constexpr):
     """Dx, of H x W in R cells; those at an odd edge have no pixel of dy."""
+    follow()
     cell = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     c = tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)
     b, i, j = cell_at(cell, tl.cdiv(H, 2), tl.cdiv(W, 2))
@@ -72,8 +75,7 @@ def average_pool(x: Tensor) -> Tensor:
     x = channels_last(x)
     y, (height, width) = _pooled(x), x.shape[2:]
     rows = rows_of(y, HELD)
-    with device_of(x):
-        pool_kernel[rows.tiles](x, y, rows.number, height, width, rows.channels, **rows.arguments)
+    start(pool_kernel, rows.tiles, x, y, rows.number, height, width, rows.channels, **rows.arguments)
     return y
 
 
@@ -89,8 +91,7 @@ def average_pool_backward(dy: Tensor, height: int, width: int) -> Tensor:
     dx = _map(dy, height, width)
     cells = len(dy) * triton.cdiv(height, 2) * triton.cdiv(width, 2)
     rows = replace(rows_of(dy, HELD), number=cells)
-    with device_of(dy):
-        pool_backward_kernel[rows.tiles](dy, dx, rows.number, height, width, rows.channels, **rows.arguments)
+    start(pool_backward_kernel, rows.tiles, dy, dx, rows.number, height, width, rows.channels, **rows.arguments)
     return dx
 
 

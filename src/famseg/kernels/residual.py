@@ -15,9 +15,10 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from famseg.kernels.launch import follow, start
 from famseg.kernels.partials import merged
 from famseg.kernels.rows import rows_of
-from famseg.kernels.tiles import block_of, channels_last, device_of, empty_map, over, row_of, run_of
+from famseg.kernels.tiles import block_of, channels_last, empty_map, over, row_of, run_of
 
 HELD = 2048  # values of the map in a program of backward, whose 96 registers a thread let an H100 run all at once
 
@@ -46,6 +47,7 @@ def residual_kernel(
     OTHER: tl.constexpr, KEEP: tl.constexpr, ROWS: tl.constexpr, BLOCK_C: tl.constexpr, EVEN: tl.constexpr,
 ):  # fmt: skip
     """Y, for images of PIXELS rows."""
+    follow()
     row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)  # 32 bits, since keep's division by 64 is slow
     c = tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)
     c_mask = c < C
@@ -61,6 +63,7 @@ def residual_backward_kernel(
     OTHER: tl.constexpr, KEEP: tl.constexpr, ROWS: tl.constexpr, BLOCK_C: tl.constexpr, EVEN: tl.constexpr,
 ):  # fmt: skip
     """The branch's gradient; partials (2, chunks, C): this chunk's sums for bias and scale."""
+    follow()
     chunk, chunks = tl.program_id(0), tl.num_programs(0)
     c = tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)
     c_mask = c < C
@@ -103,22 +106,23 @@ def residual(
 def _op(x: Tensor, branch: Tensor, bias: Tensor, scale: Tensor, other: Tensor | None, keep: Tensor | None) -> Tensor:
     x, branch, other = channels_last(x), channels_last(branch), _last(other)
     y, rows = empty_map(x), rows_of(x)
-    with device_of(x):
-        residual_kernel[rows.tiles](
-            x,
-            branch,
-            bias,
-            branch if other is None else other,
-            scale,
-            scale if keep is None else keep,
-            y,
-            rows.number,
-            x.shape[2] * x.shape[3],
-            rows.channels,
-            OTHER=other is not None,
-            KEEP=keep is not None,
-            **rows.arguments,
-        )
+    start(
+        residual_kernel,
+        rows.tiles,
+        x,
+        branch,
+        bias,
+        branch if other is None else other,
+        scale,
+        scale if keep is None else keep,
+        y,
+        rows.number,
+        x.shape[2] * x.shape[3],
+        rows.channels,
+        OTHER=other is not None,
+        KEEP=keep is not None,
+        **rows.arguments,
+    )
     return y
 
 
@@ -136,23 +140,24 @@ def _backward_op(
     d_branch, rows = empty_map(branch), rows_of(branch, HELD)
     chunks = rows.chunks()
     partials = torch.empty(2, chunks, rows.channels, dtype=torch.float32, device=dy.device)
-    with device_of(dy):
-        residual_backward_kernel[chunks, rows.blocks](
-            dy,
-            branch,
-            bias,
-            branch if other is None else other,
-            scale,
-            scale if keep is None else keep,
-            d_branch,
-            partials,
-            rows.number,
-            dy.shape[2] * dy.shape[3],
-            rows.channels,
-            OTHER=other is not None,
-            KEEP=keep is not None,
-            **rows.arguments,
-        )
+    start(
+        residual_backward_kernel,
+        (chunks, rows.blocks),
+        dy,
+        branch,
+        bias,
+        branch if other is None else other,
+        scale,
+        scale if keep is None else keep,
+        d_branch,
+        partials,
+        rows.number,
+        dy.shape[2] * dy.shape[3],
+        rows.channels,
+        OTHER=other is not None,
+        KEEP=keep is not None,
+        **rows.arguments,
+    )
     return d_branch, merged(partials, 1)
 
 

@@ -131,6 +131,7 @@ def scan(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """-> y of each order (orders, B, H, W, heads P); states that enter the chunks, log decays of the chunks."""
     from famseg.kernels import scan_programs as programs
+    from famseg.kernels.launch import start
 
     sizes = _sizes(mixed, dt, skip, orders, state_size)
     y, states, totals = _empty_results(mixed, sizes)
@@ -138,15 +139,16 @@ def scan(
     first_B = sizes.heads * sizes.head_width
     grid = (sizes.chunks, sizes.orders * sizes.heads, sizes.batch)
     constants = sizes.constants(mixed.dtype)
-    with torch.cuda.device_of(mixed):
-        programs.chunk_states[grid](
-            mixed, 0, *mixed.stride(), *source, first_B, *steps, states, totals, *sizes.runtime(),
-            GRADIENT=False, **LAUNCH["states"], **constants,
-        )  # fmt: skip
-        _pass(states, totals, sizes, gradient=False)
-        programs.chunk_outputs[grid](
-            *source, *steps, skip, states, totals, y, *sizes.runtime(), **LAUNCH["outputs"], **constants
-        )
+    start(
+        programs.chunk_states, grid,
+        mixed, 0, *mixed.stride(), *source, first_B, *steps, states, totals, *sizes.runtime(),
+        GRADIENT=False, **LAUNCH["states"], **constants,
+    )  # fmt: skip
+    _pass(states, totals, sizes, gradient=False)
+    start(
+        programs.chunk_outputs, grid,
+        *source, *steps, skip, states, totals, y, *sizes.runtime(), **LAUNCH["outputs"], **constants,
+    )  # fmt: skip
     return y, states, totals
 
 
@@ -165,10 +167,12 @@ def _empty_results(mixed: Tensor, sizes: Sizes) -> tuple[Tensor, Tensor, Tensor]
 
 def _pass(states: Tensor, totals: Tensor, sizes: Sizes, gradient: bool) -> None:
     from famseg.kernels import scan_programs as programs
+    from famseg.kernels.launch import start
 
     elements = sizes.states * sizes.head_width
     sequences = sizes.orders * sizes.ways * sizes.batch * sizes.heads
-    programs.pass_states[sequences, (elements + PASS_BLOCK - 1) // PASS_BLOCK](
+    start(
+        programs.pass_states, (sequences, (elements + PASS_BLOCK - 1) // PASS_BLOCK),
         states, totals, sizes.chunks, sizes.heads, sizes.batch, elements,
         GRADIENT=gradient, WAYS=sizes.ways, TILE=PASS_TILE, BLOCK=PASS_BLOCK, **LAUNCH["pass"],
     )  # fmt: skip
@@ -181,6 +185,7 @@ def scan_backward(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
     """-> dmixed of each order (orders, B, H, W, channels), d dt; the chunks' parts of dbias, dA_log, dskip."""
     from famseg.kernels import scan_programs as programs
+    from famseg.kernels.launch import start
 
     sizes = _sizes(mixed, dt, skip, orders, state_size)
     results = _empty_gradients(mixed, dt, sizes)
@@ -188,16 +193,17 @@ def scan_backward(
     source, steps = (mixed, *mixed.stride()), (dt, *dt.stride(), bias, A_log)
     first_C = sizes.heads * sizes.head_width + sizes.states
     constants = sizes.constants(mixed.dtype)
-    with torch.cuda.device_of(mixed):
-        programs.chunk_states[sizes.chunks, sizes.orders * sizes.heads, sizes.batch](
-            dy, *dy.stride(), *source, first_C, *steps, gradients, totals, *sizes.runtime(),
-            GRADIENT=True, **LAUNCH["states"], **constants,
-        )  # fmt: skip
-        _pass(gradients, totals, sizes, gradient=True)
-        programs.chunk_gradients[sizes.chunks, sizes.orders, sizes.batch](
-            *source, *steps, skip, dy, *dy.stride(), states, totals, gradients, *results, *sizes.runtime(),
-            **LAUNCH["gradients"], **constants,
-        )  # fmt: skip
+    start(
+        programs.chunk_states, (sizes.chunks, sizes.orders * sizes.heads, sizes.batch),
+        dy, *dy.stride(), *source, first_C, *steps, gradients, totals, *sizes.runtime(),
+        GRADIENT=True, **LAUNCH["states"], **constants,
+    )  # fmt: skip
+    _pass(gradients, totals, sizes, gradient=True)
+    start(
+        programs.chunk_gradients, (sizes.chunks, sizes.orders, sizes.batch),
+        *source, *steps, skip, dy, *dy.stride(), states, totals, gradients, *results, *sizes.runtime(),
+        **LAUNCH["gradients"], **constants,
+    )  # fmt: skip
     return results
 
 

@@ -14,6 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from famseg.kernels.tiles import channels_last
+
 Op = Callable[..., Tensor]
 TwoOutputs = Callable[..., tuple[Tensor, Tensor]]
 
@@ -24,7 +26,7 @@ def sharing(op: Op, keep: Callable[..., None], differentiate: Callable[..., Any]
     Args:
         op: takes x first.
         keep: as `setup_context` of `torch.library.register_autograd`.
-        differentiate: as its backward; the second output's gradient, or None, is a further argument.
+        differentiate: as its backward; a further argument is the second output's gradient, channels last, or None.
     """
     return _with_second_output(op, keep, differentiate, lambda x, y: x)
 
@@ -59,6 +61,7 @@ def _with_second_output(
 
         @staticmethod
         def backward(ctx: Any, dy: Any, other: Any) -> Any:
+            other = None if other is None else channels_last(other)
             return differentiate(ctx, other.new_zeros(ctx.shape) if dy is None else dy, other)
 
     def two_outputs(x: Tensor, *others: Any) -> tuple[Tensor, Tensor]:

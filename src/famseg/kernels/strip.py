@@ -15,12 +15,12 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from famseg.kernels.launch import follow, start
 from famseg.kernels.lines import Walk, four_of
 from famseg.kernels.partials import merged_taps
 from famseg.kernels.tiles import (
     block_of,
     channels_last,
-    device_of,
     empty_map,
     inside,
     offset_of,
@@ -73,6 +73,7 @@ def line_kernel(
     BACKWARD takes the taps in reverse and adds no bias. Partials (chunks, ROWS, C): this chunk's sums for the taps, of
     x times `other`, from `row` on; without ADD in the last row that of x, for the bias.
     """
+    follow()
     HALF: tl.constexpr = LENGTH // 2
     c = tl.program_id(0) * BLOCK_C + tl.arange(0, BLOCK_C)
     c_mask = c < C
@@ -185,28 +186,29 @@ def _walk(x: Tensor, lines: Tensor, bias: Tensor | None, y: Tensor, other: Tenso
     run, chunks, blocks = cut.share(x, ways)
     taps, rows = len(lines), len(lines) + 1
     partials = lines if other is None else torch.empty(chunks, rows, c, dtype=torch.float32, device=x.device)
-    with device_of(x):
-        for n, upright in enumerate(ways):
-            line_kernel[blocks, chunks](
-                x,
-                lines,
-                lines if bias is None else bias,
-                y,
-                x if other is None else other,
-                partials,
-                b,
-                h,
-                w,
-                c,
-                run,
-                upright,
-                n * taps // len(ways),
-                rows,
-                LENGTH=taps // len(ways),
-                ADD=n > 0,
-                BACKWARD=other is not None,
-                **cut.arguments(c),
-            )
+    for n, upright in enumerate(ways):
+        start(
+            line_kernel,
+            (blocks, chunks),
+            x,
+            lines,
+            lines if bias is None else bias,
+            y,
+            x if other is None else other,
+            partials,
+            b,
+            h,
+            w,
+            c,
+            run,
+            upright,
+            n * taps // len(ways),
+            rows,
+            LENGTH=taps // len(ways),
+            ADD=n > 0,
+            BACKWARD=other is not None,
+            **cut.arguments(c),
+        )
     return partials
 
 

@@ -9,9 +9,10 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from famseg.kernels.launch import follow, start
 from famseg.kernels.lines import Walk, four_of
 from famseg.kernels.partials import merged_taps
-from famseg.kernels.tiles import block_of, device_of, inside, offset_of, over, run_of, tile_at, zeros
+from famseg.kernels.tiles import block_of, inside, offset_of, over, run_of, tile_at, zeros
 
 SQUARES = Walk(lines=8, step=4, programs=396, registers=168)  # 3 programs share a processor
 HELD = 25  # taps that a program sums, at the most
@@ -46,6 +47,7 @@ def tap_gradients_kernel(
     EVEN: tl.constexpr,
 ):
     """Partials (chunks, SIDE^2 + 1, C): this chunk's sums for DOWN rows of taps; those of row 0 add the bias's."""
+    follow()
     PARTS: tl.constexpr = tl.cdiv(SIDE, DOWN)
     TAPS: tl.constexpr = DOWN * SIDE
     c = tl.program_id(0) // PARTS * BLOCK_C + tl.arange(0, BLOCK_C)
@@ -106,8 +108,8 @@ def tap_gradients(g: Tensor, x: Tensor, side: int) -> tuple[Tensor, Tensor]:
     parts = triton.cdiv(side, down)
     run, chunks, blocks = SQUARES.share(x, [False], parts)
     partials = torch.empty(chunks, side * side + 1, c, dtype=torch.float32, device=x.device)
-    with device_of(x):
-        tap_gradients_kernel[blocks * parts, chunks](
-            x, g, partials, b, h, w, c, run, SIDE=side, DOWN=down, **SQUARES.arguments(c)
-        )
+    start(
+        tap_gradients_kernel, (blocks * parts, chunks),
+        x, g, partials, b, h, w, c, run, SIDE=side, DOWN=down, **SQUARES.arguments(c),
+    )  # fmt: skip
     return merged_taps(partials, side * side)

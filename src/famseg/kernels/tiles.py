@@ -6,7 +6,6 @@ loaded pixel serves several of them. Blocks are [groups, block_c], float32.
 """
 
 import functools
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 
 import torch
@@ -67,11 +66,6 @@ def channels_last(x: Tensor) -> Tensor:
 def empty_map(x: Tensor) -> Tensor:
     """An unwritten channels-last map like x."""
     return torch.empty_like(x, memory_format=torch.channels_last)
-
-
-def device_of(x: Tensor) -> AbstractContextManager[None]:
-    """In it, kernels start on the GPU of x."""
-    return torch.cuda.device_of(x)
 
 
 @functools.cache
