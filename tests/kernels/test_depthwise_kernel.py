@@ -82,6 +82,14 @@ def test_without_gelu_and_with_a_bias_of_the_input(device):
     assert_like_twin(kernel(False), twin(False), args, TOLERANCE[torch.float32])
 
 
+@pytest.mark.parametrize(("side", "gelu"), [(3, True), (7, False)])
+def test_without_a_bias(side, gelu, device):
+    x, weight, _ = arguments((2, 3, 5, 7), side, 0, device=device)
+    assert_like_twin(
+        lambda *args: depthwise(*args, None, gelu), lambda *args: twin(gelu)(*args, None), (x, weight), 1e-5
+    )
+
+
 def test_padding_has_no_bias(device):
     """A map of nothing but the input's bias: each output counts the taps that lie on the map."""
     x, ones = torch.zeros(1, 1, 3, 4, device=device), torch.ones(9, 1, device=device)

@@ -146,13 +146,13 @@ def depthwise_kernel(
 
 
 @torch.library.custom_op("famseg::depthwise", mutates_args=())
-def depthwise(x: Tensor, weight: Tensor, bias: Tensor, gelu: bool, input_bias: Tensor | None = None) -> Tensor:
+def depthwise(x: Tensor, weight: Tensor, bias: Tensor | None, gelu: bool, input_bias: Tensor | None = None) -> Tensor:
     """Depthwise convolution of odd side n, zero-padded, plus bias, through the exact GELU if asked for.
 
     Args:
         x: (B, C, H, W).
         weight: (n * n, C), tap by tap in reading order.
-        bias: (C,).
+        bias: (C,), or none.
         gelu: whether GELU follows.
         input_bias: (C,), added to x beforehand, but not to the padding; rounded to x's dtype.
 
@@ -163,13 +163,13 @@ def depthwise(x: Tensor, weight: Tensor, bias: Tensor, gelu: bool, input_bias: T
 
 
 @depthwise.register_fake
-def _(x: Tensor, weight: Tensor, bias: Tensor, gelu: bool, input_bias: Tensor | None = None) -> Tensor:
+def _(x: Tensor, weight: Tensor, bias: Tensor | None, gelu: bool, input_bias: Tensor | None = None) -> Tensor:
     return empty_map(x)
 
 
 @torch.library.custom_op("famseg::depthwise_backward", mutates_args=())
 def depthwise_backward(
-    dy: Tensor, x: Tensor, weight: Tensor, bias: Tensor, gelu: bool, input_bias: Tensor | None = None
+    dy: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None, gelu: bool, input_bias: Tensor | None = None
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of `depthwise` for x; for weight; for bias and input_bias, (1 or 2, C): the latter two float32."""
     x, dy = channels_last(x), channels_last(dy)
@@ -186,7 +186,7 @@ def depthwise_backward(
 
 @depthwise_backward.register_fake
 def _(
-    dy: Tensor, x: Tensor, weight: Tensor, bias: Tensor, gelu: bool, input_bias: Tensor | None = None
+    dy: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None, gelu: bool, input_bias: Tensor | None = None
 ) -> tuple[Tensor, Tensor, Tensor]:
     taps, c = weight.shape
     dweight = x.new_empty(c, taps, dtype=torch.float32).t()
@@ -241,11 +241,12 @@ def _keep(ctx, inputs, output) -> None:
     ctx.save_for_backward(x, weight, bias, input_bias)
 
 
-def _differentiate(ctx, dy: Tensor) -> tuple[Tensor, Tensor, Tensor, None, Tensor | None]:
+def _differentiate(ctx, dy: Tensor) -> tuple[Tensor, Tensor, Tensor | None, None, Tensor | None]:
     x, weight, bias, input_bias = ctx.saved_tensors
     dx, dweight, biases = depthwise_backward(dy, x, weight, bias, ctx.gelu, input_bias)
+    dbias = None if bias is None else biases[0].to(bias.dtype)
     dinput = None if input_bias is None else biases[1].to(input_bias.dtype)
-    return dx, dweight.to(weight.dtype), biases[0].to(bias.dtype), None, dinput
+    return dx, dweight.to(weight.dtype), dbias, None, dinput
 
 
 depthwise.register_autograd(_differentiate, setup_context=_keep)

@@ -75,7 +75,7 @@ def taps_of(weight, C, c, c_mask, GROUPS: tl.constexpr, EVEN: tl.constexpr):
 @triton.jit(do_not_specialize=["B", "H", "W", "run"])
 def filter_kernel(
     x, weight, bias, input_bias, dy, y, B, H, W, C, run,
-    INPUT_BIAS: tl.constexpr, THEN: tl.constexpr, PATCH: tl.constexpr,
+    BIAS: tl.constexpr, INPUT_BIAS: tl.constexpr, THEN: tl.constexpr, PATCH: tl.constexpr,
     LINES: tl.constexpr, STEP: tl.constexpr, BLOCK_C: tl.constexpr, EVEN: tl.constexpr,
 ):  # fmt: skip
     """Y = the convolution z of x and its bias; THEN "gelu": GELU(z); "slope": dy GELU'(z), the gradient of z."""
@@ -88,7 +88,9 @@ def filter_kernel(
     within = (row * W * C)[:, None] + c[None, :]
     shift = shift_of(input_bias, C, c, c_mask, x, INPUT_BIAS)
     taps = taps_of(weight, C, c, c_mask, GROUPS, EVEN)
-    constant = tl.zeros((GROUPS, BLOCK_C), tl.float32) + row_of(bias, 0, C, c, c_mask)
+    constant = tl.zeros((GROUPS, BLOCK_C), tl.float32)
+    if BIAS:
+        constant += row_of(bias, 0, C, c, c_mask)
     if INPUT_BIAS:
         for t in tl.static_range(9):
             constant += shift * taps[t]
@@ -174,11 +176,10 @@ def gradients_kernel(
                 )  # fmt: skip
             for r in tl.static_range(STEP):
                 window = window + as_float(ahead, r * HIGH, HIGH)
+                pixels = as_float(beside, r * PATCH, PATCH)
                 there = w0 + (first + r) < W
                 for p in tl.static_range(PATCH):
-                    pixel = beside[r * PATCH + p].to(tl.float32)
-                    if INPUT_BIAS:
-                        pixel += shift
+                    pixel = pixels[p] + shift if INPUT_BIAS else pixels[p]
                     value = tl.zeros((GROUPS, BLOCK_C), tl.float32)
                     sums = ()
                     for t in tl.static_range(9):  # tap t has met this pixel where its mirror image lies
@@ -201,7 +202,12 @@ def gradients_kernel(
 
 
 def filtered(
-    x: Tensor, weight: Tensor, bias: Tensor, input_bias: Tensor | None = None, dy: Tensor | None = None, then: str = ""
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    input_bias: Tensor | None = None,
+    dy: Tensor | None = None,
+    then: str = "",
 ) -> Tensor:
     """The convolution of the channels-last map x (B, C, H, W) by taps (9, C), with `then` as in `filter_kernel`."""
     y = empty_map(x)
@@ -210,8 +216,9 @@ def filtered(
     run, chunks, blocks = walk.share(x, [False])
     start(
         filter_kernel, (blocks, chunks),
-        x, weight, bias, weight if input_bias is None else input_bias, x if dy is None else dy, y, b, h, w, c, run,
-        INPUT_BIAS=input_bias is not None, THEN=then, PATCH=PATCH, **walk.arguments(c),
+        x, weight, weight if bias is None else bias, weight if input_bias is None else input_bias,
+        x if dy is None else dy, y, b, h, w, c, run,
+        BIAS=bias is not None, INPUT_BIAS=input_bias is not None, THEN=then, PATCH=PATCH, **walk.arguments(c),
     )  # fmt: skip
     return y
 

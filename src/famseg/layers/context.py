@@ -7,7 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from famseg.layers.basic import normalised, pointwise_conv
+from famseg.kernels import use_triton
+from famseg.layers.basic import as_autocast, normalised, pointwise_conv
 
 
 class AggregatedDepthConv(nn.Module):
@@ -37,5 +38,13 @@ class AggregatedDepthConv(nn.Module):
             pointwise_conv(x, cast(nn.Conv2d, level), self.backend) for level, x in zip(self.levels, maps, strict=True)
         ]
         stack = [levels[0], *(F.interpolate(x, size, mode="bilinear") for x in levels[1:])]
-        stacked = self.depthwise(torch.cat(stack, dim=1))
+        stacked = self._scanned(torch.cat(stack, dim=1))
         return pointwise_conv(normalised(stacked, self.norm, self.backend, gelu=True), self.project, self.backend)
+
+    def _scanned(self, x: Tensor) -> Tensor:
+        if not use_triton(self.backend, x):
+            return cast(Tensor, self.depthwise(x))
+        from famseg.kernels.depthwise import depthwise  # not without Triton
+
+        taps = self.depthwise.weight.flatten(1).t().contiguous()
+        return cast(Tensor, depthwise(as_autocast(x), taps, self.depthwise.bias, gelu=False))
