@@ -249,12 +249,6 @@ def parse() -> argparse.Namespace:
         help="of weights, where nothing is compiled: as in training, or each by autocast (together)",
     )
     parser.add_argument(
-        "--overlap",
-        action=argparse.BooleanOptionalAction,
-        default=True,
-        help="set up our kernels while the ones before end (yes)",
-    )
-    parser.add_argument(
         "--profile", metavar="MODEL", choices=list(CASES), help="print the operations and kernels of one eager step"
     )
     parser.add_argument("--json", type=Path, metavar="FILE")
@@ -268,9 +262,6 @@ def main() -> None:
     torch.backends.cudnn.benchmark = options.cudnn_benchmark
     if options.deterministic:
         make_deterministic()
-    from famseg.kernels import launch  # needs Triton, which other benchmarks do not
-
-    launch.OVERLAP = options.overlap
     if options.profile:
         print(profile(options.profile, options))
         return

@@ -13,7 +13,7 @@ import triton.language as tl
 from torch import Tensor
 
 from famseg.kernels.gelu import gelu_of, gelu_slope
-from famseg.kernels.launch import follow, start
+from famseg.kernels.launch import start
 from famseg.kernels.partials import merged
 from famseg.kernels.rows import rows_of
 from famseg.kernels.sharing import doubling
@@ -23,7 +23,6 @@ from famseg.kernels.tiles import block_of, channels_last, empty_map, over, row_o
 @triton.jit(do_not_specialize=["R"])
 def bias_kernel(z, bias, a, R, C, GELU: tl.constexpr, ROWS: tl.constexpr, BLOCK_C: tl.constexpr, EVEN: tl.constexpr):
     """A, for R rows of C channels."""
-    follow()
     row = (tl.program_id(0) * ROWS + tl.arange(0, ROWS)).to(tl.int64)
     c = tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)
     at, mask = row[:, None] * C + c[None, :], over(row < R, c < C, EVEN)
@@ -39,7 +38,6 @@ def bias_backward_kernel(
     OTHER: tl.constexpr, GELU: tl.constexpr, ROWS: tl.constexpr, BLOCK_C: tl.constexpr, EVEN: tl.constexpr,
 ):  # fmt: skip
     """Dz with GELU, which without it is da; partials (chunks, C): this chunk's sums of it."""
-    follow()
     chunk = tl.program_id(0)
     c = tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)
     offset = row_of(bias, 0, C, c, c < C)

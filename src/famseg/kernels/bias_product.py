@@ -11,7 +11,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from famseg.kernels.launch import follow, start
+from famseg.kernels.launch import start
 from famseg.kernels.partials import merged
 from famseg.kernels.rows import rows_of
 from famseg.kernels.tiles import block_of, channels_last, empty_map, over, row_of, run_of
@@ -22,7 +22,6 @@ HELD = 2048  # values of a map in a program: backward has three at once
 @triton.jit(do_not_specialize=["R"])
 def product_kernel(z, bias, x, y, R, C, ROWS: tl.constexpr, BLOCK_C: tl.constexpr, EVEN: tl.constexpr):
     """Y, for R rows of C channels."""
-    follow()
     row = (tl.program_id(0) * ROWS + tl.arange(0, ROWS)).to(tl.int64)
     c = tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)
     at, mask = row[:, None] * C + c[None, :], over(row < R, c < C, EVEN)
@@ -35,7 +34,6 @@ def product_backward_kernel(
     dy, z, bias, x, dz, dx, partials, R, C, ROWS: tl.constexpr, BLOCK_C: tl.constexpr, EVEN: tl.constexpr
 ):
     """Dz and dx; partials (chunks, C): this chunk's sums of dz."""
-    follow()
     chunk = tl.program_id(0)
     c = tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)
     offset = row_of(bias, 0, C, c, c < C)

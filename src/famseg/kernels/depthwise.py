@@ -19,7 +19,7 @@ from torch import Tensor
 from famseg.kernels import depthwise3
 from famseg.kernels.depthwise3 import loaded, shift_of
 from famseg.kernels.gelu import gelu_of, gelu_slope
-from famseg.kernels.launch import follow, start
+from famseg.kernels.launch import start
 from famseg.kernels.tap_gradients import tap_gradients
 from famseg.kernels.tiles import (
     Tile,
@@ -109,7 +109,6 @@ def depthwise_kernel(
 
     THEN "gelu": y = GELU(z); "slope": y = dy GELU'(z), the gradient of z.
     """
-    follow()
     blocks = tl.cdiv(C, BLOCK_C)
     pid = tl.program_id(0)
     b, h0, w0 = tile_at(pid // blocks, H, W, GROUPS_H * PATCH_H, GROUPS_W * PATCH_W)

@@ -11,7 +11,7 @@ import triton.language as tl
 from torch import Tensor
 
 from famseg.kernels.gelu import gelu_of, gelu_slope
-from famseg.kernels.launch import follow, start
+from famseg.kernels.launch import start
 from famseg.kernels.lines import Walk, four_of
 from famseg.kernels.partials import merged_taps
 from famseg.kernels.tiles import empty_map, inside, offset_of, over, row_of, run_of, tile_at, zeros
@@ -79,7 +79,6 @@ def filter_kernel(
     LINES: tl.constexpr, STEP: tl.constexpr, BLOCK_C: tl.constexpr, EVEN: tl.constexpr,
 ):  # fmt: skip
     """Y = the convolution z of x and its bias; THEN "gelu": GELU(z); "slope": dy GELU'(z), the gradient of z."""
-    follow()
     GROUPS: tl.constexpr = LINES // PATCH
     HIGH: tl.constexpr = PATCH + 2
     c = tl.program_id(0) * BLOCK_C + tl.arange(0, BLOCK_C)
@@ -143,7 +142,6 @@ def gradients_kernel(
 
     A gradient g met beside a pixel q serves both:  dx(q) += w(tap) g,  dw(tap) += x(q) g.
     """
-    follow()
     GROUPS: tl.constexpr = LINES // PATCH
     HIGH: tl.constexpr = PATCH + 2
     ROWS: tl.constexpr = 11 if INPUT_BIAS else 10

@@ -3,12 +3,13 @@
 `narrow` operands are bf16, for maps in bf16; else operands are float32 and so is the arithmetic, without tf32.
 """
 
+import os
+
 import triton
 import triton.language as tl
 
-from famseg.kernels.launch import INTERPRETED
-
 # Triton's interpreter multiplies bf16 numbers as if their bits were integers: there they are rounded, then widened.
+INTERPRETED = tl.constexpr(os.environ.get("TRITON_INTERPRET") == "1")
 
 
 @triton.jit

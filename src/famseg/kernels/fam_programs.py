@@ -6,7 +6,6 @@ A program works on runs of positions n of the small map. `corner` is where the d
 import triton
 import triton.language as tl
 
-from famseg.kernels.launch import follow
 from famseg.kernels.tiles import run_of
 
 
@@ -35,7 +34,6 @@ def softmax(
     logits, logit_bias, weights, N, ROW: tl.constexpr, TAPS: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_T: tl.constexpr
 ):  # fmt: skip
     """Weights (4 TAPS, N) of logits (N, ROW)."""
-    follow()
     n = (tl.program_id(0).to(tl.int64) * BLOCK_N + tl.arange(0, BLOCK_N))[:, None]
     channel = tl.arange(0, 4 * BLOCK_T)[None, :]
     counts = channel < 4 * TAPS
@@ -53,7 +51,6 @@ def forward(
     BLOCK_N: tl.constexpr, BLOCK_C: tl.constexpr,
 ):  # fmt: skip
     """The doubled map, of a run of positions and a block of channels."""
-    follow()
     n, line, row, column = positions(tl.program_id(0), N, H, W, BLOCK_N)
     c = tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)
     some = (c < C)[None, :]
@@ -123,7 +120,6 @@ def backward_logits(
 
     Partials (programs, 4 K K + C): this program's part of the gradients of both biases.
     """
-    follow()
     c, channel = tl.arange(0, BLOCK_C), tl.arange(0, 4 * BLOCK_T)
     some = (c < C)[None, :]
     of_bias = tl.zeros((BLOCK_N, BLOCK_C), tl.float32)
@@ -159,7 +155,6 @@ def backward_features(
     BLOCK_N: tl.constexpr, BLOCK_C: tl.constexpr,
 ):  # fmt: skip
     """Gradient of the features, of a run of positions and a block of channels."""
-    follow()
     n, line, row, column = positions(tl.program_id(0), N, H, W, BLOCK_N)
     c = tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)
     some = (c < C)[None, :]

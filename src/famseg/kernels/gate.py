@@ -11,7 +11,7 @@ import triton.language as tl
 from torch import Tensor
 
 from famseg.kernels.dots import operand
-from famseg.kernels.launch import follow, start
+from famseg.kernels.launch import start
 from famseg.kernels.partials import merged
 from famseg.kernels.tiles import block_of, channels_last, empty_map, over, row_of, run_of
 
@@ -29,7 +29,6 @@ def matrix_of(weight, C, c, c_mask, like, EVEN: tl.constexpr):
 @triton.jit(do_not_specialize=["N"])
 def gate_kernel(s, x, weight, bias, y, N, C, PIXELS: tl.constexpr, BLOCK_C: tl.constexpr, EVEN: tl.constexpr):
     """Y = (s W^T + bias) x, pixel by pixel."""
-    follow()
     n = (tl.program_id(0) * PIXELS + tl.arange(0, PIXELS)).to(tl.int64)
     c = tl.arange(0, BLOCK_C)
     c_mask = c < C
@@ -58,7 +57,6 @@ def gate_backward_kernel(
     EVEN: tl.constexpr,
 ):
     """Partials (chunks, C + 1, C): this chunk's sums for the weight, and in the last row for the bias."""
-    follow()
     chunk = tl.program_id(0)
     c = tl.arange(0, BLOCK_C)
     c_mask = c < C

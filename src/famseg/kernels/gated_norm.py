@@ -11,7 +11,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from famseg.kernels.launch import follow, start
+from famseg.kernels.launch import start
 from famseg.kernels.partials import merged
 from famseg.kernels.rows import Rows, rows_of
 from famseg.kernels.tiles import block_of, over, row_of, run_of
@@ -25,7 +25,6 @@ def gated_norm_kernel(
     y, z, weight, out, N, Z_ROW, C, eps, ROWS: tl.constexpr, BLOCK_C: tl.constexpr, EVEN: tl.constexpr
 ):
     """Z's pixels lie Z_ROW apart; all others are dense."""
-    follow()
     n = (tl.program_id(0) * ROWS + tl.arange(0, ROWS)).to(tl.int64)
     c = tl.arange(0, BLOCK_C)
     mask = over(n < N, c < C, EVEN)
@@ -55,7 +54,6 @@ def gated_norm_backward_kernel(
     EVEN: tl.constexpr,
 ):
     """Partials (chunks, C): this chunk's sums for the weight."""
-    follow()
     chunk = tl.program_id(0)
     c = tl.arange(0, BLOCK_C)
     scale = row_of(weight, 0, C, c, c < C)

@@ -11,7 +11,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from famseg.kernels.launch import follow, start
+from famseg.kernels.launch import start
 from famseg.kernels.partials import merged
 from famseg.kernels.rows import Rows, rows_of
 from famseg.kernels.tiles import block_of, channels_last, empty_map, over, run_of
@@ -31,7 +31,6 @@ def sums_kernel(
     h, centre, partials, N, C, SQUARE: tl.constexpr, ROWS: tl.constexpr, BLOCK_C: tl.constexpr, EVEN: tl.constexpr
 ):
     """Partials (B, chunks, C): a chunk's sums of h, or with SQUARE of (h - centre)^2 for centres (B, C)."""
-    follow()
     chunk, b = tl.program_id(0), tl.program_id(1)
     c = tl.program_id(2) * BLOCK_C + tl.arange(0, BLOCK_C)
     c_mask = c < C
@@ -52,7 +51,6 @@ def sums_kernel(
 @triton.jit(do_not_specialize=["N"])
 def norm_kernel(x, h, scale, shift, y, N, C, ROWS: tl.constexpr, BLOCK_C: tl.constexpr, EVEN: tl.constexpr):
     """Y = relu(x + h scale + shift), scale and shift (B, C)."""
-    follow()
     b = tl.program_id(1)
     n = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     c = tl.program_id(2) * BLOCK_C + tl.arange(0, BLOCK_C)
@@ -66,7 +64,6 @@ def norm_kernel(x, h, scale, shift, y, N, C, ROWS: tl.constexpr, BLOCK_C: tl.con
 @triton.jit(do_not_specialize=["N"])
 def gradient_sums_kernel(dy, y, h, mean, partials, N, C, ROWS: tl.constexpr, BLOCK_C: tl.constexpr, EVEN: tl.constexpr):
     """Partials (2, B, chunks, C): a chunk's sums of g and of g (h - mean), g = dy where y > 0."""
-    follow()
     chunk, b = tl.program_id(0), tl.program_id(1)
     c = tl.program_id(2) * BLOCK_C + tl.arange(0, BLOCK_C)
     c_mask = c < C
@@ -90,7 +87,6 @@ def norm_backward_kernel(
     dy, y, h, by_g, by_h, shift, dx, dh, N, C, ROWS: tl.constexpr, BLOCK_C: tl.constexpr, EVEN: tl.constexpr
 ):
     """Dx = g = dy where y > 0, dh = g by_g + h by_h + shift, factors (B, C)."""
-    follow()
     b = tl.program_id(1)
     n = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     c = tl.program_id(2) * BLOCK_C + tl.arange(0, BLOCK_C)

@@ -10,7 +10,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from famseg.kernels.launch import follow, start
+from famseg.kernels.launch import start
 from famseg.kernels.partials import merged
 from famseg.kernels.rows import Rows, rows_of
 from famseg.kernels.tiles import block_of, channels_last, empty_map, over, put, row_of, run_of, zeros
@@ -25,7 +25,6 @@ def head_kernel(
     x, weight, bias, y, N, C, CLASSES: tl.constexpr, ROWS: tl.constexpr, BLOCK_C: tl.constexpr, EVEN: tl.constexpr
 ):
     """Y (N, CLASSES) = x W^T + bias, for weights (CLASSES, C)."""
-    follow()
     n = (tl.program_id(0) * ROWS + tl.arange(0, ROWS)).to(tl.int64)
     c = tl.arange(0, BLOCK_C)
     c_mask = c < C
@@ -50,7 +49,6 @@ def head_backward_kernel(
     EVEN: tl.constexpr,
 ):
     """Partials (chunks, CLASSES, C + 1): this chunk's sums for the weight, and in the last column for the bias."""
-    follow()
     chunk = tl.program_id(0)
     c = tl.arange(0, BLOCK_C)
     c_mask = c < C

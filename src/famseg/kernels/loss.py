@@ -17,7 +17,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from famseg.kernels.launch import follow, start
+from famseg.kernels.launch import start
 from famseg.kernels.partials import merged
 from famseg.kernels.tiles import put, run_of
 
@@ -101,7 +101,6 @@ def sums_kernel(
     CLASSES: tl.constexpr, BLOCK: tl.constexpr, DENSE: tl.constexpr,
 ):  # fmt: skip
     """Partials (images, chunks, 1 + 3 CLASSES), for images of N pixels."""
-    follow()
     chunk, chunks, b = tl.program_id(0), tl.num_programs(0), tl.program_id(1).to(tl.int64)
     kinds = kinds_of(known, b, CLASSES)
     entropy = tl.zeros((BLOCK,), tl.float32)
@@ -135,7 +134,6 @@ def gradient_kernel(
     CLASSES: tl.constexpr, BLOCK: tl.constexpr, DENSE: tl.constexpr, DENSE_GRAD: tl.constexpr,
 ):  # fmt: skip
     """Grad, for upstream (1 + 3 CLASSES,)."""
-    follow()
     b = tl.program_id(1).to(tl.int64)
     kinds = kinds_of(known, b, CLASSES)
     of_entropy = tl.load(upstream)

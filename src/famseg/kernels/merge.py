@@ -5,7 +5,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from famseg.kernels.launch import follow, start
+from famseg.kernels.launch import start
 
 BLOCK_C = 16  # channels of a program
 
@@ -13,7 +13,6 @@ BLOCK_C = 16  # channels of a program
 @triton.jit
 def merge_kernel(lines, bias, weights, biases, C, LENGTHS: tl.constexpr, BLOCK_K: tl.constexpr, BLOCK_C: tl.constexpr):
     """Lines (2 k, C), rows first, of weights (C, length), rows first, each centred; and the map itself, a 1 there."""
-    follow()
     COUNT: tl.constexpr = len(LENGTHS)
     LONGEST: tl.constexpr = LENGTHS[COUNT - 1]
     c = tl.program_id(0) * BLOCK_C + tl.arange(0, BLOCK_C)
@@ -41,7 +40,6 @@ def split_kernel(
     LENGTHS: tl.constexpr, BLOCK_K: tl.constexpr, BLOCK_C: tl.constexpr,
 ):  # fmt: skip
     """The gradients of `merge_kernel`'s weights and biases."""
-    follow()
     COUNT: tl.constexpr = len(LENGTHS)
     LONGEST: tl.constexpr = LENGTHS[COUNT - 1]
     c = tl.program_id(0) * BLOCK_C + tl.arange(0, BLOCK_C)

@@ -4,7 +4,6 @@ import triton
 import triton.language as tl
 
 from famseg.kernels.dots import operand
-from famseg.kernels.launch import follow
 from famseg.kernels.tiles import block_of, inside, offset_of, over, put, run_of, tile_at, zeros
 
 
@@ -101,7 +100,6 @@ def narrow_kernel(
     RUNS: tl.constexpr, LINES: tl.constexpr, BLOCK_K: tl.constexpr, BLOCK_N: tl.constexpr,
 ):  # fmt: skip
     """Y (B, H, W, ROW_OUT) of x (B, H, W, ROW_IN); there may be more channels than weights: their weights are 0."""
-    follow()
     COUNT: tl.constexpr = (PIXELS * ROW_IN + BLOCK_K - 1) // BLOCK_K
     REACH: tl.constexpr = STRIDE * (LINES - 1) + 3
     TO_H, TO_W = (H - 1) // STRIDE + 1, (W - 1) // STRIDE + 1
@@ -127,7 +125,6 @@ def products_kernel(
 
     WITH_MAP: also y like `other`, the convolution of x by the turned weights.
     """
-    follow()
     COUNT: tl.constexpr = (PIXELS * ROW_IN + BLOCK_K - 1) // BLOCK_K
     REACH: tl.constexpr = STRIDE * (LINES - 1) + 3
     TO_H, TO_W = (H - 1) // STRIDE + 1, (W - 1) // STRIDE + 1
@@ -167,7 +164,6 @@ def weight_gradient_kernel(
     AT_ONCE: tl.constexpr, FEW: tl.constexpr,
 ):  # fmt: skip
     """FEW of the weights' gradients, from all partials."""
-    follow()
     e = tl.program_id(0) * FEW + tl.arange(0, FEW)
     o, i, tap = e % CHANNELS[0], e // CHANNELS[0] % CHANNELS[1], e // (CHANNELS[0] * CHANNELS[1])
     total = tl.zeros((AT_ONCE, FEW), tl.float32)

@@ -4,7 +4,6 @@ import triton
 import triton.language as tl
 
 from famseg.kernels.dots import product_of_factor, product_of_factors
-from famseg.kernels.launch import follow
 
 EPS = tl.constexpr(1e-6)
 
@@ -50,7 +49,6 @@ def update_code(
     BLOCK_R: tl.constexpr, BLOCK_C: tl.constexpr, TILE: tl.constexpr, NARROW: tl.constexpr,
 ):  # fmt: skip
     """The code of a tile of positions, in place; the tile's X^T C and C^T C into `parts` (channels + r, r)."""
-    follow()
     tile, b = tl.program_id(0), tl.program_id(1).to(tl.int64)
     x += b * x_b
     code += b * positions * rank
@@ -96,7 +94,6 @@ def update_basis(
     BLOCK_R: tl.constexpr, BLOCK_C: tl.constexpr, NARROW: tl.constexpr,
 ):  # fmt: skip
     """A block of channels of the basis, in place."""
-    follow()
     b = tl.program_id(1).to(tl.int64)
     basis += b * channels * rank
     c, r = tl.program_id(0) * BLOCK_C + tl.arange(0, BLOCK_C), tl.arange(0, BLOCK_R)
@@ -115,7 +112,6 @@ def project(
     BLOCK_R: tl.constexpr, BLOCK_C: tl.constexpr, TILE: tl.constexpr, NARROW: tl.constexpr,
 ):  # fmt: skip
     """Y = (C / (C (D^T D) + eps) * (X D)) D^T of a tile of positions."""
-    follow()
     tile, b = tl.program_id(0), tl.program_id(1).to(tl.int64)
     basis += b * channels * rank
     position, r = tile * TILE + tl.arange(0, TILE), tl.arange(0, BLOCK_R)

@@ -20,7 +20,7 @@ import triton.language as tl
 from torch import Tensor, nn
 
 from famseg.kernels.gelu import gelu_of, gelu_slope
-from famseg.kernels.launch import follow, start
+from famseg.kernels.launch import start
 from famseg.kernels.partials import merged
 from famseg.kernels.rows import REGISTERS, rows_of
 from famseg.kernels.sharing import sharing
@@ -38,7 +38,6 @@ def rows_in(chunk, steps, R, ROWS: tl.constexpr):
 @triton.jit(do_not_specialize=["R"])
 def moments_kernel(x, partials, R, C, ROWS: tl.constexpr, BLOCK_C: tl.constexpr, EVEN: tl.constexpr):
     """Partials (2, chunks, C): this chunk's m_i and q_i."""
-    follow()
     chunk, chunks = tl.program_id(0), tl.num_programs(0)
     c = tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)
     c_mask = c < C
@@ -68,7 +67,6 @@ def statistics_kernel(
     ROWS: tl.constexpr, AT_ONCE: tl.constexpr, FEW: tl.constexpr,
 ):  # fmt: skip
     """Stats (2, C) = m and r; the running mean and variance move towards the batch's, and one more batch is counted."""
-    follow()
     c = tl.program_id(0) * FEW + tl.arange(0, FEW)
     c_mask = c < C
     steps = tl.cdiv(tl.cdiv(R, ROWS), chunks)
@@ -107,7 +105,6 @@ def norm_kernel(
     GELU: tl.constexpr, ROWS: tl.constexpr, BLOCK_C: tl.constexpr, EVEN: tl.constexpr,
 ):  # fmt: skip
     """Y = z, or with GELU gelu(z)."""
-    follow()
     n = (tl.program_id(0) * ROWS + tl.arange(0, ROWS)).to(tl.int64)
     c = tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)
     c_mask = c < C
@@ -136,7 +133,6 @@ def gradient_sums_kernel(
     GELU: tl.constexpr, ROWS: tl.constexpr, BLOCK_C: tl.constexpr, EVEN: tl.constexpr,
 ):  # fmt: skip
     """Partials (2, chunks, C): this chunk's sums of dz n and of dz."""
-    follow()
     chunk, chunks = tl.program_id(0), tl.num_programs(0)
     c = tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)
     c_mask = c < C
@@ -159,7 +155,6 @@ def norm_backward_kernel(
     OTHER: tl.constexpr, GELU: tl.constexpr, ROWS: tl.constexpr, BLOCK_C: tl.constexpr, EVEN: tl.constexpr,
 ):  # fmt: skip
     """Dx, from the sums (2, C) = dweight and dbias."""
-    follow()
     row = (tl.program_id(0) * ROWS + tl.arange(0, ROWS)).to(tl.int64)
     c = tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)
     c_mask = c < C

@@ -7,7 +7,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from famseg.kernels.launch import follow, start
+from famseg.kernels.launch import start
 from famseg.kernels.tiles import block_of, over
 
 AT_ONCE, WIDTH = 1024, 8  # partial sums and columns that a program loads at once; 8 numbers are a sector of memory
@@ -24,7 +24,6 @@ def merging_kernel(
 
     The first TAPS rows go to taps (C, TAPS), the rest to others (kinds, N - TAPS C).
     """
-    follow()
     kind = tl.program_id(1).to(tl.int64)
     n = tl.program_id(0) * WIDTH + tl.arange(0, WIDTH)
     total = tl.zeros((AT_ONCE, WIDTH), tl.float32)

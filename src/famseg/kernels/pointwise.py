@@ -16,7 +16,7 @@ import triton.language as tl
 from torch import Tensor
 
 from famseg.kernels.dots import operand
-from famseg.kernels.launch import follow, start
+from famseg.kernels.launch import start
 from famseg.kernels.partials import merged
 from famseg.kernels.sharing import sharing
 from famseg.kernels.tiles import block_of, channels_last, empty_map, lends, over, run_of
@@ -36,7 +36,6 @@ def pointwise_backward_kernel(
     EVEN_O: tl.constexpr, EVEN_I: tl.constexpr,
 ):  # fmt: skip
     """Dx (N, IN) for dy (N, OUT) and weights (OUT, IN); partials (chunks, SIZE): this chunk's dW, then dbias."""
-    follow()
     chunk = tl.program_id(0)
     o, i = tl.arange(0, BLOCK_O), tl.arange(0, BLOCK_I)
     o_mask, i_mask = o < OUT, i < IN

@@ -13,7 +13,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from famseg.kernels.launch import follow, start
+from famseg.kernels.launch import start
 from famseg.kernels.rows import rows_of
 from famseg.kernels.tiles import block_of, channels_last, over
 
@@ -30,7 +30,6 @@ def cell_at(cell, HEIGHT, WIDTH):
 @triton.jit(do_not_specialize=["R", "H", "W"])
 def pool_kernel(x, y, R, H, W, C, ROWS: tl.constexpr, BLOCK_C: tl.constexpr, EVEN: tl.constexpr):
     """Y, of R pixels, for x of H x W."""
-    follow()
     cell = tl.program_id(0) * ROWS + tl.arange(0, ROWS)  # 32 bits, since division by 64 is slow
     c = tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)
     mask = over(cell < R, c < C, EVEN)
@@ -47,7 +46,6 @@ def pool_kernel(x, y, R, H, W, C, ROWS: tl.constexpr, BLOCK_C: tl.constexpr, EVE
 @triton.jit(do_not_specialize=["R", "H", "W"])
 def pool_backward_kernel(dy, dx, R, H, W, C, ROWS: tl.constexpr, BLOCK_C: tl.constexpr, EVEN: tl.constexpr):
     """Dx, of H x W in R cells; those at an odd edge have no pixel of dy."""
-    follow()
     cell = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     c = tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)
     b, i, j = cell_at(cell, tl.cdiv(H, 2), tl.cdiv(W, 2))

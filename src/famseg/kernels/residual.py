@@ -15,7 +15,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from famseg.kernels.launch import follow, start
+from famseg.kernels.launch import start
 from famseg.kernels.partials import merged
 from famseg.kernels.rows import rows_of
 from famseg.kernels.tiles import block_of, channels_last, empty_map, over, row_of, run_of
@@ -47,7 +47,6 @@ def residual_kernel(
     OTHER: tl.constexpr, KEEP: tl.constexpr, ROWS: tl.constexpr, BLOCK_C: tl.constexpr, EVEN: tl.constexpr,
 ):  # fmt: skip
     """Y, for images of PIXELS rows."""
-    follow()
     row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)  # 32 bits, since keep's division by 64 is slow
     c = tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)
     c_mask = c < C
@@ -63,7 +62,6 @@ def residual_backward_kernel(
     OTHER: tl.constexpr, KEEP: tl.constexpr, ROWS: tl.constexpr, BLOCK_C: tl.constexpr, EVEN: tl.constexpr,
 ):  # fmt: skip
     """The branch's gradient; partials (2, chunks, C): this chunk's sums for bias and scale."""
-    follow()
     chunk, chunks = tl.program_id(0), tl.num_programs(0)
     c = tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)
     c_mask = c < C

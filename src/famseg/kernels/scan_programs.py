@@ -9,7 +9,6 @@ import triton
 import triton.language as tl
 
 from famseg.kernels.dots import product
-from famseg.kernels.launch import follow
 
 VARIABLE = ["H", "W", "chunks"]  # sizes that must not cause a compilation
 
@@ -109,7 +108,6 @@ def chunk_states(
 
     GRADIENT: what it adds to the gradient of the entering state, sum_t enter_t C_t dy_t^T.
     """
-    follow()
     chunk, head, b = tl.program_id(0), tl.program_id(1) % heads, tl.program_id(2).to(tl.int64)
     order = tl.program_id(1) // heads
     row, column, exists = pixels(chunk, order, H, W, Q)
@@ -138,7 +136,6 @@ def pass_states(
     GRADIENT: tl.constexpr, WAYS: tl.constexpr, TILE: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """In place: what each chunk adds -> what enters it, TILE chunks at a time. GRADIENT: from the other end."""
-    follow()
     sequence, head = tl.program_id(0) // heads, tl.program_id(0) % heads
     backwards = (sequence // batch) % WAYS == 1
     if GRADIENT:
@@ -172,7 +169,6 @@ def chunk_outputs(
     WAYS: tl.constexpr, BLOCK_P: tl.constexpr, BLOCK_N: tl.constexpr, Q: tl.constexpr, NARROW: tl.constexpr,
 ):  # fmt: skip
     """One head's y of one order, with the skip in the rows' order; y is (order, sample, row, column, channel)."""
-    follow()
     chunk, head, b = tl.program_id(0), tl.program_id(1) % heads, tl.program_id(2).to(tl.int64)
     order = tl.program_id(1) // heads
     row, column, exists = pixels(chunk, order, H, W, Q)
@@ -253,7 +249,6 @@ def chunk_gradients(
     dmixed is (order, sample, row, column, channel). dbias and dA_log get the chunk's part, (sample and chunk,
     direction and head), dskip in the rows' order.
     """
-    follow()
     chunk, order, b = tl.program_id(0), tl.program_id(1), tl.program_id(2).to(tl.int64)
     batch, directions = tl.num_programs(2), tl.num_programs(1) * WAYS * heads
     row, column, exists = pixels(chunk, order, H, W, Q)

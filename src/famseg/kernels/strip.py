@@ -15,7 +15,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from famseg.kernels.launch import follow, start
+from famseg.kernels.launch import start
 from famseg.kernels.lines import Walk, four_of
 from famseg.kernels.partials import merged_taps
 from famseg.kernels.tiles import (
@@ -73,7 +73,6 @@ def line_kernel(
     BACKWARD takes the taps in reverse and adds no bias. Partials (chunks, ROWS, C): this chunk's sums for the taps, of
     x times `other`, from `row` on; without ADD in the last row that of x, for the bias.
     """
-    follow()
     HALF: tl.constexpr = LENGTH // 2
     c = tl.program_id(0) * BLOCK_C + tl.arange(0, BLOCK_C)
     c_mask = c < C

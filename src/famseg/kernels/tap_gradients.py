@@ -9,7 +9,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from famseg.kernels.launch import follow, start
+from famseg.kernels.launch import start
 from famseg.kernels.lines import Walk, four_of
 from famseg.kernels.partials import merged_taps
 from famseg.kernels.tiles import block_of, inside, offset_of, over, run_of, tile_at, zeros
@@ -47,7 +47,6 @@ def tap_gradients_kernel(
     EVEN: tl.constexpr,
 ):
     """Partials (chunks, SIDE^2 + 1, C): this chunk's sums for DOWN rows of taps; those of row 0 add the bias's."""
-    follow()
     PARTS: tl.constexpr = tl.cdiv(SIDE, DOWN)
     TAPS: tl.constexpr = DOWN * SIDE
     c = tl.program_id(0) // PARTS * BLOCK_C + tl.arange(0, BLOCK_C)
