@@ -1,5 +1,7 @@
 """Phases: what runs when, and at which rate."""
 
+import functools
+
 import pytest
 import torch
 
@@ -65,3 +67,28 @@ def test_impossible_rate(lr):
 def test_starts_must_rise():
     with pytest.raises(UserError, match="not after epoch 100"):
         phases(Switch(SGD, at=0.5, then=Switch(ADAMW, at=80)))
+
+
+@pytest.mark.parametrize("option", [ADAMW, OptimizerOption("adam", torch.optim.Adam), SGD])
+def test_an_optimizer_in_one_pass_does_the_same_steps(option):
+    weights, steps = torch.randn(2, 5, dtype=torch.float64), torch.randn(3, 5, dtype=torch.float64)
+    results = []
+    for fused in (True, False):
+        parameters = [row.clone().requires_grad_() for row in weights]
+        optimizer = option.optimizer([{"params": parameters, "lr": 0.1}], fused)
+        assert bool(optimizer.defaults["fused"]) is fused
+        for step in steps:
+            for parameter in parameters:
+                parameter.grad = step.clone()
+            optimizer.step()
+        results.append(torch.stack(parameters))
+    torch.testing.assert_close(*results)
+    assert not torch.equal(results[0], weights)
+
+
+def test_an_optimizer_that_says_how_or_has_no_such_form_is_left_alone():
+    groups = [{"params": [torch.zeros(1, requires_grad=True)], "lr": 0.1}]
+    said = OptimizerOption("adamw", functools.partial(torch.optim.AdamW, fused=False))
+    assert said.optimizer(groups).defaults["fused"] is False
+    assert "fused" not in OptimizerOption("adadelta", torch.optim.Adadelta).optimizer(groups).defaults
+    assert isinstance(OptimizerOption("own", lambda groups: torch.optim.SGD(groups)).optimizer(groups), torch.optim.SGD)

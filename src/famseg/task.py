@@ -111,12 +111,17 @@ class SegmentationTask(lightning.LightningModule):
         """The optimizer of the current phase; its rate is set once per epoch by the OptimizerPhases callback."""
         phase = self.plan_phases()[self.phase]
         try:
-            optimizer = phase.optimizer.build(parameter_groups(self.model))
+            optimizer = phase.optimizer.optimizer(parameter_groups(self.model), fused=self._may_fuse())
         except (TypeError, ValueError) as error:  # torch's refusal of a constant
             raise UserError(f"optimizer {phase.optimizer.name}: {error}.") from error
         for group in optimizer.param_groups:
             group["lr"] = phase.rate(self.losses)
         return optimizer
+
+    def _may_fuse(self) -> bool:
+        """Lightning clips no gradients in mixed precision where the optimizer could unscale them itself."""
+        clips = self.trainer.gradient_clip_val is not None
+        return self.trainer.precision != "16-mixed" and not (clips and self.trainer.precision == "bf16-mixed")
 
     @property
     def validation_scores(self) -> list[str]:

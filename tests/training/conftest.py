@@ -1,3 +1,5 @@
+from functools import partial
+
 import lightning
 import pytest
 import torch
@@ -12,8 +14,8 @@ from famseg.schedules import RateLimits
 from famseg.task import SegmentationTask
 from famseg.trainer import build
 
-SGD = OptimizerOption("sgd", lambda groups: torch.optim.SGD(groups, lr=1e-3, momentum=0.9), RateLimits())
-ADAMW = OptimizerOption("adamw", lambda groups: torch.optim.AdamW(groups, weight_decay=0.01), RateLimits())
+SGD = OptimizerOption("sgd", partial(torch.optim.SGD, lr=1e-3, momentum=0.9), RateLimits())
+ADAMW = OptimizerOption("adamw", partial(torch.optim.AdamW, weight_decay=0.01), RateLimits())
 
 
 class Net(nn.Module):

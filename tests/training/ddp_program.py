@@ -6,6 +6,7 @@ FAMSeg in float32 with synchronised batch statistics.
 
 import json
 import sys
+from functools import partial
 from pathlib import Path
 
 import lightning
@@ -50,8 +51,8 @@ SETTINGS = {
 def main(devices, folder, accelerator="cpu"):
     lightning.seed_everything(0, verbose=False)
     data = datamodule(n=40, size=(32, 32), batch_size=4 // devices, seed=0)
-    adamw = OptimizerOption("adamw", lambda groups: torch.optim.AdamW(groups, weight_decay=0.01))
-    sgd = OptimizerOption("sgd", lambda groups: torch.optim.SGD(groups, lr=1e-3, momentum=0.9))
+    adamw = OptimizerOption("adamw", partial(torch.optim.AdamW, weight_decay=0.01))
+    sgd = OptimizerOption("sgd", partial(torch.optim.SGD, lr=1e-3, momentum=0.9))
     switch = Switch(sgd, at=0.5)
     build_network, settings = SETTINGS[accelerator]
     task = SegmentationTask(build_network(), CrossEntropyDice(), data.classes, adamw, schedules.adadelta, switch)

@@ -125,3 +125,14 @@ def test_an_epoch_without_validation_has_no_scores(fit, tmp_path):
     assert (tmp_path / "whole" / "metrics.csv").read_bytes() == (tmp_path / "cut" / "metrics.csv").read_bytes()
     kept = {path.name for path in (tmp_path / "whole" / "checkpoints").glob("best-*")}
     assert kept == {"best-epoch=001.ckpt", "best-epoch=003.ckpt"}
+
+
+@pytest.mark.parametrize(
+    ("precision", "clip", "fused"),
+    [("32-true", 1.0, True), ("bf16-mixed", None, True), ("bf16-mixed", 1.0, False), ("16-mixed", None, False)],
+)
+def test_steps_take_one_pass_where_lightning_can_clip(fit, monkeypatch, precision, clip, fused):
+    trainer, task = fit(epochs=1)
+    monkeypatch.setattr(type(trainer), "precision", precision)
+    trainer.gradient_clip_val = clip
+    assert bool(task.configure_optimizers().defaults["fused"]) is fused
