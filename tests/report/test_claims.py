@@ -54,6 +54,17 @@ def test_p_is_corrected_over_the_table(study):
     assert smallest.p == pytest.approx(len(tested) * smallest.found.p)
 
 
+def test_where_the_best_is_the_reference_p_is_corrected_for_all_pairs(tmp_path):
+    for i, model in enumerate(("unet", "swin", "twins", "convnext")):
+        write_cell(tmp_path, *PLAIN, model=model, quality=0.95 - 0.02 * i)
+    study = load_study(tmp_path)
+    table = study.tables[0]
+    assert table.reference.name == "U-Net"
+    assert any("corrected for all pairs" in note for note in table.notes)
+    tested = sorted((c for c in study.claims["models"] if c.unit == "images"), key=lambda c: c.found.p)
+    assert tested[0].p == pytest.approx(min(1, 6 * tested[0].found.p))  # of the six pairs of four
+
+
 def test_the_better_one_is_named_whichever_is_the_reference(tmp_path):
     for seed in range(2):
         write_cell(tmp_path, *PLAIN, "model=famseg_t", seed=seed, quality=0.88)

@@ -73,7 +73,9 @@ class Claim:
 def make_claims(table: Table) -> list[Claim]:
     """All comparisons of a table with its reference: mIoU over seeds, Dice of every foreground class over images.
 
-    With folds there are none over seeds: the folds' networks share training images and are not independent.
+    With folds there are none over seeds: the folds' networks share training images and are not independent. A reference
+    that was chosen by its score is corrected for all pairs: against eight equal ones the best of nine would else be
+    called better in 9 to 13 % of studies, instead of 5.
     """
     if table.reference is None:
         return []
@@ -81,7 +83,8 @@ def make_claims(table: Table) -> list[Claim]:
     independent = over(row.setting for row in table.rows if row.setting is not None) == "seeds"
     seeds = [_by_seeds(table.reference, row) for row in others] if independent else []
     images = [claim for row in others for claim in _by_images(table.reference, row)]
-    return [*_corrected(seeds), *_corrected(images)]
+    pairs = (len(others) + 1) / 2 if table.best_is_reference else 1
+    return [*_corrected(seeds, pairs), *_corrected(images, pairs)]
 
 
 def compare_images(a: Setting, b: Setting, column: str) -> Comparison:
@@ -149,8 +152,8 @@ def _settings(reference: Row, other: Row) -> tuple[Setting, Setting]:
     return reference.setting, other.setting
 
 
-def _corrected(claims: Sequence[Claim]) -> list[Claim]:
-    corrected = holm([claim.found.p for claim in claims])
+def _corrected(claims: Sequence[Claim], pairs: float) -> list[Claim]:
+    corrected = holm([claim.found.p for claim in claims], pairs)
     return [replace(claim, p=p) for claim, p in zip(claims, corrected, strict=True)]
 
 

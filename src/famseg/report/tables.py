@@ -187,8 +187,8 @@ def _table(key: str, title: str, rows: Sequence[Row], own: Setting | None = None
         columns += [Column(score, name, source="paper")] if beside else []
         columns.append(Column(score, name, 100, source="ours" if beside else ""))
     best = max(finished, key=lambda row: row.setting.mean("miou") if row.setting else -math.inf, default=None)
-    own_row = next((row for row in finished if row.setting is own), best)
-    reference = own_row if len(finished) > 1 else None
+    own_row = next((row for row in finished if row.setting is own), None)
+    reference = (own_row or best) if len(finished) > 1 else None
     repeats = over(row.setting for row in finished if row.setting)
     notes = _notes(rows, classes, repeats)
     if reference is not None and repeats != "seeds":
@@ -196,7 +196,9 @@ def _table(key: str, title: str, rows: Sequence[Row], own: Setting | None = None
             "Networks of different folds share training images and are not independent: nothing is claimed over "
             f"{repeats}. Comparisons are over the test images of all folds, each with the networks of its own fold."
         )
-    return Table(key, title, rows, columns, notes, reference)
+    if reference is not None and own_row is None:
+        notes.append(f"The others are compared with the best, {reference.name}: p values are corrected for all pairs.")
+    return Table(key, title, rows, columns, notes, reference, own_row is None)
 
 
 def _notes(rows: Sequence[Row], classes: Sequence[str], repeats: str) -> list[str]:
