@@ -101,3 +101,28 @@ def test_a_false_alarm_counts_against_the_one_that_raises_it(tmp_path):
 def test_a_table_with_one_setting_compares_nothing(tmp_path):
     write_cell(tmp_path)
     assert make_claims(load_study(tmp_path).tables[0]) == []
+
+
+def with_sizes(folder, factor):
+    """Give a cell's images the true sizes that test.csv has for each, times a factor: those of another data set."""
+    lines = (folder / "test.csv").read_text().splitlines()
+    sizes = ["size_fb", *(str(factor * (i + 1) / 1000) for i in range(len(lines) - 1))]
+    (folder / "test.csv").write_text("".join(f"{line},{size}\n" for line, size in zip(lines, sizes, strict=True)))
+
+
+def test_images_of_one_name_in_two_data_sets_are_no_pairs(tmp_path):
+    with_sizes(write_cell(tmp_path, *PLAIN, "model=famseg_t", images=9), 1)
+    with_sizes(write_cell(tmp_path, *PLAIN, model="unet", images=9), 1)
+    with_sizes(write_cell(tmp_path, *PLAIN, model="swin", images=9), 2)
+    study = load_study(tmp_path)
+    assert claim(study, "U-Net", "images").found.pairs == 9
+    assert claim(study, "Swin", "images").sentence() == "FAMSeg and Swin share no images by which to compare Dice FB."
+    assert any("2 different sets of images, which share 0" in line for line in study.remarks)
+    (sizes,) = (table for table in study.tables if table.key == "sizes-fb")
+    assert "(6 images)" in sizes.notes[0]  # terciles of 18 images
+
+
+def test_older_tables_without_sizes_are_paired_by_name(tmp_path):
+    with_sizes(write_cell(tmp_path, *PLAIN, "model=famseg_t", images=9), 1)
+    write_cell(tmp_path, *PLAIN, model="unet", images=9)
+    assert claim(load_study(tmp_path), "U-Net", "images").found.pairs == 9
