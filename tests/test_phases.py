@@ -1,5 +1,7 @@
 """Phases: what runs when, and at which rate."""
 
+import functools
+
 import pytest
 import torch
 
@@ -65,3 +67,9 @@ def test_impossible_rate(lr):
 def test_starts_must_rise():
     with pytest.raises(UserError, match="not after epoch 100"):
         phases(Switch(SGD, at=0.5, then=Switch(ADAMW, at=80)))
+
+
+def test_a_rate_that_no_epoch_would_have_is_refused():
+    with pytest.raises(UserError, match=r"optimizer\.build\.lr=0\.1: would not be used.*optimizer\.rates\.init_lr"):
+        OptimizerOption("sgd", functools.partial(torch.optim.SGD, lr=0.1))
+    assert OptimizerOption("sgd", functools.partial(torch.optim.SGD, lr=0.001, momentum=0.9)).name == "sgd"

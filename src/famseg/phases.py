@@ -9,6 +9,7 @@ import torch
 from famseg.errors import UserError
 from famseg.schedules import Decay, RateLimits, Span
 
+UNUSED_RATE = 0.001  # that optimizers are built with; the schedule sets another one before the first step
 OptimizerFactory = Callable[[list[dict[str, Any]]], torch.optim.Optimizer]
 
 
@@ -25,6 +26,20 @@ class OptimizerOption:
     name: str
     build: OptimizerFactory
     rates: RateLimits = field(default_factory=RateLimits)
+
+    def __post_init__(self) -> None:
+        """Refuse a rate that no epoch would have.
+
+        Raises:
+            UserError: `build` brings one, beside the one that torch wants before there is a schedule.
+        """
+        rate = getattr(self.build, "keywords", {}).get("lr", UNUSED_RATE)
+        if rate != UNUSED_RATE:
+            raise UserError(
+                f"optimizer.build.lr={rate}: would not be used; optimizer.rates and the scheduler set the rates "
+                f"(docs/training.md). Leave it at {UNUSED_RATE}, and give optimizer.rates.init_lr, limit_min "
+                "and limit_max."
+            )
 
 
 @dataclass(frozen=True)
