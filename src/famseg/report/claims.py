@@ -3,8 +3,7 @@
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-
-import numpy as np
+from statistics import fmean
 
 from famseg.report.layout import Row, Table
 from famseg.report.settings import Setting, over
@@ -90,39 +89,29 @@ def make_claims(table: Table) -> list[Claim]:
 def compare_images(a: Setting, b: Setting, column: str) -> Comparison:
     """Compare two settings by a column of test.csv, image by image, each image's score as `per_image` has it.
 
-    Where the class is in neither truth nor prediction a score is NaN. An image without it for all runs is
-    left out; where only some runs see something that is not there, the others are right, and their score is 1.
+    False alarms are no part of it: a few of them, worth a whole object each, would hide what the objects say.
     """
     scores_a, scores_b = per_image(a, column), per_image(b, column)
     groups = {**_groups(a), **_groups(b)}
     names = sorted(scores_a.keys() & scores_b.keys())
-    pairs = np.array([(scores_a[name], scores_b[name]) for name in names]).reshape(-1, 2)
-    one_sided = np.isnan(pairs).any(1) & ~np.isnan(pairs).all(1)
-    pairs[one_sided] = np.nan_to_num(pairs[one_sided], nan=1.0)
-    return over_images(pairs[:, 0] - pairs[:, 1], [groups[name] for name in names])
+    differences = [scores_a[name] - scores_b[name] for name in names]
+    return over_images(differences, [groups[name] for name in names])
 
 
 def per_image(setting: Setting, column: str) -> dict[str, float]:
-    """Image -> mean of a column over the seeds, of the images that all seeds of a fold have tested.
+    """Image that shows the column's class -> mean over the seeds, of the images that all seeds of a fold have tested.
 
     The folds of a cross-validation together have every image, each from the networks that were not trained on it.
     """
     folds: dict[int | None, list[dict[str, float]]] = {}
     for record in setting.records:
-        folds.setdefault(record.fold, []).append(record.images.named(column))
+        folds.setdefault(record.fold, []).append(record.images.showing(column))
     return {name: score for runs in folds.values() for name, score in _means(runs).items()}
 
 
 def _means(runs: Sequence[Mapping[str, float]]) -> dict[str, float]:
     shared = set.intersection(*(set(run) for run in runs))
-    return {name: _mean([run[name] for run in runs]) for name in shared}
-
-
-def _mean(values: Sequence[float]) -> float:
-    unknown = [math.isnan(value) for value in values]
-    if all(unknown):
-        return math.nan
-    return sum(1.0 if missing else value for value, missing in zip(values, unknown, strict=True)) / len(values)
+    return {name: fmean(run[name] for run in runs) for name in shared}
 
 
 def _groups(setting: Setting) -> Mapping[str, str]:

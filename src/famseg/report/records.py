@@ -37,6 +37,14 @@ class Images:
             return {}
         return dict(zip(self.names, self.columns[column].tolist(), strict=True))
 
+    def showing(self, column: str) -> dict[str, float]:
+        """A score of a class, such as `dice_fl`, of the images whose truth shows it.
+
+        Tables without the objects' sizes, as older runs have them: of those that have the score; a false alarm has one.
+        """
+        values, sizes = self.named(column), self.named(f"size_{column.rpartition('_')[2]}")
+        return {name: value for name, value in values.items() if sizes.get(name, 1) > 0 and not math.isnan(value)}
+
 
 @dataclass(frozen=True)
 class Record:

@@ -73,13 +73,14 @@ def further_scores(table: Table) -> Table:
     columns += [Column("hc_median_mm", "HC error median mm", better=-1)]
     columns += [Column(f"jaggedness_{name}", f"jaggedness{label[name]}", 1, 4, -1) for name in classes]
     columns += [Column(f"missed_{name}", f"missed{label[name]}", 1, 1, -1) for name in classes]
+    columns += [Column(f"false_alarm_{name}", f"false alarms{label[name]}", 1, 1, -1) for name in classes]
     columns += [Column("images_per_s", "images/s", 1, 1, 1)]
     present = [column for column in columns if _present(column, rows)]
     notes = (
         "Dice counts the pixels of the whole test split; HD95, the errors of HC and FL (mean absolute; of HC the "
         "median, too) and jaggedness (0: smooth) are means over its images. A missed object costs HD95 the picture's "
-        "diagonal; it has no error in mm and no jaggedness: read these beside the number of missed objects. "
-        "images/s: in training.",
+        "diagonal; it has no error in mm and no jaggedness: read these beside the number of missed objects. A false "
+        "alarm (the class in an image that does not show it) costs HD95 the same. images/s: in training.",
     )
     return Table(f"{table.key}-further", f"{table.title}: further scores", rows, present, notes)
 
