@@ -42,6 +42,12 @@ def test_a_number_is_where_the_new_curve_starts():
     assert sgd.rate([1.0] * 199) < 1e-3
 
 
+def test_a_cosine_warms_up_again():
+    _, sgd = phases(Switch(SGD, lr=0.02), decay=schedules.cosine)
+    assert sgd.rate([1.0] * 150) == pytest.approx(0.002)
+    assert sgd.rate([1.0] * 153) == pytest.approx(0.02, rel=1e-3)
+
+
 def test_restarted_adadelta_forgets_the_losses_before():
     _, sgd = phases(Switch(SGD, lr="restart"), decay=schedules.adadelta)
     assert sgd.rate([5.0] * 150) == sgd.span.init

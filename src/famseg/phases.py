@@ -50,7 +50,7 @@ class Switch:
         optimizer: what runs from here on.
         at: share of `max_epochs` (a float up to 1) or an epoch (an integer) at which the new optimizer starts.
         lr: `continue` goes on at the scheduled rate; `restart` starts the decay anew between the new optimizer's own
-            rates over the epochs that remain; a number starts it there.
+            rates over the epochs that remain; a number starts it there. After both, a cosine warms up again.
         then: a further switch.
     """
 
