@@ -50,6 +50,15 @@ def test_one_seed_says_nothing(study):
     assert found.sentence().startswith("Nothing can be said of FAMSeg and ConvNeXt: one seed each")
 
 
+def test_one_seed_with_the_same_score(tmp_path):
+    for model in ("famseg_t", "unet"):
+        folder = write_cell(tmp_path, *PLAIN, f"model={model}", images=6)
+        (row,) = csv.DictReader((folder / "test_scores.csv").open(newline=""))
+        write_table(folder / "test_scores.csv", [row | {"miou": 0.5}])
+    sentence = claim(load_study(tmp_path), "U-Net", "seeds").sentence()
+    assert sentence == "Nothing can be said of FAMSeg and U-Net: one seed each (mIoU is the same)."
+
+
 def test_p_is_corrected_over_the_table(study):
     tested = [c for c in study.claims["models"] if c.unit == "images"]
     smallest = min(tested, key=lambda c: c.found.p)

@@ -225,3 +225,12 @@ def test_an_option_of_the_task_names_its_rows(tmp_path):
         write_cell(tmp_path, "model=bisenet_v2", f"task.auxiliary_weight={weight}", images=6, epochs=2)
     names = [row.name for row in load_study(tmp_path).tables[0].rows]
     assert names == ["task.auxiliary_weight=0.5", "task.auxiliary_weight=1.0"]
+
+
+def test_curves_say_what_they_compare(models, optimizers):
+    (loss,) = (chart for chart in models.charts if chart.key == "loss")
+    assert loss.title == "Training loss"
+    assert "auxiliary heads (BiSeNetV2)" in loss.caption
+    (loss,) = (chart for chart in optimizers.charts if chart.key == "loss")
+    assert loss.title == "Training loss (as the paper's Fig. 5)"
+    assert "auxiliary" not in loss.caption

@@ -53,7 +53,7 @@ class Claim:
         found = self.found
         low, high = sorted((sign * found.low, sign * found.high))
         if not (found.difference or found.low or found.high):
-            return f"{self.score} is the same in all {found.pairs} {self.unit}"
+            return f"{self.score} is the same" + (f" in all {found.pairs} {self.unit}" if found.pairs > 1 else "")
         text = f"{self.score} {100 * sign * found.difference:+.2f} points"
         if not math.isnan(found.low):
             text += f", 95 % interval {100 * low:+.2f} to {100 * high:+.2f}"
