@@ -150,6 +150,7 @@ def test_images_of_one_name_in_two_data_sets_are_no_pairs(tmp_path):
     assert any("2 different sets of images, which share 0" in line for line in study.remarks)
     (sizes,) = (table for table in study.tables if table.key == "sizes-fb")
     assert "(6 images)" in sizes.notes[0]  # terciles of 18 images
+    assert "tested on different images" in sizes.notes[1]
 
 
 def test_older_tables_without_sizes_are_paired_by_name(tmp_path):

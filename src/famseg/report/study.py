@@ -100,8 +100,9 @@ def _records(cells: Sequence[Cell]) -> tuple[list[Record], list[str]]:
     faults = []
     done = [cell for cell in cells if cell.state == "done"]
     for cell in sorted(done, key=lambda cell: float(cell.status.get("updated") or 0)):
-        if not cell.config:
-            faults.append(f"{cell.name}: {cell.problem or 'no configuration'}; it cannot be told what it is.")
+        if not isinstance(cell.config.get("seed"), int):
+            problem = cell.problem or ("config.yaml: no seed" if cell.config else "no configuration")
+            faults.append(f"{cell.name}: {problem}; it cannot be told what it is.")
             continue
         try:
             record = read_record(cell)
