@@ -263,6 +263,34 @@ def test_nan_is_skipped_and_counted(fit, tmp_path, fault):
     assert all(torch.isfinite(value).all() for value in task.model.state_dict().values())
 
 
+class PoisonOfFirstPart(lightning.pytorch.callbacks.Callback):
+    """Makes the images of the first of two batches of a step infinite."""
+
+    def __init__(self):
+        self.files = set()
+
+    def on_train_batch_start(self, trainer, task, batch, batch_idx):
+        if batch_idx == 2:
+            batch["image"].fill_(torch.inf)
+            self.files = {trainer.datamodule.source.names[int(index)] for index in batch["index"]}
+
+
+def test_evidence_has_the_files_of_all_batches_of_a_step(fit, tmp_path):
+    poison = PoisonOfFirstPart()
+    with pytest.raises(UserError, match="is not finite"):
+        fit(callbacks=[NanGuard(str(tmp_path / "run")), poison], accumulate_grad_batches=2)
+    report = json.loads((tmp_path / "run" / "nan.json").read_text())
+    assert len(report["files"]) == 8
+    assert poison.files <= set(report["files"])
+
+
+def test_statistics_are_those_before_all_batches_of_a_skipped_step(fit, tmp_path):
+    guard = NanGuard(str(tmp_path / "run"), on_nan="skip")
+    _, task = fit(callbacks=[guard, PoisonOfFirstPart()], accumulate_grad_batches=2, epochs=1)
+    assert guard.skipped == 1
+    assert all(torch.isfinite(value).all() for value in task.model.state_dict().values())
+
+
 def test_unknown_reaction_is_refused(tmp_path):
     with pytest.raises(UserError, match="on_nan=ignore"):
         NanGuard(str(tmp_path), on_nan="ignore")
