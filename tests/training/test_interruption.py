@@ -46,6 +46,19 @@ def test_a_signal_saves_and_the_resumed_run_is_the_same(fit, tmp_path, step, num
     assert (tmp_path / "whole" / "metrics.csv").read_bytes() == (tmp_path / "cut" / "metrics.csv").read_bytes()
 
 
+@pytest.mark.parametrize("step", [0, 1, 4])
+def test_a_signal_does_not_cut_a_step_of_several_batches(fit, tmp_path, step):
+    """The gradients that are accumulated so far are in no checkpoint."""
+    _, whole = fit("whole", accumulate_grad_batches=2)
+    with pytest.raises(Preempted):
+        fit("cut", callbacks=[SignalAt(step)], accumulate_grad_batches=2)
+    last = str(tmp_path / "cut" / "checkpoints" / "last.ckpt")
+    _, resumed = fit("cut", ckpt_path=last, accumulate_grad_batches=2)
+    states = zip(whole.state_dict().values(), resumed.state_dict().values(), strict=True)
+    assert all(torch.equal(a, b) for a, b in states)
+    assert (tmp_path / "whole" / "metrics.csv").read_bytes() == (tmp_path / "cut" / "metrics.csv").read_bytes()
+
+
 def test_a_signal_in_the_test_stage(tmp_path, fault):
     """Training is over then, and Lightning answers in its own way."""
     fault("SIGTERM while the best checkpoint is tested", "exit code 75, status resumable; resumed: tests again")
