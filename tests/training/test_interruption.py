@@ -14,7 +14,7 @@ import torch
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from famseg import resume, run
-from famseg.callbacks import NanGuard
+from famseg.callbacks import MovingAverage, NanGuard
 from famseg.checkpoint_io import LAST, DurableCheckpointIO, damage
 from famseg.errors import UserError
 from famseg.signals import EXIT_RESUMABLE, STOPS, Preempted, leaving
@@ -54,6 +54,19 @@ def test_a_signal_does_not_cut_a_step_of_several_batches(fit, tmp_path, step):
         fit("cut", callbacks=[SignalAt(step)], accumulate_grad_batches=2)
     last = str(tmp_path / "cut" / "checkpoints" / "last.ckpt")
     _, resumed = fit("cut", ckpt_path=last, accumulate_grad_batches=2)
+    states = zip(whole.state_dict().values(), resumed.state_dict().values(), strict=True)
+    assert all(torch.equal(a, b) for a, b in states)
+    assert (tmp_path / "whole" / "metrics.csv").read_bytes() == (tmp_path / "cut" / "metrics.csv").read_bytes()
+
+
+@pytest.mark.parametrize("step", [1, 6, 12])
+def test_a_signal_leaves_no_callback_without_its_step(fit, tmp_path, step):
+    """Such as the average of the weights, which comes after the others in conf/callbacks/ema.yaml."""
+    _, whole = fit("whole", callbacks=[MovingAverage(0.9)])
+    with pytest.raises(Preempted):
+        fit("cut", callbacks=[SignalAt(step), MovingAverage(0.9)])
+    last = str(tmp_path / "cut" / "checkpoints" / "last.ckpt")
+    _, resumed = fit("cut", ckpt_path=last, callbacks=[MovingAverage(0.9)])
     states = zip(whole.state_dict().values(), resumed.state_dict().values(), strict=True)
     assert all(torch.equal(a, b) for a, b in states)
     assert (tmp_path / "whole" / "metrics.csv").read_bytes() == (tmp_path / "cut" / "metrics.csv").read_bytes()
