@@ -16,8 +16,8 @@ def main(config: DictConfig) -> float:
         OmegaConf.update(config, "model.num_classes", len(data.classes), force_add=True)
         task = hydra.utils.instantiate(config.task, classes=data.classes)
         task.metadata = run.describe(config.model)
-        checkpoint.initialise(task.model, config.init_from)
         last = resume_point(config.output, config.resume, task.metadata["model"], data.splits)
+        checkpoint.initialise(task.model, None if last else config.init_from)
         trainer = hydra.utils.instantiate(config.trainer, _convert_="all")
         trainer.fit(task, datamodule=data, ckpt_path=last, weights_only=True)
         best = trainer.checkpoint_callback

@@ -42,6 +42,12 @@ def test_a_number_is_where_the_new_curve_starts():
     assert sgd.rate([1.0] * 199) < 1e-3
 
 
+def test_a_cosine_warms_up_again():
+    _, sgd = phases(Switch(SGD, lr=0.02), decay=schedules.cosine)
+    assert sgd.rate([1.0] * 150) == pytest.approx(0.002)
+    assert sgd.rate([1.0] * 153) == pytest.approx(0.02, rel=1e-3)
+
+
 def test_restarted_adadelta_forgets_the_losses_before():
     _, sgd = phases(Switch(SGD, lr="restart"), decay=schedules.adadelta)
     assert sgd.rate([5.0] * 150) == sgd.span.init
@@ -92,3 +98,9 @@ def test_an_optimizer_that_says_how_or_has_no_such_form_is_left_alone():
     assert said.optimizer(groups).defaults["fused"] is False
     assert "fused" not in OptimizerOption("adadelta", torch.optim.Adadelta).optimizer(groups).defaults
     assert isinstance(OptimizerOption("own", lambda groups: torch.optim.SGD(groups)).optimizer(groups), torch.optim.SGD)
+
+
+def test_a_rate_that_no_epoch_would_have_is_refused():
+    with pytest.raises(UserError, match=r"optimizer\.build\.lr=0\.1: would not be used.*optimizer\.rates\.init_lr"):
+        OptimizerOption("sgd", functools.partial(torch.optim.SGD, lr=0.1))
+    assert OptimizerOption("sgd", functools.partial(torch.optim.SGD, lr=0.001, momentum=0.9)).name == "sgd"

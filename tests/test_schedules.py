@@ -24,6 +24,12 @@ def test_equations_11_and_12(batch, init, last):
     assert RateLimits().fit(batch) == pytest.approx((init, last), rel=1e-12)
 
 
+@pytest.mark.parametrize("given", [{"limit_min": 0.01}, {"limit_max": 1e-5}, {"min_lr": 0.1}])
+def test_limits_the_wrong_way_round_are_refused(given):
+    with pytest.raises(UserError, match=r"optimizer\.rates\.(limit_min|min_lr)=\S+: above (limit_max|init_lr)="):
+        RateLimits(**given)
+
+
 @pytest.mark.parametrize(("epoch", "rate"), [(0, 1e-4), (3, 1e-3), (150, 1.176e-4), (190, 1e-5), (199, 1e-5)])
 def test_cosine_golden_values(epoch, rate):
     assert rates(schedules.cosine)[epoch] == pytest.approx(rate, rel=5e-4)

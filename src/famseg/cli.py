@@ -1,6 +1,7 @@
 """The command `famseg`: everything beside training and evaluation, which are train.py and eval.py."""
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 
@@ -19,17 +20,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: the command line without the program's name; None: that of this process.
 
     Returns:
-        0, 1 where a check found something or a file could not be used, 2 for a mistake that the user can mend, 130
-        after Ctrl-C.
+        0, 1 where a check found something, a file could not be used or nobody reads the output any more, 2 for a
+        mistake that the user can mend, 130 after Ctrl-C.
     """
     options = _parser().parse_args(arguments)
     try:
         code: int = options.command(options)
+        sys.stdout.flush()
     except UserError as error:
         print(f"famseg: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         return 130
+    except BrokenPipeError:  # `| head` has read enough; Python would complain once more when it closes
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     return code
 
 

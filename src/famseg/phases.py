@@ -10,6 +10,7 @@ import torch
 from famseg.errors import UserError
 from famseg.schedules import Decay, RateLimits, Span
 
+UNUSED_RATE = 0.001  # that optimizers are built with; the schedule sets another one before the first step
 OptimizerFactory = Callable[..., torch.optim.Optimizer]
 
 
@@ -26,6 +27,20 @@ class OptimizerOption:
     name: str
     build: OptimizerFactory
     rates: RateLimits = field(default_factory=RateLimits)
+
+    def __post_init__(self) -> None:
+        """Refuse a rate that no epoch would have.
+
+        Raises:
+            UserError: `build` brings one, beside the one that torch wants before there is a schedule.
+        """
+        rate = getattr(self.build, "keywords", {}).get("lr", UNUSED_RATE)
+        if rate != UNUSED_RATE:
+            raise UserError(
+                f"optimizer.build.lr={rate}: would not be used; optimizer.rates and the scheduler set the rates "
+                f"(docs/training.md). Leave it at {UNUSED_RATE}, and give optimizer.rates.init_lr, limit_min "
+                "and limit_max."
+            )
 
     def optimizer(self, groups: list[dict[str, Any]], fused: bool = True) -> torch.optim.Optimizer:
         """The optimizer of these parameter groups.
@@ -49,7 +64,7 @@ class Switch:
         optimizer: what runs from here on.
         at: share of `max_epochs` (a float up to 1) or an epoch (an integer) at which the new optimizer starts.
         lr: `continue` goes on at the scheduled rate; `restart` starts the decay anew between the new optimizer's own
-            rates over the epochs that remain; a number starts it there.
+            rates over the epochs that remain; a number starts it there. After both, a cosine warms up again.
         then: a further switch.
     """
 

@@ -52,11 +52,15 @@ class RateLimits:
         """Refuse rates that no optimizer takes.
 
         Raises:
-            UserError: one is no positive number.
+            UserError: one is no positive number, or the smaller of two is the larger one.
         """
         for key, value in vars(self).items():
             if not isinstance(value, (int, float)) or value <= 0:
                 raise UserError(f"optimizer.rates.{key}={value}: give a positive number.")
+        for low, high in (("limit_min", "limit_max"), ("min_lr", "init_lr")):
+            if vars(self)[low] > vars(self)[high]:
+                given = f"optimizer.rates.{low}={vars(self)[low]}"
+                raise UserError(f"{given}: above {high}={vars(self)[high]}. Give {high} as well, or a smaller one.")
 
     def fit(self, batch: int) -> tuple[float, float]:
         """First and last learning rate for a total batch (over devices and accumulation), Eq. (11) and (12)."""

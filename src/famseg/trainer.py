@@ -16,6 +16,7 @@ from lightning.pytorch.callbacks import Callback, ModelCheckpoint, RichProgressB
 from lightning.pytorch.loggers import Logger
 
 from famseg.callbacks.best import BestCheckpoints
+from famseg.callbacks.preemption import Preemption
 from famseg.checkpoint_io import LAST, DurableCheckpointIO
 from famseg.errors import UserError
 
@@ -82,6 +83,7 @@ def build(
     _hush()
     every = options.get("check_val_every_n_epoch", 1)
     bar = [ProgressBar(leave=True)] if progress else []
+    callbacks = sorted(callbacks, key=lambda each: isinstance(each, Preemption))  # it leaves when all have seen a step
     try:
         return lightning.Trainer(
             default_root_dir=output,

@@ -88,6 +88,12 @@ def test_an_unreadable_configuration_is_listed(study):
     assert "config.yaml" in line
 
 
+def test_a_configuration_of_another_program_is_listed(study):
+    (study / "unet" / "config.yaml").write_text("x: 1\n")
+    (line,) = load_study(study).faults
+    assert line == "unet: config.yaml: no seed; it cannot be told what it is."
+
+
 def test_different_revisions_and_devices_are_said(study):
     write_cell(study, *PLAIN, model="twins", revision="ffff+changes", gpus=["NVIDIA H200"], images=8, epochs=3)
     remarks = " ".join(load_study(study).remarks)

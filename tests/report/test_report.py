@@ -163,3 +163,14 @@ def test_pictures_are_predicted_by_the_checkpoints(repository, tmp_path):
     assert cli.main(["report", str(folder)]) == 0
     assert (folder / "report" / "examples.png").stat().st_size > 10_000
     assert "data:image/png;base64" in (folder / "report" / "index.html").read_text()
+
+
+def test_runs_that_share_a_device_need_it_once(tmp_path):
+    """Three runs of a minute: two side by side on GPU 0, half a minute apart, one on GPU 1."""
+    for seed, (gpu, later) in enumerate((("0", 0), ("0", 30), ("1", 0))):
+        cell = write_cell(tmp_path, seed=seed, images=6, updated=1_700_000_000.0 + later)
+        (cell / "spans.jsonl").write_text(json.dumps({"start": 1.0, "gpus": gpu}) + "\n")
+    notes = load_study(tmp_path, price=60).tables[-1].notes
+    assert notes[0] == "All finished runs together: 0.04 hours of one device."  # 150 s
+    assert "add up to 0.05 hours" in notes[1]  # 180 s
+    assert notes[2] == "At 60 an hour: 2.50 in all."

@@ -197,3 +197,40 @@ def test_one_change_at_a_time_is_compared_with_the_baseline(tmp_path):
         "data.augment.rotate=45, data.augment.scale=0.3",
     }
     assert table.reference.name == "baseline"  # though others are better
+
+
+@pytest.mark.parametrize("option", ["retry=failed", "data.cache=disk", "trainer.progress=false", "logger=none"])
+def test_how_one_cell_was_started_makes_no_table_of_its_own(tmp_path, option):
+    for optimizer in ("sgd", "adamw"):
+        started = (option,) if optimizer == "sgd" else ()
+        write_cell(tmp_path, "switch=none", f"optimizer={optimizer}", *started, images=6, epochs=2)
+    table = load_study(tmp_path).tables[0]
+    assert table.title == "Table 2. Optimizer and decay"
+    assert [row.name for row in table.rows if row.finished] == ["SGD + Adadelta", "AdamW + Adadelta"]
+
+
+def test_one_of_several_sets_may_have_moved(tmp_path):
+    sets = "data.sets.own={_target_:famseg.data.hc18.HC18,root:%s/hc18}"
+    for optimizer in ("sgd", "adamw"):
+        moved = "+" + sets % f"/{optimizer}"
+        write_cell(tmp_path, "switch=none", "data=concat", f"optimizer={optimizer}", moved, images=6, epochs=2)
+    assert [row.name for row in load_study(tmp_path).tables[0].rows if row.finished] == [
+        "SGD + Adadelta",
+        "AdamW + Adadelta",
+    ]
+
+
+def test_an_option_of_the_task_names_its_rows(tmp_path):
+    for weight in (0.5, 1.0):
+        write_cell(tmp_path, "model=bisenet_v2", f"task.auxiliary_weight={weight}", images=6, epochs=2)
+    names = [row.name for row in load_study(tmp_path).tables[0].rows]
+    assert names == ["task.auxiliary_weight=0.5", "task.auxiliary_weight=1.0"]
+
+
+def test_curves_say_what_they_compare(models, optimizers):
+    (loss,) = (chart for chart in models.charts if chart.key == "loss")
+    assert loss.title == "Training loss"
+    assert "auxiliary heads (BiSeNetV2)" in loss.caption
+    (loss,) = (chart for chart in optimizers.charts if chart.key == "loss")
+    assert loss.title == "Training loss (as the paper's Fig. 5)"
+    assert "auxiliary" not in loss.caption

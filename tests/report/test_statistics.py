@@ -19,6 +19,24 @@ def test_holm_leaves_untested_pairs_out_of_the_family():
     assert corrected[0] == pytest.approx(0.04)  # of two, not of three
 
 
+def test_holm_of_some_of_a_larger_family():
+    # of six tests: 6 * 0.01, 5 * 0.02, 4 * 0.5 (at most 1); the three that are not shown count as larger
+    assert holm([0.5, 0.01, 0.02], times=2) == pytest.approx([1.0, 0.06, 0.1])
+
+
+def test_the_best_of_equal_settings_is_seldom_called_better():
+    rng = np.random.default_rng(4)
+    alarms = []
+    for _ in range(400):
+        scores = rng.normal(0, 1, (9, 5))  # settings, seeds
+        best = int(scores.mean(1).argmax())
+        p = [over_seeds(scores[best], scores[i]).p for i in range(9) if i != best]
+        alarms.append((min(holm(p)) < 0.05, min(holm(p, times=9 / 2)) < 0.05))
+    plain, for_all_pairs = np.mean(alarms, axis=0)
+    assert plain > 0.06
+    assert for_all_pairs <= 0.05
+
+
 def test_seeds_agree_with_the_textbook_formula():
     a, b = [0.91, 0.93, 0.92], [0.90, 0.91, 0.91]
     d = np.array([0.01, 0.02, 0.01])

@@ -52,6 +52,11 @@ def test_what_a_cell_knows(study, tmp_path):
         ({"state": "resumable"}, "resumable", ""),
         ({"state": "running"}, "lost", "its process is gone"),
         ({"state": "failed", "error": "Traceback\n  File\nValueError: no\n"}, "failed", "ValueError: no"),
+        (
+            {"state": "failed", "error": "File\nhydra.errors.CompactHydraException: a: no such."},
+            "failed",
+            "a: no such.",
+        ),
         ({"state": "failed", "error": None}, "failed", "no reason in status.json"),
         ('{"state": "do', "unreadable", "status.json: JSONDecodeError"),
         ("[]", "unreadable", "status.json: not a dict"),

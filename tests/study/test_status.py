@@ -1,6 +1,8 @@
 """The table of a study, by the command `famseg study status`."""
 
 import json
+import subprocess
+import sys
 
 import pytest
 
@@ -82,3 +84,13 @@ def test_the_command(tmp_path, capsys):
     assert "no such folder" in capsys.readouterr().err
     with pytest.raises(SystemExit):
         main(["study"])
+
+
+def test_a_reader_that_has_enough_is_no_error(tmp_path):
+    """As in `famseg study status DIR | head -1`."""
+    cell(tmp_path, "a")
+    command = [sys.executable, "-m", "famseg.cli", "study", "status", str(tmp_path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        process.stdout.close()
+        errors = process.stderr.read()
+    assert (process.returncode, errors) == (1, "")

@@ -14,7 +14,7 @@ import torch
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from famseg import resume, run
-from famseg.callbacks import NanGuard
+from famseg.callbacks import MovingAverage, NanGuard
 from famseg.checkpoint_io import LAST, DurableCheckpointIO, damage
 from famseg.errors import UserError
 from famseg.signals import EXIT_RESUMABLE, STOPS, Preempted, leaving
@@ -41,6 +41,32 @@ def test_a_signal_saves_and_the_resumed_run_is_the_same(fit, tmp_path, step, num
         fit("cut", callbacks=[SignalAt(step, number)])
     assert left.value.code == EXIT_RESUMABLE
     _, resumed = fit("cut", ckpt_path=str(tmp_path / "cut" / "checkpoints" / "last.ckpt"))
+    states = zip(whole.state_dict().values(), resumed.state_dict().values(), strict=True)
+    assert all(torch.equal(a, b) for a, b in states)
+    assert (tmp_path / "whole" / "metrics.csv").read_bytes() == (tmp_path / "cut" / "metrics.csv").read_bytes()
+
+
+@pytest.mark.parametrize("step", [0, 1, 4])
+def test_a_signal_does_not_cut_a_step_of_several_batches(fit, tmp_path, step):
+    """The gradients that are accumulated so far are in no checkpoint."""
+    _, whole = fit("whole", accumulate_grad_batches=2)
+    with pytest.raises(Preempted):
+        fit("cut", callbacks=[SignalAt(step)], accumulate_grad_batches=2)
+    last = str(tmp_path / "cut" / "checkpoints" / "last.ckpt")
+    _, resumed = fit("cut", ckpt_path=last, accumulate_grad_batches=2)
+    states = zip(whole.state_dict().values(), resumed.state_dict().values(), strict=True)
+    assert all(torch.equal(a, b) for a, b in states)
+    assert (tmp_path / "whole" / "metrics.csv").read_bytes() == (tmp_path / "cut" / "metrics.csv").read_bytes()
+
+
+@pytest.mark.parametrize("step", [1, 6, 12])
+def test_a_signal_leaves_no_callback_without_its_step(fit, tmp_path, step):
+    """Such as the average of the weights, which comes after the others in conf/callbacks/ema.yaml."""
+    _, whole = fit("whole", callbacks=[MovingAverage(0.9)])
+    with pytest.raises(Preempted):
+        fit("cut", callbacks=[SignalAt(step), MovingAverage(0.9)])
+    last = str(tmp_path / "cut" / "checkpoints" / "last.ckpt")
+    _, resumed = fit("cut", ckpt_path=last, callbacks=[MovingAverage(0.9)])
     states = zip(whole.state_dict().values(), resumed.state_dict().values(), strict=True)
     assert all(torch.equal(a, b) for a, b in states)
     assert (tmp_path / "whole" / "metrics.csv").read_bytes() == (tmp_path / "cut" / "metrics.csv").read_bytes()
@@ -259,6 +285,34 @@ def test_nan_is_skipped_and_counted(fit, tmp_path, fault):
     fault("Inf in a batch, on_nan=skip", "step dropped and counted; weights and batch statistics stay finite")
     guard = NanGuard(str(tmp_path / "run"), on_nan="skip")
     _, task = fit(callbacks=[guard, Poison()])
+    assert guard.skipped == 1
+    assert all(torch.isfinite(value).all() for value in task.model.state_dict().values())
+
+
+class PoisonOfFirstPart(lightning.pytorch.callbacks.Callback):
+    """Makes the images of the first of two batches of a step infinite."""
+
+    def __init__(self):
+        self.files = set()
+
+    def on_train_batch_start(self, trainer, task, batch, batch_idx):
+        if batch_idx == 2:
+            batch["image"].fill_(torch.inf)
+            self.files = {trainer.datamodule.source.names[int(index)] for index in batch["index"]}
+
+
+def test_evidence_has_the_files_of_all_batches_of_a_step(fit, tmp_path):
+    poison = PoisonOfFirstPart()
+    with pytest.raises(UserError, match="is not finite"):
+        fit(callbacks=[NanGuard(str(tmp_path / "run")), poison], accumulate_grad_batches=2)
+    report = json.loads((tmp_path / "run" / "nan.json").read_text())
+    assert len(report["files"]) == 8
+    assert poison.files <= set(report["files"])
+
+
+def test_statistics_are_those_before_all_batches_of_a_skipped_step(fit, tmp_path):
+    guard = NanGuard(str(tmp_path / "run"), on_nan="skip")
+    _, task = fit(callbacks=[guard, PoisonOfFirstPart()], accumulate_grad_batches=2, epochs=1)
     assert guard.skipped == 1
     assert all(torch.isfinite(value).all() for value in task.model.state_dict().values())
 

@@ -140,3 +140,14 @@ def test_an_unreadable_configuration_is_not_passed_over(tmp_path):
 def test_keys_that_differ_are_named_from_the_outside_in():
     other = CONFIG | {"seed": 1, "optimizer": {"lr": [1e-5]}}
     assert differing(CONFIG, other) == ["seed", "optimizer.momentum"]
+
+
+def test_a_run_goes_on_without_the_network_that_it_started_from(run, tmp_path):
+    start = tmp_path / "start.ckpt"
+    shutil.copy(run / "checkpoints" / "best.ckpt", start)
+    own = (f"data.root={tmp_path}/data", f"hydra.run.dir={tmp_path}/tuned", f"init_from={start}")
+    assert train(*own).returncode == 0
+    start.unlink()
+    again = train(*own, "trainer.max_epochs=2")
+    assert again.returncode == 0, again.stderr[-2000:]
+    assert (tmp_path / "tuned" / "metrics.csv").read_text().count("\n") == 3  # a head and two epochs

@@ -24,7 +24,7 @@ class Watched:
     Attributes:
         epoch: of the step.
         step: its number.
-        indices: of its images in the source.
+        indices: of its images in the source, batch by batch.
         names: parameters with a gradient.
         largest: absolute value of each gradient, (names,); NaN where one is NaN.
         ready: when `largest` has arrived from the GPU; None: it is here.
@@ -32,7 +32,7 @@ class Watched:
 
     epoch: int
     step: int
-    indices: Any
+    indices: Sequence[Any]
     names: Sequence[str]
     largest: torch.Tensor
     ready: torch.cuda.Event | None = None
@@ -47,9 +47,9 @@ class Watched:
 class NanGuard(Callback):
     """Watches every step for NaN and Inf.
 
-    `stop` writes `nan.json` (files of the batch, epoch, step, largest gradients) and ends the run before the weights
-    change; on a GPU, one step later, so that no step waits for the numbers of the one before, but before the weights
-    are validated or saved. `skip` drops the step, weights and batch statistics as they were, and counts it in
+    `stop` writes `nan.json` (files of the step's batches, epoch, step, largest gradients) and ends the run before the
+    weights change; on a GPU, one step later, so that no step waits for the numbers of the one before, but before the
+    weights are validated or saved. `skip` drops the step, weights and batch statistics as they were, and counts it in
     `skipped`.
 
     Args:
@@ -71,14 +71,17 @@ class NanGuard(Callback):
         """List the parameters once: going through a large network takes as long as launching a step."""
         self._parameters = list(task.named_parameters())
         self._pending: Watched | None = None
+        self._step = -1
 
     def on_train_batch_start(
         self, trainer: lightning.Trainer, task: lightning.LightningModule, batch: dict[str, Any], batch_idx: int
     ) -> None:
-        """Remember the batch, and the statistics that its forward pass will change."""
-        self._indices = batch["index"]
-        if self.on_nan == "skip":
-            self._buffers = {name: buffer.clone() for name, buffer in task.named_buffers()}
+        """Remember the batches of a step, and the statistics that their forward passes will change."""
+        if trainer.global_step != self._step:  # else gradients are accumulated, and this batch is not the step's first
+            self._step, self._indices = trainer.global_step, []
+            if self.on_nan == "skip":
+                self._buffers = {name: buffer.clone() for name, buffer in task.named_buffers()}
+        self._indices += [batch["index"]]
 
     def on_before_optimizer_step(
         self, trainer: lightning.Trainer, task: lightning.LightningModule, optimizer: torch.optim.Optimizer
@@ -136,7 +139,7 @@ class NanGuard(Callback):
         if watched is None or watched.is_finite():
             return
         names = trainer.datamodule.source.names  # type: ignore[attr-defined]
-        files = [names[int(index)] for index in watched.indices]
+        files = [names[int(index)] for batch in watched.indices for index in batch]
         largest = dict(zip(watched.names, watched.largest.tolist(), strict=True))
         ranked = sorted(largest.items(), key=lambda item: (item[1] == item[1], -item[1]))[:20]  # NaN first
         content = {"epoch": watched.epoch, "step": watched.step, "files": files}

@@ -31,9 +31,15 @@ class Preemption(Callback):
         """Take the signals over from whoever would leave without saving; Lightning has set its own by now."""
         self._before = take(self._ask)
 
-    def on_train_batch_end(self, trainer: lightning.Trainer, *args: Any) -> None:
-        """Save and leave, except after the last batch: the epoch's validation then still belongs to it."""
-        if not trainer.is_last_batch and self._asked_anywhere(trainer):
+    def on_train_batch_end(
+        self, trainer: lightning.Trainer, task: lightning.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Save and leave, except after the last batch: the epoch's validation then still belongs to it.
+
+        And except within a step: no checkpoint holds the gradients of its first batches.
+        """
+        whole_step = (batch_idx + 1) % trainer.accumulate_grad_batches == 0
+        if whole_step and not trainer.is_last_batch and self._asked_anywhere(trainer):
             trainer.save_checkpoint(self.last)
             self._leave(trainer)
 

@@ -140,23 +140,28 @@ def curves(tables: Sequence[Table], settings: Sequence[Setting], names: Mapping[
     """
     groups = {frozenset(id(row.setting) for row in table.rows if row.setting): table for table in reversed(tables)}
     if len(groups) < 2 or any(len(group) == len(settings) for group in groups):
-        return _curves(settings, names, "", "")
+        return _curves(settings, names, "", "", any(table.key.startswith("optimizers") for table in tables))
     charts: list[Lines] = []
     for table in reversed(groups.values()):
         named = {id(row.setting): row.name for row in table.rows if row.setting}
         shown = [setting for setting in settings if id(setting) in named]
-        charts += _curves(shown, named, f"-{table.key}", f": {table.title}")
+        charts += _curves(shown, named, f"-{table.key}", f": {table.title}", table.key.startswith("optimizers"))
     return charts
 
 
-def _curves(settings: Sequence[Setting], names: Mapping[int, str], key: str, title: str) -> list[Lines]:
+def _curves(
+    settings: Sequence[Setting], names: Mapping[int, str], key: str, title: str, optimizers: bool
+) -> list[Lines]:
     caption = f"Mean over {over(settings)}; the band reaches from the lowest to the highest run."
+    of_training = caption
+    if len({setting.choices.get("model") for setting in settings}) > 1:
+        of_training += " Where a network has auxiliary heads (BiSeNetV2), their losses are in it: compare the others."
     loss = _lines(settings, names, "train/loss")
     miou = _lines(settings, names, "val/miou")
     of_validation = f"{caption} At the network's resolution."
-    as_paper = " (as the paper's Fig. 5)" if key in ("", "-optimizers") else ""
+    as_paper = " (as the paper's Fig. 5)" if optimizers else ""
     charts = [
-        Lines(f"loss{key}", f"Training loss{as_paper}{title}", "training loss", loss, caption),
+        Lines(f"loss{key}", f"Training loss{as_paper}{title}", "training loss", loss, of_training),
         Lines(f"validation{key}", f"Validation mIoU{title}", "mIoU", miou, of_validation),
     ]
     return [chart for chart in charts if chart.lines]

@@ -3,8 +3,7 @@
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-
-import numpy as np
+from statistics import fmean
 
 from famseg.report.layout import Row, Table
 from famseg.report.settings import Setting, over
@@ -54,7 +53,7 @@ class Claim:
         found = self.found
         low, high = sorted((sign * found.low, sign * found.high))
         if not (found.difference or found.low or found.high):
-            return f"{self.score} is the same in all {found.pairs} {self.unit}"
+            return f"{self.score} is the same" + (f" in all {found.pairs} {self.unit}" if found.pairs > 1 else "")
         text = f"{self.score} {100 * sign * found.difference:+.2f} points"
         if not math.isnan(found.low):
             text += f", 95 % interval {100 * low:+.2f} to {100 * high:+.2f}"
@@ -73,7 +72,9 @@ class Claim:
 def make_claims(table: Table) -> list[Claim]:
     """All comparisons of a table with its reference: mIoU over seeds, Dice of every foreground class over images.
 
-    With folds there are none over seeds: the folds' networks share training images and are not independent.
+    With folds there are none over seeds: the folds' networks share training images and are not independent. A reference
+    that was chosen by its score is corrected for all pairs: against eight equal ones the best of nine would else be
+    called better in 9 to 13 % of studies, instead of 5.
     """
     if table.reference is None:
         return []
@@ -81,45 +82,36 @@ def make_claims(table: Table) -> list[Claim]:
     independent = over(row.setting for row in table.rows if row.setting is not None) == "seeds"
     seeds = [_by_seeds(table.reference, row) for row in others] if independent else []
     images = [claim for row in others for claim in _by_images(table.reference, row)]
-    return [*_corrected(seeds), *_corrected(images)]
+    pairs = (len(others) + 1) / 2 if table.best_is_reference else 1
+    return [*_corrected(seeds, pairs), *_corrected(images, pairs)]
 
 
 def compare_images(a: Setting, b: Setting, column: str) -> Comparison:
     """Compare two settings by a column of test.csv, image by image, each image's score as `per_image` has it.
 
-    Where the class is in neither truth nor prediction a score is NaN. An image without it for all runs is
-    left out; where only some runs see something that is not there, the others are right, and their score is 1.
+    False alarms are no part of it: a few of them, worth a whole object each, would hide what the objects say.
     """
     scores_a, scores_b = per_image(a, column), per_image(b, column)
     groups = {**_groups(a), **_groups(b)}
     names = sorted(scores_a.keys() & scores_b.keys())
-    pairs = np.array([(scores_a[name], scores_b[name]) for name in names]).reshape(-1, 2)
-    one_sided = np.isnan(pairs).any(1) & ~np.isnan(pairs).all(1)
-    pairs[one_sided] = np.nan_to_num(pairs[one_sided], nan=1.0)
-    return over_images(pairs[:, 0] - pairs[:, 1], [groups[name] for name in names])
+    differences = [scores_a[name] - scores_b[name] for name in names]
+    return over_images(differences, [groups[name] for name in names])
 
 
 def per_image(setting: Setting, column: str) -> dict[str, float]:
-    """Image -> mean of a column over the seeds, of the images that all seeds of a fold have tested.
+    """Image that shows the column's class -> mean over the seeds, of the images that all seeds of a fold have tested.
 
     The folds of a cross-validation together have every image, each from the networks that were not trained on it.
     """
     folds: dict[int | None, list[dict[str, float]]] = {}
     for record in setting.records:
-        folds.setdefault(record.fold, []).append(record.images.named(column))
+        folds.setdefault(record.fold, []).append(record.images.showing(column))
     return {name: score for runs in folds.values() for name, score in _means(runs).items()}
 
 
 def _means(runs: Sequence[Mapping[str, float]]) -> dict[str, float]:
     shared = set.intersection(*(set(run) for run in runs))
-    return {name: _mean([run[name] for run in runs]) for name in shared}
-
-
-def _mean(values: Sequence[float]) -> float:
-    unknown = [math.isnan(value) for value in values]
-    if all(unknown):
-        return math.nan
-    return sum(1.0 if missing else value for value, missing in zip(values, unknown, strict=True)) / len(values)
+    return {name: fmean(run[name] for run in runs) for name in shared}
 
 
 def _groups(setting: Setting) -> Mapping[str, str]:
@@ -149,8 +141,8 @@ def _settings(reference: Row, other: Row) -> tuple[Setting, Setting]:
     return reference.setting, other.setting
 
 
-def _corrected(claims: Sequence[Claim]) -> list[Claim]:
-    corrected = holm([claim.found.p for claim in claims])
+def _corrected(claims: Sequence[Claim], pairs: float) -> list[Claim]:
+    corrected = holm([claim.found.p for claim in claims], pairs)
     return [replace(claim, p=p) for claim, p in zip(claims, corrected, strict=True)]
 
 

@@ -76,6 +76,8 @@ def predict_examples(settings: Sequence[Setting], names: Mapping[int, str], rema
         drawn += [(names[id(setting)], masks)] if masks else []
     if len([s for s in settings if s.records]) > COLUMNS:
         remarks.append(f"Example images: the first {COLUMNS} settings are shown.")
+    if not chosen:
+        remarks.append("Example images: there is no image on which all settings were tested.")
     if source is None or not chosen:
         return None
     samples = _samples(source, chosen)

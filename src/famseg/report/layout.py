@@ -81,6 +81,7 @@ class Table:
         columns: its columns.
         notes: sentences below it.
         reference: the row that the others are compared with; None without a comparison.
+        best_is_reference: whether that row was chosen by its score.
     """
 
     key: str
@@ -89,6 +90,7 @@ class Table:
     columns: Sequence[Column]
     notes: Sequence[str] = ()
     reference: Row | None = None
+    best_is_reference: bool = False
 
     def numbers(self) -> list[list[Number]]:
         """Every number, row by row; best and second best as printed, so that equal digits share a place."""

@@ -3,7 +3,7 @@
 import csv
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
 
@@ -22,7 +22,7 @@ class Images:
     """The per-image table of a test.
 
     Attributes:
-        names: (n,) files.
+        names: (n,) files; see `told_apart`.
         groups: (n,) examination or subject of each.
         columns: name -> (n,) values, NaN where an image has none.
     """
@@ -36,6 +36,14 @@ class Images:
         if column not in self.columns:
             return {}
         return dict(zip(self.names, self.columns[column].tolist(), strict=True))
+
+    def showing(self, column: str) -> dict[str, float]:
+        """A score of a class, such as `dice_fl`, of the images whose truth shows it.
+
+        Tables without the objects' sizes, as older runs have them: of those that have the score; a false alarm has one.
+        """
+        values, sizes = self.named(column), self.named(f"size_{column.rpartition('_')[2]}")
+        return {name: value for name, value in values.items() if sizes.get(name, 1) > 0 and not math.isnan(value)}
 
 
 @dataclass(frozen=True)
@@ -103,6 +111,31 @@ def read_record(cell: Cell) -> Record:
         energy_wh=_sum(timing, "energy_wh"),
         remarks=remarks,
     )
+
+
+def told_apart(records: Sequence[Record]) -> list[Record]:
+    """The records with another name for every image that is not the one which an earlier record has by its name.
+
+    Files of one name in two data sets, or phantoms drawn with other options, are two images: they show objects of other
+    true sizes, and are no pairs.
+    """
+    seen: dict[str, list[dict[str, float]]] = {}
+    return [replace(record, images=replace(record.images, names=_names(record.images, seen))) for record in records]
+
+
+def _names(images: Images, seen: dict[str, list[dict[str, float]]]) -> list[str]:
+    sizes = {name: column.tolist() for name, column in images.columns.items() if name.startswith("size_")}
+    names = []
+    for i, name in enumerate(images.names):
+        truth, known = {key: values[i] for key, values in sizes.items()}, seen.setdefault(name, [])
+        number = next((n for n, other in enumerate(known) if _agree(truth, other)), len(known))
+        known += [truth] if number == len(known) else []
+        names.append(f"{name} ({number + 1})" if number else name)
+    return names
+
+
+def _agree(one: Mapping[str, float], other: Mapping[str, float]) -> bool:
+    return all(one[key] == other[key] for key in one.keys() & other.keys())
 
 
 def _images(folder: Path) -> Images:

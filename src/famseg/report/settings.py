@@ -2,19 +2,18 @@
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import PurePath
 from statistics import fmean, stdev
 from typing import Any
 
 from famseg.report.records import Record
 from famseg.study.cells import Cell
+from famseg.study.identity import options
 
-# Groups and keys that do not make another setting, or repeat what another key says.
+# Groups that do not make another setting, and keys that repeat what another one says.
 _NO_GROUP = ("hydra", "experiment", "logger", "scale")
-_NO_KEY = ("task.", "trainer.callbacks", "trainer.logger", "trainer.progress", "logger", "runs", "study", "resume")
-_NO_LEAF = ("seed", "fold", "folder", "output", "num_workers")
+_REPEATED = ("task.model.", "task.loss.", "task.optimizer.", "task.scheduler.", "task.switch.")
 
 BASELINE = "baseline"  # name of the setting that others change in one thing
 
@@ -107,7 +106,7 @@ def differing(cells: Sequence[Cell]) -> list[dict[str, str]]:
         for group in dict.fromkeys(group for cell in cells for group in cell.choices)
         if not group.startswith(_NO_GROUP) and "@" not in group and len({cell.choices.get(group) for cell in cells}) > 1
     ]
-    flat = [dict(_flattened(cell.config)) for cell in cells]
+    flat = [options(cell.config) for cell in cells]
     keys = [key for key in dict.fromkeys(key for values in flat for key in values) if _differs(key, cells, flat)]
     return [
         {group: str(cell.choices.get(group, "-")) for group in groups}
@@ -125,7 +124,7 @@ def _usual(differences: Sequence[Mapping[str, str]]) -> dict[str, str]:
 
 
 def _differs(key: str, cells: Sequence[Cell], flat: Sequence[Mapping[str, Any]]) -> bool:
-    if key.startswith(_NO_KEY) or key.rpartition(".")[2] in _NO_LEAF:
+    if key.startswith(_REPEATED):
         return False
     by_option: dict[str | None, set[str]] = {}
     for cell, values in zip(cells, flat, strict=True):
@@ -137,11 +136,3 @@ def _score(record: Record, name: str) -> float:
     if name in ("images_per_s", "seconds", "train_seconds", "energy_wh"):
         return float(getattr(record, name))
     return record.scores.get(name, math.nan)
-
-
-def _flattened(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in config.items():
-        if isinstance(value, Mapping) and value:
-            yield from _flattened(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", PurePath(str(value)).name if prefix + key == "data.root" else value

@@ -20,6 +20,7 @@ _SCORES = (
     ("boundary_iou", "boundary IoU %", 100.0, 2, 1),
     ("jaggedness", "jaggedness", 1.0, 4, -1),
 )
+_APART = "Rows were tested on different images, and compare where these are the same."
 _LENGTH = {"fl": "fl_mm", "fb": "hc_mm"}
 
 
@@ -91,8 +92,14 @@ def size_tables(settings: Sequence[Setting], names: Mapping[int, str]) -> list[T
             f"above {high} ({scores.images[2]}). Means over images, then over {over(finished)}. A missed "
             "object: see HD95 above."
         )
-        tables.append(Table(f"sizes-{name}", f"{scores.label}: small and large objects", rows, shown, [note]))
+        notes = [note, _APART] if _apart(finished) else [note]
+        tables.append(Table(f"sizes-{name}", f"{scores.label}: small and large objects", rows, shown, notes))
     return tables
+
+
+def _apart(settings: Sequence[Setting]) -> bool:
+    tested = {frozenset(name for record in setting.records for name in record.images.names) for setting in settings}
+    return len(tested) > 1
 
 
 def _of_small_and_large(record: Record, name: str, parts: Mapping[str, int]) -> dict[str, float]:

@@ -83,15 +83,19 @@ def over_images(differences: ArrayLike, groups: Sequence[Hashable], seed: int = 
     return Comparison(summary.mean, summary.low, summary.high, _sign_flips(sums, seed), len(sums), len(values))
 
 
-def holm(p: Sequence[float]) -> list[float]:
+def holm(p: Sequence[float], times: float = 1) -> list[float]:
     """Holm's correction of a family of p values; NaN stays out of the family and NaN.
 
     Source: Holm, Scandinavian Journal of Statistics 6:65-70, 1979.
+
+    Args:
+        p: of two-sided tests.
+        times: how many times as large the family is, if these were picked out of it: the others then count as larger.
     """
     ranked = sorted((value, index) for index, value in enumerate(p) if not math.isnan(value))
     corrected, largest = [math.nan] * len(p), 0.0
     for rank, (value, index) in enumerate(ranked):
-        largest = max(largest, min(1.0, (len(ranked) - rank) * value))
+        largest = max(largest, min(1.0, (times * len(ranked) - rank) * value))
         corrected[index] = largest
     return corrected
 

@@ -11,7 +11,7 @@ from famseg.report.claims import Claim, make_claims
 from famseg.report.cost import cost_table
 from famseg.report.layout import Table
 from famseg.report.loads import gpu_loads
-from famseg.report.records import Record, read_record
+from famseg.report.records import Record, read_record, told_apart
 from famseg.report.settings import Setting, group_settings
 from famseg.report.sizes import score_sizes, size_tables, with_sizes
 from famseg.report.tables import build_tables
@@ -100,8 +100,9 @@ def _records(cells: Sequence[Cell]) -> tuple[list[Record], list[str]]:
     faults = []
     done = [cell for cell in cells if cell.state == "done"]
     for cell in sorted(done, key=lambda cell: float(cell.status.get("updated") or 0)):
-        if not cell.config:
-            faults.append(f"{cell.name}: {cell.problem or 'no configuration'}; it cannot be told what it is.")
+        if not isinstance(cell.config.get("seed"), int):
+            problem = cell.problem or ("config.yaml: no seed" if cell.config else "no configuration")
+            faults.append(f"{cell.name}: {problem}; it cannot be told what it is.")
             continue
         try:
             record = read_record(cell)
@@ -112,7 +113,7 @@ def _records(cells: Sequence[Cell]) -> tuple[list[Record], list[str]]:
             older = found[cell.identity].cell.name
             faults.append(f"{older}: the same experiment as {cell.name}, which is newer; the older is left out.")
         found[cell.identity] = record
-    return sorted(found.values(), key=lambda record: record.cell.name), faults
+    return told_apart(sorted(found.values(), key=lambda record: record.cell.name)), faults
 
 
 def _names(settings: Sequence[Setting], tables: Sequence[Table]) -> dict[int, str]:

@@ -73,13 +73,14 @@ def further_scores(table: Table) -> Table:
     columns += [Column("hc_median_mm", "HC error median mm", better=-1)]
     columns += [Column(f"jaggedness_{name}", f"jaggedness{label[name]}", 1, 4, -1) for name in classes]
     columns += [Column(f"missed_{name}", f"missed{label[name]}", 1, 1, -1) for name in classes]
+    columns += [Column(f"false_alarm_{name}", f"false alarms{label[name]}", 1, 1, -1) for name in classes]
     columns += [Column("images_per_s", "images/s", 1, 1, 1)]
     present = [column for column in columns if _present(column, rows)]
     notes = (
         "Dice counts the pixels of the whole test split; HD95, the errors of HC and FL (mean absolute; of HC the "
         "median, too) and jaggedness (0: smooth) are means over its images. A missed object costs HD95 the picture's "
-        "diagonal; it has no error in mm and no jaggedness: read these beside the number of missed objects. "
-        "images/s: in training.",
+        "diagonal; it has no error in mm and no jaggedness: read these beside the number of missed objects. A false "
+        "alarm (the class in an image that does not show it) costs HD95 the same. images/s: in training.",
     )
     return Table(f"{table.key}-further", f"{table.title}: further scores", rows, present, notes)
 
@@ -187,8 +188,8 @@ def _table(key: str, title: str, rows: Sequence[Row], own: Setting | None = None
         columns += [Column(score, name, source="paper")] if beside else []
         columns.append(Column(score, name, 100, source="ours" if beside else ""))
     best = max(finished, key=lambda row: row.setting.mean("miou") if row.setting else -math.inf, default=None)
-    own_row = next((row for row in finished if row.setting is own), best)
-    reference = own_row if len(finished) > 1 else None
+    own_row = next((row for row in finished if row.setting is own), None)
+    reference = (own_row or best) if len(finished) > 1 else None
     repeats = over(row.setting for row in finished if row.setting)
     notes = _notes(rows, classes, repeats)
     if reference is not None and repeats != "seeds":
@@ -196,7 +197,9 @@ def _table(key: str, title: str, rows: Sequence[Row], own: Setting | None = None
             "Networks of different folds share training images and are not independent: nothing is claimed over "
             f"{repeats}. Comparisons are over the test images of all folds, each with the networks of its own fold."
         )
-    return Table(key, title, rows, columns, notes, reference)
+    if reference is not None and own_row is None:
+        notes.append(f"The others are compared with the best, {reference.name}: p values are corrected for all pairs.")
+    return Table(key, title, rows, columns, notes, reference, own_row is None)
 
 
 def _notes(rows: Sequence[Row], classes: Sequence[str], repeats: str) -> list[str]:

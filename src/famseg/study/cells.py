@@ -13,6 +13,7 @@ from famseg.errors import UserError
 from famseg.study.identity import identity, setting
 
 PLAN = "plan.json"  # what the sweeps of a study were to run
+_USERS_MISTAKE = "hydra.errors.CompactHydraException: "  # in front of a sentence that needs no name of a class
 MARKS = (".hydra", "status.json", "config.yaml")  # a folder with one of these is a cell
 
 
@@ -131,7 +132,7 @@ def _status(folder: Path) -> tuple[dict[str, Any], str, str]:
 
 def _last_line(trace: Any) -> str:
     lines = [line.strip() for line in str(trace or "").splitlines() if line.strip()]
-    return lines[-1] if lines else "no reason in status.json"
+    return lines[-1].removeprefix(_USERS_MISTAKE) if lines else "no reason in status.json"
 
 
 def _choices(hydra: Mapping[str, Any]) -> dict[str, str]:

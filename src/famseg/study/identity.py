@@ -61,6 +61,11 @@ def setting(config: Mapping[str, Any]) -> str:
     return _digest(_reduced(config, str(config.get("output", "")), "", NOT_PART | REPEATS))
 
 
+def options(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Value by dotted key of all that `setting` looks at: what may tell the settings of a study apart."""
+    return dict(_leaves(_reduced(config, str(config.get("output", "")), "", NOT_PART | REPEATS)))
+
+
 def differing(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
     """Dotted keys in which two resolved configurations are not of the same experiment, those of few parts first."""
     parts = [dict(_leaves(_reduced(each, str(each.get("output", "")), "", NOT_PART))) for each in (one, other)]
