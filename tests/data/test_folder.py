@@ -100,6 +100,20 @@ def test_bad_rows_are_found_without_decoding(folder_root):
     assert ("row 99.png" in unknown.file, unknown.fatal) == (True, False)
 
 
+def test_training_says_once_that_rows_fit_no_image_and_subjects_are_lost(folder_root, caplog):
+    """Without a word, images of one woman would be in training and in test, and no result would be in mm."""
+    table = folder_root / "spacing.csv"
+    table.write_text(table.read_text().replace(".png", ""))
+    data = datamodule(folder_root, folds=3, size=(32, 32), batch_size=1)
+    data.setup("fit")
+    data.setup("test")
+    spacing, subject, row, more = [record.getMessage() for record in caplog.records]
+    assert "no pixel size for 6 images, 0.png first" in spacing
+    assert "no subject for 6 images, 0.png first: images of one subject may end up in training and test" in subject
+    assert row.endswith("row 0: has no image and is not used. Give the image's whole name, with its suffix.")
+    assert more == "5 more warnings: `famseg data check` lists them."
+
+
 def test_a_doubled_row_is_one_problem_among_others(folder_root):
     table = folder_root / "spacing.csv"
     table.write_text(table.read_text() + "1.png,0.3,x\n")

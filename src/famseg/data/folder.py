@@ -81,6 +81,7 @@ class Folder:
 
     def problems(self, decode: bool = True) -> Iterator[Problem]:
         """Missing labels, rows that fit nothing; with `decode` also unreadable files and unused classes."""
+        yield from self._unknown_problems()
         yield from self._label_problems()
         yield from self._table_problems()
         if decode:
@@ -128,25 +129,30 @@ class Folder:
             mend = f"Save {near[0].name} as a PNG of this name: JPEG changes ids, and names must be equal."
         return Problem(str(self._label(image)), "is missing", mend)
 
-    def _table_problems(self) -> Iterator[Problem]:
-        table, known = str(self.root / TABLE), set(self.names)
-        for name in self._doubled:
-            yield Problem(f"{table}, row {name}", "the file is listed twice", "Remove one of the rows.")
-        for name in self._table:
-            if name not in known:
-                yield Problem(f"{table}, row {name}", "has no image and is not used", "Check the name.", fatal=False)
-            elif self._cell(name, "mm_per_pixel") and not self._spacing(name) > 0:
-                what = f"pixel size {self._cell(name, 'mm_per_pixel')!r} is no positive number"
-                yield Problem(f"{table}, row {name}", what, "Give millimetres per pixel, or leave it empty.")
-            elif odd := implausible(self._spacing(name)):
-                what = f"pixel size {self._cell(name, 'mm_per_pixel')} {odd}"
-                yield Problem(f"{table}, row {name}", what, "Check that it is in mm.", fatal=False)
+    def _unknown_problems(self) -> Iterator[Problem]:
+        """Pixel sizes and subjects that nobody gave."""
+        table = str(self.root / TABLE)
         if unknown := [name for name in self.names if math.isnan(self._spacing(name))]:
             what = f"no pixel size for {_some(unknown)}: their results are in pixels, not mm"
             yield Problem(table, what, "Add mm_per_pixel where it is known.", fatal=False)
         if unknown := [name for name in self.names if not self._cell(name, "subject")]:
             what = f"no subject for {_some(unknown)}: images of one subject may end up in training and test"
             yield Problem(table, what, "Add the subject where it is known.", fatal=False)
+
+    def _table_problems(self) -> Iterator[Problem]:
+        table, known = str(self.root / TABLE), set(self.names)
+        for name in self._doubled:
+            yield Problem(f"{table}, row {name}", "the file is listed twice", "Remove one of the rows.")
+        for name in self._table:
+            if name not in known:
+                mend = "Give the image's whole name, with its suffix."
+                yield Problem(f"{table}, row {name}", "has no image and is not used", mend, fatal=False)
+            elif self._cell(name, "mm_per_pixel") and not self._spacing(name) > 0:
+                what = f"pixel size {self._cell(name, 'mm_per_pixel')!r} is no positive number"
+                yield Problem(f"{table}, row {name}", what, "Give millimetres per pixel, or leave it empty.")
+            elif odd := implausible(self._spacing(name)):
+                what = f"pixel size {self._cell(name, 'mm_per_pixel')} {odd}"
+                yield Problem(f"{table}, row {name}", what, "Check that it is in mm.", fatal=False)
 
     def _decoding_problems(self, path: Path) -> tuple[list[Problem], set[int]]:
         """What is wrong with an image and its label, and the ids in that; none if it cannot be read."""
