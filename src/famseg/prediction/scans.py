@@ -1,10 +1,9 @@
 """Pictures to predict on: which files are meant, and what each holds."""
 
 import glob
-import math
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from PIL import Image
@@ -75,12 +74,10 @@ def read_scan(path: Path, spacing: Callable[[Path], float]) -> Scan:
     if is_dicom(path):
         from famseg.data.dicom import read_dicom  # pydicom is an extra
 
-        scan = Scan(path, *read_dicom(path))
-    else:
-        _check_header(path)
-        image, converted = read_image(path)
-        scan = Scan(path, image, math.nan, (converted,) if converted else ())
-    return replace(scan, spacing=spacing(path)) if math.isnan(scan.spacing) else scan
+        return Scan(path, *read_dicom(path, spacing))
+    _check_header(path)
+    image, converted = read_image(path)
+    return Scan(path, image, spacing(path), (converted,) if converted else ())
 
 
 def _is_picture(path: Path) -> bool:
