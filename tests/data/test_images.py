@@ -56,6 +56,13 @@ def test_truncated_files_are_named(tmp_path, suffix, part):
         read_image(path)
 
 
+def test_a_file_of_several_pictures_is_refused(tmp_path):
+    """OpenCV takes the first without a word: a training would learn from one frame of a loop and its label."""
+    assert cv2.imwritemulti(str(tmp_path / "a.tif"), [GREY, GREY])
+    with pytest.raises(UserError, match=r"a\.tif: holds 2 pictures\. Export the one that is meant"):
+        read_image(tmp_path / "a.tif")
+
+
 def test_missing_and_small_images_are_named(tmp_path):
     with pytest.raises(UserError, match=r"gone\.png: cannot be read"):
         read_image(tmp_path / "gone.png")

@@ -5,8 +5,8 @@ import cv2
 import numpy as np
 import pytest
 
+from famseg.data import images
 from famseg.errors import UserError
-from famseg.prediction import scans
 from famseg.prediction.scans import find_files, read_scan
 
 GREY = np.random.default_rng(0).integers(0, 256, (40, 48), dtype=np.uint8)
@@ -54,7 +54,7 @@ def test_pages_of_a_tiff_are_not_guessed_at(tmp_path):
 
 def test_size_is_read_before_anything_is_decoded(write_image, monkeypatch):
     path = write_image("huge.png", np.zeros((10_000, 10_000), np.uint8))
-    monkeypatch.setattr(scans, "read_image", lambda path: pytest.fail("decoded"))
+    monkeypatch.setattr(images, "_decode", lambda path: pytest.fail("decoded"))
     with pytest.raises(UserError, match=r"huge\.png: 10000x10000 px is too large"):
         read_scan(path, unknown)
 

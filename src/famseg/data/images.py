@@ -1,6 +1,7 @@
 """Files to pixels: one 8-bit channel for images, class ids for labels."""
 
 import math
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -18,6 +19,9 @@ MIN_SIDE = 32  # the network halves five times
 MAX_PIXELS = 6000 * 6000
 """Larger pictures are refused before they are decoded: a few bytes can claim to be gigabytes of pixels."""
 
+# What Pillow warns of, large or damaged pictures, is refused here or by the decoder, by name.
+warnings.filterwarnings("ignore", module=r"PIL\.")
+
 # A bad file gets our message with its name; OpenCV's own lines beside it name none.
 cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
 
@@ -29,8 +33,10 @@ def read_image(path: Path) -> tuple[Pixels, str]:
         uint8 (H, W), and in words what was converted ("" when the file is one 8-bit channel already).
 
     Raises:
-        UserError: The file is missing, unreadable, truncated, smaller than 32 px or holds no finite values.
+        UserError: The file is missing, unreadable, truncated, too large, smaller than 32 px, or holds several pictures
+            or values that are not finite.
     """
+    _check_header(path)
     return as_grey(path, _decode(path))
 
 
@@ -117,6 +123,19 @@ def check_size(path: Path, width: int, height: int) -> None:
     if width * height > MAX_PIXELS:
         limit = MAX_PIXELS // 10**6
         raise UserError(f"{path}: {width}x{height} px is too large, the limit is {limit} million. Crop or shrink it.")
+
+
+def _check_header(path: Path) -> None:
+    try:
+        with Image.open(path, formats=("PNG", "JPEG", "TIFF", "BMP")) as picture:
+            (width, height), pages = picture.size, getattr(picture, "n_frames", 1)
+    except Image.DecompressionBombError:
+        raise UserError(f"{path}: is far too large to be an ultrasound image. Crop or shrink it.") from None
+    except Exception:  # Pillow raises many types for damaged headers; the decoder says what is wrong
+        return
+    check_size(path, width, height)
+    if pages > 1:
+        raise UserError(f"{path}: holds {pages} pictures. Export the one that is meant as a file of its own.")
 
 
 def _decode(path: Path) -> NDArray[np.generic]:

@@ -1,19 +1,13 @@
 """Pictures to predict on: which files are meant, and what each holds."""
 
 import glob
-import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from PIL import Image
-
-from famseg.data.images import SUFFIXES, check_size, is_dicom, read_image
+from famseg.data.images import SUFFIXES, is_dicom, read_image
 from famseg.data.source import Pixels
 from famseg.errors import UserError
-
-# What it warns of, large or damaged pictures, is refused here or by the decoder, by name.
-warnings.filterwarnings("ignore", module=r"PIL\.")
 
 
 @dataclass(frozen=True)
@@ -75,7 +69,6 @@ def read_scan(path: Path, spacing: Callable[[Path], float]) -> Scan:
         from famseg.data.dicom import read_dicom  # pydicom is an extra
 
         return Scan(path, *read_dicom(path, spacing))
-    _check_header(path)
     image, converted = read_image(path)
     return Scan(path, image, spacing(path), (converted,) if converted else ())
 
@@ -88,16 +81,3 @@ def _is_picture(path: Path) -> bool:
 
 def _is_below(path: Path, folder: Path) -> bool:
     return folder.resolve() in path.resolve().parents
-
-
-def _check_header(path: Path) -> None:
-    try:
-        with Image.open(path, formats=("PNG", "JPEG", "TIFF", "BMP")) as picture:
-            (width, height), pages = picture.size, getattr(picture, "n_frames", 1)
-    except Image.DecompressionBombError:
-        raise UserError(f"{path}: is far too large to be an ultrasound image. Crop or shrink it.") from None
-    except Exception:  # Pillow raises many types for damaged headers; the decoder says what is wrong
-        return
-    check_size(path, width, height)
-    if pages > 1:
-        raise UserError(f"{path}: holds {pages} pictures. Export the one to be measured as a file of its own.")
