@@ -112,6 +112,7 @@ def test_pixels_that_are_not_square_have_no_size_whatever_is_given(write):
         ({"PixelData": None, "Rows": None, "Columns": None}, "holds no picture"),
         ({"NumberOfFrames": 12}, "holds 12 frames"),
         ({"PixelData": GREY.tobytes()[:100]}, "cannot be decoded"),
+        ({"Rows": 24}, "its pixels do not fit"),  # two frames of which the header knows one
         ({"Rows": 10_000, "Columns": 10_000}, "too large"),
         ({"PhotometricInterpretation": "YBR_FULL", "SamplesPerPixel": 3}, "cannot be decoded"),
     ],

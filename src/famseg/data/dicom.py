@@ -148,6 +148,8 @@ def _pixels(path: Path) -> np.ndarray[Any, np.dtype[np.generic]]:
             f"{path}: its pixels cannot be decoded ({type(error).__name__}; {syntax}). "
             "Export it again, uncompressed, or as PNG."
         ) from None
+    if values.shape[:2] != (dataset.Rows, dataset.Columns):  # pydicom gives frames that the header does not count
+        raise UserError(f"{path}: its pixels do not fit {dataset.Columns}x{dataset.Rows} px. Export it again.")
     if dataset.PhotometricInterpretation == "MONOCHROME1":
         values = values.max() - values  # bright means dark there
     return np.asarray(values[..., ::-1] if values.ndim == 3 else values)
