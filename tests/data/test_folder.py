@@ -86,6 +86,20 @@ def test_missing_and_spare_labels_are_found_without_decoding(folder_root):
     assert (Path(spare.file).name, spare.fatal) == ("spare.png", False)
 
 
+def test_what_lies_beside_the_images_is_named(folder_root):
+    (folder_root / "images/.hidden").touch()
+    for name in ("a.dcm", "b.dcm", "c.webp"):
+        (folder_root / "images" / name).touch()
+    (folder_root / "images/patient_7").mkdir()
+    (unused,) = Folder(folder_root).problems(decode=False)
+    assert (Path(unused.file).name, unused.what) == ("images", "not used: a.dcm, b.dcm, c.webp and 1 more")
+    assert not unused.fatal
+    for path in (folder_root / "images").glob("*.png"):
+        path.rename(folder_root / "images/patient_7" / path.name)
+    with pytest.raises(UserError, match=r"holds no images.* no folders below"):
+        Folder(folder_root)
+
+
 def test_two_images_may_not_share_a_label(folder_root):
     cv2.imwrite(str(folder_root / "images/3.jpg"), np.zeros((40, 56), np.uint8))
     problems = [problem for problem in Folder(folder_root).problems(decode=False) if problem.fatal]

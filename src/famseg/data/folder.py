@@ -24,6 +24,8 @@ TABLE = "spacing.csv"
 CLASS_TABLE = "classes.csv"
 COLUMNS = ("file", "mm_per_pixel", "subject")
 
+_MEND_UNUSED = "PNG, JPEG, TIFF and BMP right in this folder are. Move them up, or convert them: `famseg data import`."
+
 
 class Folder:
     """Images and label PNGs in two folders.
@@ -82,6 +84,7 @@ class Folder:
     def problems(self, decode: bool = True) -> Iterator[Problem]:
         """Missing labels, rows that fit nothing; with `decode` also unreadable files and unused classes."""
         yield from self._unknown_problems()
+        yield from self._unused_problems()
         yield from self._label_problems()
         yield from self._table_problems()
         if decode:
@@ -108,6 +111,14 @@ class Folder:
             yield Problem(str(self.root / "images"), what, mend, fatal=False)
         if read == len(self):
             yield from (Problem(str(self.root / "labels"), *words, fatal=False) for words in unshown(self, shown))
+
+    def _unused_problems(self) -> Iterator[Problem]:
+        """What lies beside the images, such as a folder of each patient or DICOM files."""
+        folder, used = self.root / "images", set(self._images)
+        unused = [path.name for path in sorted(folder.iterdir()) if path not in used and path.name[0] != "."]
+        if unused:
+            more = f" and {len(unused) - 3} more" if len(unused) > 3 else ""
+            yield Problem(str(folder), f"not used: {', '.join(unused[:3])}{more}", _MEND_UNUSED, fatal=False)
 
     def _label_problems(self) -> Iterator[Problem]:
         stems: dict[str, str] = {}
@@ -224,7 +235,7 @@ def _checked_colours(
 
 
 def _list_images(root: Path) -> list[Path]:
-    layout = "It needs images/NAME.png (or jpg, tif, bmp) and labels/NAME.png."
+    layout = "It needs images/NAME.png (or jpg, tif, bmp) and labels/NAME.png, and no folders below."
     for folder in (root / "images", root / "labels"):
         if not folder.is_dir():
             raise UserError(f"{folder}: this folder is missing (data.root={root}). {layout}")
