@@ -1,5 +1,6 @@
 import logging
 import math
+import unicodedata
 from pathlib import Path
 
 import cv2
@@ -84,6 +85,27 @@ def test_missing_and_spare_labels_are_found_without_decoding(folder_root):
     missing, spare = Folder(folder_root).problems(decode=False)
     assert (Path(missing.file).name, missing.fatal) == ("3.png", True)
     assert (Path(spare.file).name, spare.fatal) == ("spare.png", False)
+
+
+@pytest.mark.parametrize("apart", ["images", "labels"])
+def test_umlauts_are_the_same_however_a_computer_writes_them(folder_root, apart):
+    """A Mac writes two codes; the table was typed elsewhere."""
+    for folder in ("images", "labels"):
+        name = unicodedata.normalize("NFD" if folder == apart else "NFC", "größe.png")
+        (folder_root / folder / "2.png").rename(folder_root / folder / name)
+    table = folder_root / "spacing.csv"
+    table.write_text(table.read_text().replace("2.png", unicodedata.normalize("NFC", "größe.png")))
+    source = Folder(folder_root)
+    assert list(source.problems()) == []
+    assert (source[5].group, source[5].spacing) == ("woman2", 0.3)
+    assert source[5].mask.any()
+
+
+def test_a_label_may_end_in_capitals_as_an_image_may(folder_root):
+    (folder_root / "labels/0.png").rename(folder_root / "labels/0.PNG")
+    source = Folder(folder_root)
+    assert list(source.problems()) == []
+    assert source[0].mask.any()
 
 
 def test_what_lies_beside_the_images_is_named(folder_root):

@@ -1,4 +1,5 @@
 import math
+import unicodedata
 from pathlib import Path
 
 import pytest
@@ -91,3 +92,9 @@ def test_one_file_by_two_ways_is_one(tmp_path, monkeypatch):
 def test_a_name_may_not_be_listed_twice(names):
     with pytest.raises(UserError, match=r"^t\.csv: .* is listed twice\. Remove one"):
         matched(names, [])
+
+
+def test_umlauts_are_the_same_however_a_computer_writes_them():
+    composed, apart = (unicodedata.normalize(form, "Müller.png") for form in ("NFC", "NFD"))
+    for row, file in ((composed, apart), (apart, composed)):
+        assert match_rows(Path("t.csv"), [row], [Path(file)]) == {Path(file): 0}

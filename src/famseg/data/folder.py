@@ -15,7 +15,7 @@ from famseg.data.datamodule import SegmentationDataModule
 from famseg.data.images import SUFFIXES, read_image, read_label
 from famseg.data.progress import parallel
 from famseg.data.source import Pixels, Problem, Sample, Stamp, unshown
-from famseg.data.tables import implausible, number, read_rows
+from famseg.data.tables import implausible, number, read_rows, same_letters
 from famseg.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -63,6 +63,8 @@ class Folder:
         self.known = frozenset({*self.classes, *absent})
         self._colours = _checked_colours(self.classes, colours)
         self._images = _list_images(self.root)
+        labels = sorted(path for path in (self.root / "labels").iterdir() if path.suffix.lower() == ".png")
+        self._labels = {same_letters(path.stem): path for path in labels}
         self._table, self._doubled = _read_table(self.root / TABLE)
         self.names = [path.name for path in self._images]
         self.groups = [self._cell(name, "subject") or name for name in self.names]
@@ -122,18 +124,17 @@ class Folder:
 
     def _label_problems(self) -> Iterator[Problem]:
         stems: dict[str, str] = {}
+        used = {self._label(path) for path in self._images}
         for path in self._images:
             if not self._label(path).exists():
-                yield self._missing(path)
-            if (other := stems.setdefault(path.stem, path.name)) != path.name:
+                yield self._missing(path, used)
+            if (other := stems.setdefault(same_letters(path.stem), path.name)) != path.name:
                 yield Problem(str(path), f"shares its label with {other}", "Give the two images different names.")
-        for label in sorted((self.root / "labels").glob("*.png")):
-            if label.stem not in stems:
-                yield Problem(str(label), "has no image and is not used", "Add its image, or remove it.", fatal=False)
+        for label in (label for label in self._labels.values() if label not in used):
+            yield Problem(str(label), "has no image and is not used", "Add its image, or remove it.", fatal=False)
 
-    def _missing(self, image: Path) -> Problem:
-        """Of a label, which may be there in another format or under a longer name."""
-        labels = {self._label(path) for path in self._images}
+    def _missing(self, image: Path, labels: set[Path]) -> Problem:
+        """Of a label, which may be there in another format or under a longer name, less the labels of other images."""
         mend = f"Add the label of {image.name}, or remove the image."
         near = sorted({*(self.root / "labels").glob(f"{glob.escape(image.stem)}[._-]*")} - labels)
         if near:
@@ -151,7 +152,7 @@ class Folder:
             yield Problem(table, what, "Add the subject where it is known.", fatal=False)
 
     def _table_problems(self) -> Iterator[Problem]:
-        table, known = str(self.root / TABLE), set(self.names)
+        table, known = str(self.root / TABLE), set(map(same_letters, self.names))
         for name in self._doubled:
             yield Problem(f"{table}, row {name}", "the file is listed twice", "Remove one of the rows.")
         for name in self._table:
@@ -198,10 +199,10 @@ class Folder:
         return mask
 
     def _label(self, image: Path) -> Path:
-        return self.root / "labels" / f"{image.stem}.png"
+        return self._labels.get(same_letters(image.stem), self.root / "labels" / f"{image.stem}.png")
 
     def _cell(self, name: str, column: str) -> str:
-        return (self._table.get(name, {}).get(column) or "").strip()
+        return (self._table.get(same_letters(name), {}).get(column) or "").strip()
 
     def _spacing(self, name: str) -> float:
         """Millimetres per pixel, nan when unknown or impossible."""
@@ -250,8 +251,8 @@ def _read_table(path: Path) -> tuple[dict[str, dict[str, str]], list[str]]:
     if not path.exists():
         return {}, []
     lines = read_rows(path, COLUMNS, f"Write the columns {','.join(COLUMNS)}; unknown values stay empty.")
-    count = Counter(line["file"] for line in lines)
-    return {line["file"]: line for line in lines}, [name for name in count if count[name] > 1]
+    count = Counter(same_letters(line["file"]) for line in lines)
+    return {same_letters(line["file"]): line for line in lines}, [name for name in count if count[name] > 1]
 
 
 def _read_classes(path: Path) -> dict[str, int]:

@@ -3,6 +3,7 @@
 import csv
 import math
 import os
+import unicodedata
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path, PurePath
 
@@ -64,6 +65,11 @@ def implausible(mm: float) -> str:
     return f"is outside the {low:g} to {high:g} mm of ultrasound images" if mm < low or mm > high else ""
 
 
+def same_letters(name: str) -> str:
+    """A file name with one code for each letter: a Mac writes an umlaut as a letter and two dots, others as one."""
+    return unicodedata.normalize("NFC", name)
+
+
 def match_rows(table: Path, names: Sequence[str], files: Sequence[Path]) -> dict[Path, int]:
     """Which row of a table is a file's, for the files that have one.
 
@@ -97,7 +103,7 @@ def match_rows(table: Path, names: Sequence[str], files: Sequence[Path]) -> dict
 
 
 def _parts(path: str) -> tuple[str, ...]:
-    return PurePath(path.replace("\\", "/")).parts
+    return PurePath(same_letters(path).replace("\\", "/")).parts
 
 
 def _place(file: Path) -> tuple[str, ...]:
