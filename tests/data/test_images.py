@@ -87,5 +87,12 @@ def test_unknown_ids_and_colours_are_named(tmp_path):
         read_label(write(tmp_path / "a.png", label), IDS, COLOURS)
     rgb = np.zeros((40, 48, 3), np.uint8)
     rgb[3, 4] = (9, 8, 7)  # blue, green, red
-    with pytest.raises(UserError, match=r"colour \(7, 8, 9\) .* at x=4, y=3 belongs to no class"):
+    with pytest.raises(UserError, match=r"colour \(7, 8, 9\) .* at x=4, y=3 belongs to no class.*'data\.colours="):
         read_label(write(tmp_path / "b.png", rgb), IDS, COLOURS)
+
+
+def test_a_smoothed_label_is_told_from_one_with_an_id_too_many(tmp_path):
+    """Naming ids mends the second alone."""
+    smoothed = write(tmp_path / "a.png", cv2.blur(np.diag(np.full(40, 255, np.uint8)), (9, 9)))
+    with pytest.raises(UserError, match=r"Borders are smoothed, or were a JPEG: export it as a PNG of whole ids"):
+        read_label(smoothed, {"BG": 0, "FB": 255}, {})

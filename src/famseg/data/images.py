@@ -85,10 +85,10 @@ def read_label(path: Path, classes: Mapping[str, int], colours: Mapping[str, tup
     if unknown := sorted(found - set(classes.values())):
         some = f"{unknown}" if len(unknown) <= 5 else f"{unknown[0]} to {unknown[-1]} ({len(unknown)} of them)"
         known = ", ".join(f"{number} {name}" for name, number in classes.items())
-        raise UserError(
-            f"{path}: label ids {some} belong to no class. Known ids: {known}. "
-            "Mend the label, or name its ids, background first: 'data.ids={BG: 0, FB: 255}'."
-        )
+        mend = "Mend the label, or name its ids, background first: 'data.ids={BG: 0, FB: 255}'."
+        if len(unknown) > 5:
+            mend = "Borders are smoothed, or were a JPEG: export it as a PNG of whole ids, without smoothing."
+        raise UserError(f"{path}: label ids {some} belong to no class. Known ids: {known}. {mend}")
     return pixels.astype(np.uint8)
 
 
@@ -183,6 +183,7 @@ def _ids_from_colours(
         wanted = ", ".join(f"{name} {tuple(colour)}" for name, colour in colours.items())
         raise UserError(
             f"{path}: colour {tuple(rgb[y, x].tolist())} (red, green, blue) at x={x}, y={y} belongs to no class. "
-            f"Known colours: {wanted}; smoothed or JPEG borders must be removed."
+            f"Known colours: {wanted}. Name others, 'data.colours={{BG: [0, 0, 0], FB: [0, 128, 0]}}'; smoothed "
+            "or JPEG borders must be removed."
         )
     return ids
