@@ -19,8 +19,8 @@ def test_rows_with_byte_order_mark_and_absent_cells(tmp_path):
     [
         (b"", "has no column 'file'"),
         (b"name\na\n", "has no column 'file'"),
-        (b"file;mm\na.png;0,1\n", "has no column 'file'. Separate columns by commas"),
-        (b"file\n\xff\xfe", "is no CSV file in UTF-8"),
+        (b"file;mm\na.png;0,1\n", "separates columns by semicolons. Separate them by commas"),
+        (b"file\n\xff\xfe", "is no CSV file in UTF-8 .* Save it as such"),
     ],
 )
 def test_foreign_files_are_named(tmp_path, content, says):

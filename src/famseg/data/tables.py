@@ -33,10 +33,12 @@ def read_rows(path: Path, columns: Collection[str], mend: str) -> list[dict[str,
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror}). {mend}") from None
     except (UnicodeDecodeError, csv.Error) as error:
-        raise UserError(f"{path}: is no CSV file in UTF-8 ({error}). {mend}") from None
+        raise UserError(f"{path}: is no CSV file in UTF-8 ({error}). Save it as such (`CSV UTF-8`). {mend}") from None
+    if len(present) == 1 and ";" in present[0]:
+        separated = "separates columns by semicolons. Separate them by commas, and write decimals with a point."
+        raise UserError(f"{path}: {separated} {mend}")
     if missing := [column for column in columns if column not in present]:
-        separated = " Separate columns by commas and write decimals with a point." if ";" in "".join(present) else ""
-        raise UserError(f"{path}: has no column {missing[0]!r}.{separated} {mend}")
+        raise UserError(f"{path}: has no column {missing[0]!r}. {mend}")
     return rows
 
 
@@ -55,7 +57,7 @@ def mm_per_pixel(text: str, where: str) -> float:
         UserError: it is no positive number.
     """
     if not 0 < number(text) < math.inf:
-        raise UserError(f"{where}: pixel size {text!r} is no positive number. Give millimetres per pixel.")
+        raise UserError(f"{where}: pixel size {text!r} is no positive number. Give millimetres per pixel, as 0.12.")
     return number(text)
 
 
