@@ -40,6 +40,15 @@ def test_deep_images_become_8_bits_and_say_so(tmp_path, pixels):
     assert str(pixels.dtype) in converted
 
 
+@pytest.mark.parametrize("kind", [np.int16, np.int32, np.float64])
+def test_deep_colours_of_any_type_become_grey(tmp_path, kind):
+    blue, green, red = GREY, GREY // 2, GREY // 4
+    image, converted = read_image(write(tmp_path / "a.tif", np.dstack([blue, green, red]).astype(kind)))
+    grey = 0.114 * blue + 0.587 * green + 0.299 * red
+    np.testing.assert_allclose(image, grey * (255 / grey.max()), atol=1)
+    assert "colour image converted to grey" in converted
+
+
 def test_not_a_number_is_refused(tmp_path):
     pixels = np.full((40, 40), np.nan, np.float32)
     with pytest.raises(UserError, match=r"a\.tif: holds values that are not numbers"):

@@ -153,6 +153,8 @@ def _one_channel(pixels: NDArray[np.generic]) -> NDArray[np.generic]:
     colour = pixels[..., :3]  # drops alpha
     if colour.shape[2] < 3 or (colour == colour[..., :1]).all():
         return colour[..., 0]
+    if colour.dtype not in (np.uint8, np.uint16, np.float32):  # all that OpenCV mixes
+        colour = colour.astype(np.float32)
     grey: NDArray[np.generic] = cv2.cvtColor(np.ascontiguousarray(colour), cv2.COLOR_BGR2GRAY)
     return grey
 
