@@ -237,6 +237,9 @@ def test_every_unusable_picture_is_found(folder_root):
     [
         ({"BG": 0, "a": 0}, None, "id of its own"),
         ({"BG": 0, "a": 300}, None, "0 to 255"),
+        ({"FB": 2, "BG": 0}, None, "bg is not first. Name the background first"),
+        ({"FB": 2, "Background": 0}, None, "background is not first"),
+        ({"BG": 0, "FB": 2, "fb": 3}, None, "differ by capitals only"),
         ({"BG": 0, "a": 1}, {"b": [1, 2, 3]}, "b is no class"),
         ({"BG": 0, "a": 1}, {"BG": [0, 0, 0], "a": [0, 0, 0]}, "colour of its own"),
     ],

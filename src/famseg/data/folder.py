@@ -59,6 +59,7 @@ class Folder:
     ) -> None:
         self.root = Path(root)
         self.classes = dict(ids or _read_classes(self.root / CLASS_TABLE) or classes.IDS)
+        _check_ids(self.classes)
         self.absent = tuple(absent)
         self.known = frozenset({*self.classes, *absent})
         self._colours = _checked_colours(self.classes, colours)
@@ -221,11 +222,20 @@ def datamodule(
     return SegmentationDataModule(Folder(root, ids, colours, absent), **options)
 
 
+def _check_ids(ids: Mapping[str, int]) -> None:
+    """Refuse ids that cannot be told apart, and a background that does not stand first: it would be the object."""
+    if len(set(ids.values())) < len(ids) or not all(0 <= number <= 255 for number in ids.values()):
+        raise UserError(f"data.ids={dict(ids)}: give each class an id of its own, 0 to 255, background first.")
+    lower = [name.lower() for name in ids]
+    if len(set(lower)) < len(lower):
+        raise UserError(f"data.ids={dict(ids)}: two names differ by capitals only. Give each class a name of its own.")
+    if later := {"bg", "background"} & set(lower[1:]):
+        raise UserError(f"data.ids={dict(ids)}: {later.pop()} is not first. Name the background first.")
+
+
 def _checked_colours(
     ids: Mapping[str, int], colours: Mapping[str, Sequence[int]] | None
 ) -> dict[str, tuple[int, int, int]]:
-    if len(set(ids.values())) < len(ids) or not all(0 <= number <= 255 for number in ids.values()):
-        raise UserError(f"data.ids={dict(ids)}: give each class an id of its own, 0 to 255, background first.")
     wanted = colours or {name: colour for name, colour in classes.COLOURS.items() if name in ids}
     if unknown := [name for name in wanted if name not in ids]:
         raise UserError(f"data.colours: {unknown[0]} is no class of data.ids={dict(ids)}.")
