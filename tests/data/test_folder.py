@@ -56,6 +56,18 @@ def test_ids_and_colours_of_the_user(folder_root):
     assert next(iter(data.test_dataloader()))["mask"].unique().tolist() == [0, 1]
 
 
+def test_the_first_class_is_the_background_whatever_it_is_called(folder_root):
+    """Reports took one that is not called BG for an object, with claims about its Dice."""
+    colours = {"background": [0, 0, 0], "femur": [255, 0, 0], "head": [0, 255, 0]}
+    source = Folder(folder_root, {"background": 0, "femur": 1, "head": 2}, colours)
+    assert source.classes == {"BG": 0, "femur": 1, "head": 2}
+    assert source[0].known == {"BG", "femur", "head"}
+    label = np.zeros((40, 56, 3), np.uint8)
+    label[10:20, 10:20] = (0, 255, 0)
+    cv2.imwrite(str(folder_root / "labels/0.png"), label)
+    assert np.unique(source[0].mask).tolist() == [0, 2]
+
+
 def test_deep_images_are_converted_and_said_once(folder_root, caplog):
     for number in (0, 1):
         cv2.imwrite(str(folder_root / f"images/{number}.png"), np.full((40, 56), 1000 + number, np.uint16))

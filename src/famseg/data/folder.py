@@ -40,8 +40,8 @@ class Folder:
 
     Args:
         root: Folder with `images/` and `labels/`.
-        ids: Class name -> id in the labels, in the order of the model's outputs, background first; None: those of
-            `classes.csv`, or without it the paper's.
+        ids: Class name -> id in the labels, in the order of the model's outputs, background first, which becomes BG;
+            None: those of `classes.csv`, or without it the paper's.
         colours: Class name -> (red, green, blue) in the labels; None: the paper's, for the classes it has.
         absent: Classes that no image shows, whether `ids` lists them or not. What is neither in `ids` nor here may be
             in any image: a model that knows it is not told that it is background.
@@ -58,11 +58,12 @@ class Folder:
         absent: Sequence[str] = (),
     ) -> None:
         self.root = Path(root)
-        self.classes = dict(ids or _read_classes(self.root / CLASS_TABLE) or classes.IDS)
-        _check_ids(self.classes)
+        named = dict(ids or _read_classes(self.root / CLASS_TABLE) or classes.IDS)
+        _check_ids(named)
+        self.classes = _with_background(named)
         self.absent = tuple(absent)
         self.known = frozenset({*self.classes, *absent})
-        self._colours = _checked_colours(self.classes, colours)
+        self._colours = _with_background(_checked_colours(named, colours), next(iter(named)))
         self._images = _list_images(self.root)
         labels = sorted(path for path in (self.root / "labels").iterdir() if path.suffix.lower() == ".png")
         self._labels = {same_letters(path.stem): path for path in labels}
@@ -231,6 +232,12 @@ def _check_ids(ids: Mapping[str, int]) -> None:
         raise UserError(f"data.ids={dict(ids)}: two names differ by capitals only. Give each class a name of its own.")
     if later := {"bg", "background"} & set(lower[1:]):
         raise UserError(f"data.ids={dict(ids)}: {later.pop()} is not first. Name the background first.")
+
+
+def _with_background(of_class: Mapping[str, Any], name: str = "") -> dict[str, Any]:
+    """The same with the background, `name` or what comes first, called BG as in other sets and in reports."""
+    name = name or next(iter(of_class))
+    return {classes.BACKGROUND if key == name else key: value for key, value in of_class.items()}
 
 
 def _checked_colours(
