@@ -52,6 +52,14 @@ def test_damaged_file(tmp_path, content, words):
         checkpoint.load(tmp_path / "a.ckpt")
 
 
+def test_a_torchscript_file_is_told_of_what_is_taken(tmp_path, recwarn):
+    torch.jit.trace(torch.nn.Identity(), torch.zeros(1)).save(tmp_path / "a.pt")
+    recwarn.clear()
+    with pytest.raises(UserError, match=r"a\.pt: .* Give a run's folder, a checkpoint or a \.safetensors file"):
+        checkpoint.load(tmp_path / "a.pt")
+    assert not recwarn.list
+
+
 def test_truncated_file(tmp_path):
     write(tmp_path / "a.ckpt")
     whole = (tmp_path / "a.ckpt").read_bytes()

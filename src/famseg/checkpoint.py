@@ -3,6 +3,7 @@
 import importlib
 import logging
 import os
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -69,9 +70,11 @@ def _read_weights(path: Path) -> dict[str, Any]:
 
 def _read_checkpoint(path: Path) -> Any:
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings(action="ignore"):  # of TorchScript, which is refused below
+            return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises a dozen types for damaged files
-        raise UserError(f"{path}: not a readable checkpoint ({type(error).__name__}). Use another one.") from error
+        mend = "Give a run's folder, a checkpoint or a .safetensors file."
+        raise UserError(f"{path}: not a readable checkpoint ({type(error).__name__}). {mend}") from error
 
 
 def build(metadata: Mapping[str, Any]) -> nn.Module:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from hydra import compose, initialize_config_dir
-from hydra.errors import HydraException
+from hydra.errors import HydraException, OverrideParseException
 from omegaconf import DictConfig
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
@@ -28,6 +28,12 @@ def composed(name: str, overrides: Sequence[str]) -> DictConfig:
     try:
         with initialize_config_dir(str(folder().resolve()), version_base="1.3"):
             return compose(name, list(overrides))
+    except OverrideParseException as error:
+        key, _, value = error.override.partition("=")
+        if not value or value[0] in "[{'\"":
+            raise UserError(str(error)) from error
+        mend = f"Quote the value for Hydra, and all for the shell: \"{key}='{value}'\"."
+        raise UserError(f"{error.override}: holds letters or signs that Hydra does not read. {mend}") from error
     except (HydraException, OmegaConfBaseException) as error:
         raise UserError(str(error)) from error
 

@@ -4,7 +4,9 @@ import pytest
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 
+from famseg.configuration import composed
 from famseg.data.transforms import Augmentation
+from famseg.errors import UserError
 
 CONF = Path(__file__).parents[2] / "conf"
 
@@ -28,3 +30,12 @@ def test_keys_are_flat_and_can_be_overridden(folder_root):
     made = data("folder", folder_root, *options)
     assert len(made.splits["test"]) == 6
     assert (made.size, made.augment, made.classes) == ((64, 96), None, {"BG": 0, "FB": 2})
+
+
+def test_a_path_with_an_umlaut_is_told_of_its_quotes():
+    with pytest.raises(UserError) as raised:
+        composed("data_check", ["data=folder", "data.root=Müller"])
+    assert str(raised.value).endswith("Quote the value for Hydra, and all for the shell: \"data.root='Müller'\".")
+    assert composed("data_check", ["data=folder", "data.root='Müller'"]).data.root == "Müller"
+    with pytest.raises(UserError, match="BG: 0"):
+        composed("data_check", ["data=folder", "data.ids={BG: 0"])

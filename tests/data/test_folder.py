@@ -1,5 +1,6 @@
 import logging
 import math
+import unicodedata
 from pathlib import Path
 
 import cv2
@@ -55,6 +56,18 @@ def test_ids_and_colours_of_the_user(folder_root):
     assert next(iter(data.test_dataloader()))["mask"].unique().tolist() == [0, 1]
 
 
+def test_the_first_class_is_the_background_whatever_it_is_called(folder_root):
+    """Reports took one that is not called BG for an object, with claims about its Dice."""
+    colours = {"background": [0, 0, 0], "femur": [255, 0, 0], "head": [0, 255, 0]}
+    source = Folder(folder_root, {"background": 0, "femur": 1, "head": 2}, colours)
+    assert source.classes == {"BG": 0, "femur": 1, "head": 2}
+    assert source[0].known == {"BG", "femur", "head"}
+    label = np.zeros((40, 56, 3), np.uint8)
+    label[10:20, 10:20] = (0, 255, 0)
+    cv2.imwrite(str(folder_root / "labels/0.png"), label)
+    assert np.unique(source[0].mask).tolist() == [0, 2]
+
+
 def test_deep_images_are_converted_and_said_once(folder_root, caplog):
     for number in (0, 1):
         cv2.imwrite(str(folder_root / f"images/{number}.png"), np.full((40, 56), 1000 + number, np.uint16))
@@ -86,6 +99,41 @@ def test_missing_and_spare_labels_are_found_without_decoding(folder_root):
     assert (Path(spare.file).name, spare.fatal) == ("spare.png", False)
 
 
+@pytest.mark.parametrize("apart", ["images", "labels"])
+def test_umlauts_are_the_same_however_a_computer_writes_them(folder_root, apart):
+    """A Mac writes two codes; the table was typed elsewhere."""
+    for folder in ("images", "labels"):
+        name = unicodedata.normalize("NFD" if folder == apart else "NFC", "größe.png")
+        (folder_root / folder / "2.png").rename(folder_root / folder / name)
+    table = folder_root / "spacing.csv"
+    table.write_text(table.read_text().replace("2.png", unicodedata.normalize("NFC", "größe.png")))
+    source = Folder(folder_root)
+    assert list(source.problems()) == []
+    assert (source[5].group, source[5].spacing) == ("woman2", 0.3)
+    assert source[5].mask.any()
+
+
+def test_a_label_may_end_in_capitals_as_an_image_may(folder_root):
+    (folder_root / "labels/0.png").rename(folder_root / "labels/0.PNG")
+    source = Folder(folder_root)
+    assert list(source.problems()) == []
+    assert source[0].mask.any()
+
+
+def test_what_lies_beside_the_images_is_named(folder_root):
+    (folder_root / "images/.hidden").touch()
+    for name in ("a.dcm", "b.dcm", "c.webp"):
+        (folder_root / "images" / name).touch()
+    (folder_root / "images/patient_7").mkdir()
+    (unused,) = Folder(folder_root).problems(decode=False)
+    assert (Path(unused.file).name, unused.what) == ("images", "not used: a.dcm, b.dcm, c.webp and 1 more")
+    assert not unused.fatal
+    for path in (folder_root / "images").glob("*.png"):
+        path.rename(folder_root / "images/patient_7" / path.name)
+    with pytest.raises(UserError, match=r"holds no images.* no folders below"):
+        Folder(folder_root)
+
+
 def test_two_images_may_not_share_a_label(folder_root):
     cv2.imwrite(str(folder_root / "images/3.jpg"), np.zeros((40, 56), np.uint8))
     problems = [problem for problem in Folder(folder_root).problems(decode=False) if problem.fatal]
@@ -98,6 +146,20 @@ def test_bad_rows_are_found_without_decoding(folder_root):
     zero, unknown = [p for p in Folder(folder_root).problems(decode=False) if ", row " in p.file]
     assert ("row 1.png" in zero.file, zero.fatal) == (True, True)
     assert ("row 99.png" in unknown.file, unknown.fatal) == (True, False)
+
+
+def test_training_says_once_that_rows_fit_no_image_and_subjects_are_lost(folder_root, caplog):
+    """Without a word, images of one woman would be in training and in test, and no result would be in mm."""
+    table = folder_root / "spacing.csv"
+    table.write_text(table.read_text().replace(".png", ""))
+    data = datamodule(folder_root, folds=3, size=(32, 32), batch_size=1)
+    data.setup("fit")
+    data.setup("test")
+    spacing, subject, row, more = [record.getMessage() for record in caplog.records]
+    assert "no pixel size for 6 images, 0.png first" in spacing
+    assert "no subject for 6 images, 0.png first: images of one subject may end up in training and test" in subject
+    assert row.endswith("row 0: has no image and is not used. Give the image's whole name, with its suffix.")
+    assert more == "5 more warnings: `famseg data check` lists them."
 
 
 def test_a_doubled_row_is_one_problem_among_others(folder_root):
@@ -187,6 +249,9 @@ def test_every_unusable_picture_is_found(folder_root):
     [
         ({"BG": 0, "a": 0}, None, "id of its own"),
         ({"BG": 0, "a": 300}, None, "0 to 255"),
+        ({"FB": 2, "BG": 0}, None, "bg is not first. Name the background first"),
+        ({"FB": 2, "Background": 0}, None, "background is not first"),
+        ({"BG": 0, "FB": 2, "fb": 3}, None, "differ by capitals only"),
         ({"BG": 0, "a": 1}, {"b": [1, 2, 3]}, "b is no class"),
         ({"BG": 0, "a": 1}, {"BG": [0, 0, 0], "a": [0, 0, 0]}, "colour of its own"),
     ],

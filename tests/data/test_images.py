@@ -40,6 +40,15 @@ def test_deep_images_become_8_bits_and_say_so(tmp_path, pixels):
     assert str(pixels.dtype) in converted
 
 
+@pytest.mark.parametrize("kind", [np.int16, np.int32, np.float64])
+def test_deep_colours_of_any_type_become_grey(tmp_path, kind):
+    blue, green, red = GREY, GREY // 2, GREY // 4
+    image, converted = read_image(write(tmp_path / "a.tif", np.dstack([blue, green, red]).astype(kind)))
+    grey = 0.114 * blue + 0.587 * green + 0.299 * red
+    np.testing.assert_allclose(image, grey * (255 / grey.max()), atol=1)
+    assert "colour image converted to grey" in converted
+
+
 def test_not_a_number_is_refused(tmp_path):
     pixels = np.full((40, 40), np.nan, np.float32)
     with pytest.raises(UserError, match=r"a\.tif: holds values that are not numbers"):
@@ -54,6 +63,13 @@ def test_truncated_files_are_named(tmp_path, suffix, part):
     path.write_bytes(data[: int(len(data) * part)])
     with pytest.raises(UserError, match=rf"scan\{suffix}: is no readable image"):
         read_image(path)
+
+
+def test_a_file_of_several_pictures_is_refused(tmp_path):
+    """OpenCV takes the first without a word: a training would learn from one frame of a loop and its label."""
+    assert cv2.imwritemulti(str(tmp_path / "a.tif"), [GREY, GREY])
+    with pytest.raises(UserError, match=r"a\.tif: holds 2 pictures\. Export the one that is meant"):
+        read_image(tmp_path / "a.tif")
 
 
 def test_missing_and_small_images_are_named(tmp_path):
@@ -80,5 +96,12 @@ def test_unknown_ids_and_colours_are_named(tmp_path):
         read_label(write(tmp_path / "a.png", label), IDS, COLOURS)
     rgb = np.zeros((40, 48, 3), np.uint8)
     rgb[3, 4] = (9, 8, 7)  # blue, green, red
-    with pytest.raises(UserError, match=r"colour \(7, 8, 9\) .* at x=4, y=3 belongs to no class"):
+    with pytest.raises(UserError, match=r"colour \(7, 8, 9\) .* at x=4, y=3 belongs to no class.*'data\.colours="):
         read_label(write(tmp_path / "b.png", rgb), IDS, COLOURS)
+
+
+def test_a_smoothed_label_is_told_from_one_with_an_id_too_many(tmp_path):
+    """Naming ids mends the second alone."""
+    smoothed = write(tmp_path / "a.png", cv2.blur(np.diag(np.full(40, 255, np.uint8)), (9, 9)))
+    with pytest.raises(UserError, match=r"Borders are smoothed, or were a JPEG: export it as a PNG of whole ids"):
+        read_label(smoothed, {"BG": 0, "FB": 255}, {})

@@ -1,4 +1,5 @@
 import math
+import unicodedata
 from pathlib import Path
 
 import pytest
@@ -18,8 +19,8 @@ def test_rows_with_byte_order_mark_and_absent_cells(tmp_path):
     [
         (b"", "has no column 'file'"),
         (b"name\na\n", "has no column 'file'"),
-        (b"file;mm\na.png;0,1\n", "has no column 'file'. Separate columns by commas"),
-        (b"file\n\xff\xfe", "is no CSV file in UTF-8"),
+        (b"file;mm\na.png;0,1\n", "separates columns by semicolons. Separate them by commas"),
+        (b"file\n\xff\xfe", "is no CSV file in UTF-8 .* Save it as such"),
     ],
 )
 def test_foreign_files_are_named(tmp_path, content, says):
@@ -91,3 +92,9 @@ def test_one_file_by_two_ways_is_one(tmp_path, monkeypatch):
 def test_a_name_may_not_be_listed_twice(names):
     with pytest.raises(UserError, match=r"^t\.csv: .* is listed twice\. Remove one"):
         matched(names, [])
+
+
+def test_umlauts_are_the_same_however_a_computer_writes_them():
+    composed, apart = (unicodedata.normalize(form, "Müller.png") for form in ("NFC", "NFD"))
+    for row, file in ((composed, apart), (apart, composed)):
+        assert match_rows(Path("t.csv"), [row], [Path(file)]) == {Path(file): 0}

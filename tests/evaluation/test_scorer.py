@@ -75,13 +75,24 @@ def test_class_that_an_image_does_not_know_counts_as_background(data):
     assert totals.get("false_alarm_fl", 0.0) == 0.0
 
 
-def test_class_that_the_model_lacks_is_nan():
-    scorer = ImageScorer(HEAD, THREE, Letterbox(SIZE))
+@pytest.mark.parametrize("name", ["FL", "left_femur"])
+def test_class_that_the_model_lacks_has_no_scores_and_is_not_in_the_mean(name):
+    scorer = ImageScorer(HEAD, {"BG": 0, name: 1, "FB": 2}, Letterbox(SIZE))
     truth = ids()
     truth[0, :9] = 1
     totals = scorer.totals(scorer.score(logits(ids(), HEAD), batch(truth)))
-    assert math.isnan(totals["iou_fl"])
+    assert [key for key in totals if key.endswith(f"_{name.lower()}") and not math.isnan(totals[key])] == []
     assert totals["iou_fb"] == 1.0
+    assert totals["miou"] == (totals["iou_bg"] + totals["iou_fb"]) / 2
+
+
+def test_the_background_may_have_another_name():
+    other = {"background": 0, "FB": 2}
+    scorer = ImageScorer(other, HEAD, Letterbox(SIZE))
+    totals = scorer.totals(scorer.score(logits(ids(), HEAD), batch(ids(), known={"BG", "FB"})))
+    assert totals["miou"] == totals["iou_bg"] == totals["iou_fb"] == 1.0
+    (row,) = ImageScorer(other, other, Letterbox(SIZE)).score(logits(ids(), HEAD), batch(ids()))
+    assert [key for key in row if "background" in key] == ["dice_background", "iou_background"]
 
 
 def test_missed_head_is_counted_and_costs():

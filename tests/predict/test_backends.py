@@ -9,6 +9,7 @@ from famseg.backends import load_network
 from famseg.cli import main
 from famseg.errors import UserError
 from famseg.inference import segment
+from famseg.layers.mamba2d import Mamba2D
 
 BACKENDS = ("onnxruntime", "openvino")
 
@@ -22,13 +23,16 @@ def network():
 
 @pytest.fixture(scope="module")
 def file(network, tmp_path_factory):
+    return exported(network, (64, 96), tmp_path_factory.mktemp("exported") / "network.onnx")
+
+
+def exported(network, size, path):
     """The network as `famseg export` leaves it: ONNX, the metadata as JSON under the key `famseg`."""
-    path = tmp_path_factory.mktemp("exported") / "network.onnx"
     shapes = ({0: torch.export.Dim.DYNAMIC},)
     program = torch.onnx.export(
-        network, (torch.zeros(2, 1, 64, 96),), dynamo=True, verbose=False, dynamic_shapes=shapes, external_data=False
+        network, (torch.zeros(2, 1, *size),), dynamo=True, verbose=False, dynamic_shapes=shapes, external_data=False
     )
-    data = {"classes": {"BG": 0, "FL": 1, "FB": 2}, "size": [64, 96], "resize": "letterbox", "mean": 0.3, "std": 0.2}
+    data = {"classes": {"BG": 0, "FL": 1, "FB": 2}, "size": size, "resize": "letterbox", "mean": 0.3, "std": 0.2}
     program.model.metadata_props["famseg"] = json.dumps({"format": 1, "data": data})
     program.save(path)
     return path
@@ -42,6 +46,17 @@ def test_logits_are_those_of_the_network(network, file, backend):
         torch.testing.assert_close(predictor(images), network(images), atol=1e-4, rtol=1e-4)
     assert (predictor.size, predictor.mean, predictor.std) == ((64, 96), 0.3, 0.2)
     assert predictor.classes == {"BG": 0, "FL": 1, "FB": 2}
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_mambas_scan_is_that_of_the_network(tmp_path, backend):
+    """OpenVINO 2026.4.1 gets it wrong where the batch is free."""
+    torch.manual_seed(0)
+    network = torch.nn.Sequential(torch.nn.Conv2d(1, 8, 1), Mamba2D(8, head_width=4), torch.nn.Conv2d(8, 3, 1)).eval()
+    predictor = load_network(exported(network, (16, 24), tmp_path / "network.onnx"), backend=backend)
+    images = torch.randn(3, 1, 16, 24)
+    with torch.no_grad():
+        torch.testing.assert_close(predictor(images), network(images), atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

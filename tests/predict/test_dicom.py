@@ -87,7 +87,6 @@ def test_pixel_size_of_the_regions_goes_before_pixel_spacing(write):
         ({}, "holds no pixel size"),
         ({"SequenceOfUltrasoundRegions": [region(units=4)]}, "holds no pixel size"),
         ({"SequenceOfUltrasoundRegions": [region(0.025), region(0.05)]}, "differ in scale"),
-        ({"SequenceOfUltrasoundRegions": [region(0.025, 0.03)]}, "not square"),
         ({"PixelSpacing": [0, 0]}, "no positive number"),
         ({"PixelSpacing": [12, 12]}, "(12 x 12 mm) is outside the 0.02 to 2 mm"),
     ],
@@ -98,6 +97,14 @@ def test_an_unclear_pixel_size_is_the_users_to_give_and_is_said(write, tags, not
     assert any(note in said for said in scan.notes)
 
 
+def test_pixels_that_are_not_square_have_no_size_whatever_is_given(write):
+    """One number for the whole folder would give millimetres that are wrong in one direction at least."""
+    for tags in ({"SequenceOfUltrasoundRegions": [region(0.025, 0.03)]}, {"PixelSpacing": [0.25, 0.3]}):
+        scan = read(write(**tags))
+        assert math.isnan(scan.spacing)
+        assert any("not square" in said for said in scan.notes)
+
+
 @pytest.mark.parametrize(
     ("tags", "words"),
     [
@@ -105,6 +112,7 @@ def test_an_unclear_pixel_size_is_the_users_to_give_and_is_said(write, tags, not
         ({"PixelData": None, "Rows": None, "Columns": None}, "holds no picture"),
         ({"NumberOfFrames": 12}, "holds 12 frames"),
         ({"PixelData": GREY.tobytes()[:100]}, "cannot be decoded"),
+        ({"Rows": 24}, "its pixels do not fit"),  # two frames of which the header knows one
         ({"Rows": 10_000, "Columns": 10_000}, "too large"),
         ({"PhotometricInterpretation": "YBR_FULL", "SamplesPerPixel": 3}, "cannot be decoded"),
     ],

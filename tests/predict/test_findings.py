@@ -72,7 +72,7 @@ def test_ages_that_are_understood(text, weeks):
     assert weeks_and_days(parse_weeks("20+3")) == "20w3d"
 
 
-@pytest.mark.parametrize("text", ["", "twenty", "20+9", "20+-1", "13.9", "41", "nan", "1e9"])
+@pytest.mark.parametrize("text", ["", "twenty", "20+9", "20+-1", "20.5+3", "20d", "20 3", "13.9", "41", "nan", "1e9"])
 def test_ages_that_are_refused(text):
     with pytest.raises(UserError, match="age "):
         parse_weeks(text)

@@ -1,12 +1,16 @@
 """`famseg predict` as a user types it, with a real checkpoint."""
 
 import csv
+import os
+import signal
 import subprocess
 import sys
+import time
 
 import pytest
 
 from famseg.cli import main
+from famseg.prediction import predict as predict_module
 
 
 @pytest.fixture
@@ -45,6 +49,29 @@ def test_results_are_not_replaced_unasked(folder, checkpoint, capsys):
     assert command(folder, checkpoint) == 2
     assert command(folder, checkpoint, "--checkpoint", "missing.ckpt", "--overwrite") == 2
     assert {name: (out / name).read_bytes() for name in files_below(out)} == before
+
+
+def test_a_terminated_run_keeps_what_it_has(folder, checkpoint, monkeypatch):
+    """A queue whose time is over sends SIGTERM: the masks were there, and no table said whose they were."""
+    read = predict_module.read_scan
+
+    def read_one(path, spacing):
+        if path.name == "b.jpg":
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(1)  # until the main thread has heard of it
+        return read(path, spacing)
+
+    monkeypatch.setattr(predict_module, "read_scan", read_one)
+    before = signal.signal(signal.SIGTERM, ours := lambda *_: pytest.fail("SIGTERM was not taken"))
+    try:
+        with pytest.raises(SystemExit) as raised:
+            command(folder, checkpoint, "--batch", "1")
+        assert raised.value.code == 143
+        assert signal.getsignal(signal.SIGTERM) is ours
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    with (folder.parent / "out" / "biometry.csv").open() as file:
+        assert [row["mask"] for row in csv.DictReader(file)] == ["masks/a.png"]
 
 
 def test_overwrite_removes_what_was_predicted_and_nothing_else(folder, checkpoint, capsys):

@@ -5,8 +5,8 @@ import cv2
 import numpy as np
 import pytest
 
+from famseg.data import images
 from famseg.errors import UserError
-from famseg.prediction import scans
 from famseg.prediction.scans import find_files, read_scan
 
 GREY = np.random.default_rng(0).integers(0, 256, (40, 48), dtype=np.uint8)
@@ -39,6 +39,18 @@ def test_earlier_results_are_no_input(write_image, tmp_path):
     assert find_files([str(tmp_path)], but_not_in=tmp_path / "out") == [tmp_path / "1.png"]
 
 
+def test_results_of_another_prediction_are_no_input(write_image, tmp_path):
+    """A contour with calipers was segmented, and had a head circumference in the next table."""
+    for name in ("1.png", "january/masks/1.png", "january/overlays/1.png", "own/masks/2.png"):
+        write_image(name, GREY)
+    (tmp_path / "january/biometry.csv").touch()
+    wanted = [tmp_path / "1.png", tmp_path / "own/masks/2.png"]
+    assert find_files([str(tmp_path)]) == find_files([str(tmp_path / "**/*.png")]) == wanted
+    assert find_files([str(tmp_path / "january/masks/1.png")]) == [tmp_path / "january/masks/1.png"]
+    with pytest.raises(UserError, match=r"holds no picture\. .* results do not count"):
+        find_files([str(tmp_path)], but_not_in=tmp_path)
+
+
 def test_a_missing_file_is_kept_for_the_report_and_an_empty_folder_is_a_mistake(tmp_path):
     assert find_files([str(tmp_path / "gone.png")]) == [tmp_path / "gone.png"]
     for name in ("", "*.png"):
@@ -54,7 +66,7 @@ def test_pages_of_a_tiff_are_not_guessed_at(tmp_path):
 
 def test_size_is_read_before_anything_is_decoded(write_image, monkeypatch):
     path = write_image("huge.png", np.zeros((10_000, 10_000), np.uint8))
-    monkeypatch.setattr(scans, "read_image", lambda path: pytest.fail("decoded"))
+    monkeypatch.setattr(images, "_decode", lambda path: pytest.fail("decoded"))
     with pytest.raises(UserError, match=r"huge\.png: 10000x10000 px is too large"):
         read_scan(path, unknown)
 

@@ -113,7 +113,8 @@ def test_a_bad_file_is_named_and_no_earlier_result_stays(browser, scan, tmp_path
     assert browser.find_elements("css selector", "#result img") == []
 
 
-def test_dicom_brings_its_pixel_size(browser, tmp_path, picture):
+@pytest.mark.parametrize("name", ["scan.dcm", "IM_0001"])
+def test_dicom_of_any_name_brings_its_pixel_size(browser, tmp_path, picture, name):
     dataset = pydicom.Dataset()
     dataset.file_meta = pydicom.dataset.FileMetaDataset()
     dataset.file_meta.TransferSyntaxUID = pydicom.uid.ExplicitVRLittleEndian
@@ -123,8 +124,8 @@ def test_dicom_brings_its_pixel_size(browser, tmp_path, picture):
     dataset.SamplesPerPixel, dataset.PhotometricInterpretation, dataset.PixelRepresentation = 1, "MONOCHROME2", 0
     dataset.BitsAllocated, dataset.BitsStored, dataset.HighBit = 8, 8, 7
     dataset.PixelSpacing, dataset.PixelData = [0.25, 0.25], picture.tobytes()
-    dataset.save_as(tmp_path / "scan.dcm", enforce_file_format=True)
-    text = upload(browser, tmp_path / "scan.dcm", "Quality")
+    dataset.save_as(tmp_path / name, enforce_file_format=True)
+    text = upload(browser, tmp_path / name, "Quality")
     assert "pixel size unknown" not in text
     assert "Doe" not in browser.page_source
 

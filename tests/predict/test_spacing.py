@@ -16,7 +16,7 @@ def write(tmp_path):
 
 
 def test_one_size_for_all_or_none(tmp_path):
-    assert spacings("0.25", [])[0](tmp_path / "a.png") == 0.25
+    assert spacings("0.25", [])[0](tmp_path / "a.png") == spacings("0,25", [])[0](tmp_path / "a.png") == 0.25
     assert math.isnan(spacings(None, [])[0](tmp_path / "a.png"))
 
 

@@ -2,7 +2,10 @@
 
 import argparse
 import math
+import signal
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -93,6 +96,16 @@ def _add_network(command: argparse.ArgumentParser) -> None:
     )
 
 
+@contextmanager
+def _ended_by_sigterm() -> Iterator[None]:
+    """SIGTERM, as from a queue whose time is over, ends the process as Ctrl-C does: what was measured is written."""
+    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
 def _predict(options: argparse.Namespace) -> int:
     from famseg.prediction.earlier import TABLE, earlier_results, remove
     from famseg.prediction.findings import parse_weeks
@@ -109,7 +122,8 @@ def _predict(options: argparse.Namespace) -> int:
         print(f"famseg: {warning}", file=sys.stderr)
     members = load_members(options.checkpoint, options.device, options.tta == "flip", options.backend)
     remove(options.out, earlier)
-    results = predict(files, Job(members, options.out, spacing, weeks), options.batch)
+    with _ended_by_sigterm():
+        results = predict(files, Job(members, options.out, spacing, weeks), options.batch)
     failures = [result.error for result in results if result.error]
     if options.hc18_submission:
         failures += write_submission(options.hc18_submission, results)

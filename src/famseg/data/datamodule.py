@@ -17,13 +17,15 @@ from famseg.data.images import MIN_SIDE
 from famseg.data.items import Augment, EvaluationItems, Item, Preparation, TrainItems, ValItems, collate
 from famseg.data.on_device import Assembly, Pictures, RawItems, engine, room_for
 from famseg.data.sampler import EvaluationSampler, LateLoader, TrainSampler
-from famseg.data.source import Source, unshown
+from famseg.data.source import Problem, Source, unshown
 from famseg.data.splits import Splits, read_split, split_by_group, thin_out, write_split
 from famseg.data.survey import Seen, survey
 from famseg.data.transforms import Augmentation, Letterbox
 from famseg.errors import UserError
 
 log = logging.getLogger(__name__)
+
+_SAID = 3  # warnings about files that a training prints; of more, their number
 
 
 class SegmentationDataModule(LightningDataModule):
@@ -123,6 +125,7 @@ class SegmentationDataModule(LightningDataModule):
         self._prepare = Preparation(source, self.letterbox, self.classes, mean, std)
         self._assembly: Assembly | None = None  # None: the loader makes the batches
         self._pictures: Pictures | None = None
+        self._warned = False
 
     @property
     def size(self) -> tuple[int, int]:
@@ -164,10 +167,13 @@ class SegmentationDataModule(LightningDataModule):
             UserError: A bad input, with its file; to fit, a split without images or a batch larger than the training
                 split; nothing to measure on.
         """
-        bad = [problem for problem in self.source.problems(decode=False) if problem.fatal]
-        if bad:
+        problems = list(self.source.problems(decode=False))
+        if bad := [problem for problem in problems if problem.fatal]:
             more = f" ({len(bad) - 1} more: `famseg data check` lists them)" if len(bad) > 1 else ""
             raise UserError(f"{bad[0]}{more}")
+        if not self._warned:  # `fit` and `test` both come here
+            self._warned = True
+            _warn(problems)
         if stage == "fit":
             self._require_all_splits()
         unknown = self.mean is None or self.std is None
@@ -283,6 +289,14 @@ class SegmentationDataModule(LightningDataModule):
 
 
 @rank_zero_only
+def _warn(problems: Sequence[Problem]) -> None:
+    """Say what training goes on without, such as subjects that a table does not give: the split leans on them."""
+    for problem in problems[:_SAID]:
+        log.warning("%s", problem)
+    if (more := len(problems) - _SAID) > 0:
+        log.warning("%d more warnings: `famseg data check` lists them.", more)
+
+
 def _warn_of_unshown(source: Source, shown: Collection[int]) -> None:
     for what, mend in unshown(source, shown):
         log.warning("The training images: %s. %s", what, mend)

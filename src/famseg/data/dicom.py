@@ -2,7 +2,7 @@
 
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -47,15 +47,25 @@ _TAGS = [
 ]
 _TISSUE_2D, _CENTIMETRES = (1, 1), (3, 3)  # DICOM PS3.3, C.8.5.5
 _SQUARE = 0.01  # pixels count as square up to this relative difference of their sides
+_NOT_SQUARE = "pixels are not square"
 
 config.settings.reading_validation_mode = config.IGNORE  # its warnings quote the values of tags
 logging.getLogger("pydicom").setLevel(logging.CRITICAL)
 
 
-def read_dicom(path: Path) -> tuple[Pixels, float, tuple[str, ...]]:
+def _unknown(path: Path) -> float:
+    return math.nan
+
+
+def read_dicom(path: Path, given: Callable[[Path], float] = _unknown) -> tuple[Pixels, float, tuple[str, ...]]:
     """Read the only frame of a DICOM file.
 
-    The pixel size is that of the ultrasound regions' calibration, or else PixelSpacing.
+    The pixel size is that of the ultrasound regions' calibration, or else PixelSpacing, or else what the user gives;
+    pixels that are not square have none, whatever is given.
+
+    Args:
+        path: the file.
+        given: mm per pixel of a file that does not know it itself; NaN when unknown.
 
     Returns:
         uint8 (h, w), mm per pixel (NaN when unclear), and what was converted or is to be known.
@@ -72,6 +82,8 @@ def read_dicom(path: Path) -> tuple[Pixels, float, tuple[str, ...]]:
         raise UserError(f"{path}: holds {frames} frames. Export the one to be measured as a file of its own.")
     image, converted = as_grey(path, _pixels(path))
     spacing, unclear = pixel_size(header)
+    if math.isnan(spacing) and _NOT_SQUARE not in unclear:
+        spacing = given(path)
     notes = [converted, unclear]
     if header.get("BurnedInAnnotation") == "YES":
         notes.append("the picture may show a name: the file says that text is burnt into it")
@@ -97,7 +109,7 @@ def pixel_size(header: Any) -> tuple[float, str]:
     if any(not math.isclose(a, b, rel_tol=_SQUARE) for size in sizes for a, b in zip(size, (x, y), strict=True)):
         return math.nan, "the file's regions differ in scale: crop the one to be measured"
     if not math.isclose(x, y, rel_tol=_SQUARE):
-        return math.nan, f"pixels are not square ({x:.3g} x {y:.3g} mm): resample the picture"
+        return math.nan, f"{_NOT_SQUARE} ({x:.3g} x {y:.3g} mm): resample the picture"
     return (x + y) / 2, ""
 
 
@@ -136,6 +148,8 @@ def _pixels(path: Path) -> np.ndarray[Any, np.dtype[np.generic]]:
             f"{path}: its pixels cannot be decoded ({type(error).__name__}; {syntax}). "
             "Export it again, uncompressed, or as PNG."
         ) from None
+    if values.shape[:2] != (dataset.Rows, dataset.Columns):  # pydicom gives frames that the header does not count
+        raise UserError(f"{path}: its pixels do not fit {dataset.Columns}x{dataset.Rows} px. Export it again.")
     if dataset.PhotometricInterpretation == "MONOCHROME1":
         values = values.max() - values  # bright means dark there
     return np.asarray(values[..., ::-1] if values.ndim == 3 else values)

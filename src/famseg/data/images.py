@@ -1,6 +1,7 @@
 """Files to pixels: one 8-bit channel for images, class ids for labels."""
 
 import math
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -18,6 +19,9 @@ MIN_SIDE = 32  # the network halves five times
 MAX_PIXELS = 6000 * 6000
 """Larger pictures are refused before they are decoded: a few bytes can claim to be gigabytes of pixels."""
 
+# What Pillow warns of, large or damaged pictures, is refused here or by the decoder, by name.
+warnings.filterwarnings("ignore", module=r"PIL\.")
+
 # A bad file gets our message with its name; OpenCV's own lines beside it name none.
 cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
 
@@ -29,8 +33,10 @@ def read_image(path: Path) -> tuple[Pixels, str]:
         uint8 (H, W), and in words what was converted ("" when the file is one 8-bit channel already).
 
     Raises:
-        UserError: The file is missing, unreadable, truncated, smaller than 32 px or holds no finite values.
+        UserError: The file is missing, unreadable, truncated, too large, smaller than 32 px, or holds several pictures
+            or values that are not finite.
     """
+    _check_header(path)
     return as_grey(path, _decode(path))
 
 
@@ -79,10 +85,10 @@ def read_label(path: Path, classes: Mapping[str, int], colours: Mapping[str, tup
     if unknown := sorted(found - set(classes.values())):
         some = f"{unknown}" if len(unknown) <= 5 else f"{unknown[0]} to {unknown[-1]} ({len(unknown)} of them)"
         known = ", ".join(f"{number} {name}" for name, number in classes.items())
-        raise UserError(
-            f"{path}: label ids {some} belong to no class. Known ids: {known}. "
-            "Mend the label, or name its ids, background first: 'data.ids={BG: 0, FB: 255}'."
-        )
+        mend = "Mend the label, or name its ids, background first: 'data.ids={BG: 0, FB: 255}'."
+        if len(unknown) > 5:
+            mend = "Borders are smoothed, or were a JPEG: export it as a PNG of whole ids, without smoothing."
+        raise UserError(f"{path}: label ids {some} belong to no class. Known ids: {known}. {mend}")
     return pixels.astype(np.uint8)
 
 
@@ -119,6 +125,19 @@ def check_size(path: Path, width: int, height: int) -> None:
         raise UserError(f"{path}: {width}x{height} px is too large, the limit is {limit} million. Crop or shrink it.")
 
 
+def _check_header(path: Path) -> None:
+    try:
+        with Image.open(path, formats=("PNG", "JPEG", "TIFF", "BMP")) as picture:
+            (width, height), pages = picture.size, getattr(picture, "n_frames", 1)
+    except Image.DecompressionBombError:
+        raise UserError(f"{path}: is far too large to be an ultrasound image. Crop or shrink it.") from None
+    except Exception:  # Pillow raises many types for damaged headers; the decoder says what is wrong
+        return
+    check_size(path, width, height)
+    if pages > 1:
+        raise UserError(f"{path}: holds {pages} pictures. Export the one that is meant as a file of its own.")
+
+
 def _decode(path: Path) -> NDArray[np.generic]:
     try:
         data = path.read_bytes()
@@ -134,6 +153,8 @@ def _one_channel(pixels: NDArray[np.generic]) -> NDArray[np.generic]:
     colour = pixels[..., :3]  # drops alpha
     if colour.shape[2] < 3 or (colour == colour[..., :1]).all():
         return colour[..., 0]
+    if colour.dtype not in (np.uint8, np.uint16, np.float32):  # all that OpenCV mixes
+        colour = colour.astype(np.float32)
     grey: NDArray[np.generic] = cv2.cvtColor(np.ascontiguousarray(colour), cv2.COLOR_BGR2GRAY)
     return grey
 
@@ -164,6 +185,7 @@ def _ids_from_colours(
         wanted = ", ".join(f"{name} {tuple(colour)}" for name, colour in colours.items())
         raise UserError(
             f"{path}: colour {tuple(rgb[y, x].tolist())} (red, green, blue) at x={x}, y={y} belongs to no class. "
-            f"Known colours: {wanted}; smoothed or JPEG borders must be removed."
+            f"Known colours: {wanted}. Name others, 'data.colours={{BG: [0, 0, 0], FB: [0, 128, 0]}}'; smoothed "
+            "or JPEG borders must be removed."
         )
     return ids

@@ -3,6 +3,7 @@
 import csv
 import math
 import os
+import unicodedata
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path, PurePath
 
@@ -32,10 +33,12 @@ def read_rows(path: Path, columns: Collection[str], mend: str) -> list[dict[str,
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror}). {mend}") from None
     except (UnicodeDecodeError, csv.Error) as error:
-        raise UserError(f"{path}: is no CSV file in UTF-8 ({error}). {mend}") from None
+        raise UserError(f"{path}: is no CSV file in UTF-8 ({error}). Save it as such (`CSV UTF-8`). {mend}") from None
+    if len(present) == 1 and ";" in present[0]:
+        separated = "separates columns by semicolons. Separate them by commas, and write decimals with a point."
+        raise UserError(f"{path}: {separated} {mend}")
     if missing := [column for column in columns if column not in present]:
-        separated = " Separate columns by commas and write decimals with a point." if ";" in "".join(present) else ""
-        raise UserError(f"{path}: has no column {missing[0]!r}.{separated} {mend}")
+        raise UserError(f"{path}: has no column {missing[0]!r}. {mend}")
     return rows
 
 
@@ -54,7 +57,7 @@ def mm_per_pixel(text: str, where: str) -> float:
         UserError: it is no positive number.
     """
     if not 0 < number(text) < math.inf:
-        raise UserError(f"{where}: pixel size {text!r} is no positive number. Give millimetres per pixel.")
+        raise UserError(f"{where}: pixel size {text!r} is no positive number. Give millimetres per pixel, as 0.12.")
     return number(text)
 
 
@@ -62,6 +65,11 @@ def implausible(mm: float) -> str:
     """What is odd about a pixel size in mm, in words; empty where it is none or an ultrasound image may have it."""
     low, high = PLAUSIBLE_MM
     return f"is outside the {low:g} to {high:g} mm of ultrasound images" if mm < low or mm > high else ""
+
+
+def same_letters(name: str) -> str:
+    """A file name with one code for each letter: a Mac writes an umlaut as a letter and two dots, others as one."""
+    return unicodedata.normalize("NFC", name)
 
 
 def match_rows(table: Path, names: Sequence[str], files: Sequence[Path]) -> dict[Path, int]:
@@ -97,7 +105,7 @@ def match_rows(table: Path, names: Sequence[str], files: Sequence[Path]) -> dict
 
 
 def _parts(path: str) -> tuple[str, ...]:
-    return PurePath(path.replace("\\", "/")).parts
+    return PurePath(same_letters(path).replace("\\", "/")).parts
 
 
 def _place(file: Path) -> tuple[str, ...]:

@@ -1,5 +1,6 @@
 """Scores a checkpoint on a data set: the work of eval.py."""
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -41,6 +42,7 @@ def evaluate(config: DictConfig, folder: Path) -> dict[str, float]:
     predictor = load_predictor(config.run, select_device(config.device))
     predictor = replace(predictor, model=deployed(predictor.model), flip=config.tta == "flip")
     data = _data(config, predictor)
+    _require_common_class(config.run, predictor.classes, data.source.classes)
     data.setup("test")
     scorer = ImageScorer(predictor.classes, data.source.classes, data.letterbox)
     rows: list[dict[str, Any]] = []
@@ -53,6 +55,13 @@ def evaluate(config: DictConfig, folder: Path) -> dict[str, float]:
     write_results(folder, rows, totals, predictor, data.source, overlays=config.overlays)
     Console().print(table(totals, title(rows, split_file)), f"A row per image: {folder / 'test.csv'}", sep="\n")
     return totals
+
+
+def _require_common_class(run: str, known: Mapping[str, int], labelled: Mapping[str, int]) -> None:
+    ours, theirs = list(known)[1:], list(labelled)[1:]
+    if ours and theirs and not set(ours) & set(theirs):
+        mend = f"If they are one, name it alike: 'data.ids={{BG: 0, {ours[0]}: {labelled[theirs[0]]}}}'."
+        raise UserError(f"{run}: marks {', '.join(ours)}, the data {', '.join(theirs)}: nothing to score. {mend}")
 
 
 def _data(config: DictConfig, predictor: Predictor) -> SegmentationDataModule:

@@ -21,8 +21,9 @@ _COUNTS = ("missed", "false_alarm")
 class ImageScorer:
     """Compares logits with masks of the original size; classes of model and data are matched by name.
 
-    A class that the model knows and the data does not (a femur in a head image) counts as an error where it is
-    predicted, unless the image does not know it: then it counts as background. A class that the model lacks is NaN.
+    The first one is the background, whatever it is called. A class that the model knows and the data does not (a femur
+    in a head image) counts as an error where it is predicted, unless the image does not know it: then it counts as
+    background. A class that the model lacks has no scores, and is not in the mean IoU.
 
     Args:
         model_classes: names in the order of the model's outputs -> ids.
@@ -36,11 +37,12 @@ class ImageScorer:
     def __init__(self, model_classes: Mapping[str, int], data_classes: Mapping[str, int], letterbox: Letterbox) -> None:
         self.letterbox = letterbox
         self.names = list(data_classes)
-        everything = self.names + [name for name in model_classes if name not in data_classes]
+        outputs = [self.names[0], *list(model_classes)[1:]]
+        everything = self.names + [name for name in outputs if name not in data_classes]
         self._everything = everything
-        self.known = [name in model_classes for name in self.names]
+        self.known = [name in outputs for name in self.names]
         self.confusion = np.zeros((len(everything), len(everything)), np.int64)
-        self._from_output = np.array([everything.index(name) for name in model_classes])
+        self._from_output = np.array([everything.index(name) for name in outputs])
         self._from_id = np.zeros(256, np.int64)
         for index, name in enumerate(self.names):
             self._from_id[data_classes[name]] = index
@@ -77,14 +79,16 @@ class ImageScorer:
             confusion: pixel counts of these images; None: those that this scorer has counted.
         """
         scores = class_scores(self.confusion if confusion is None else confusion, self.names)
-        lacking = {name.lower() for name, known in zip(self.names, self.known, strict=True) if not known}
-        scores = {key: math.nan if key.rpartition("_")[2] in lacking else value for key, value in scores.items()}
+        known = [name.lower() for name, known in zip(self.names, self.known, strict=True) if known]
+        lacking = [name.lower() for name in self.names if name.lower() not in known]
+        scores |= {f"{score}_{name}": math.nan for score in ("iou", "dice") for name in lacking}
+        scores["miou"] = _mean([scores[f"iou_{name}"] for name in known])
         for length in _LENGTHS:
             if errors := _column(rows, f"{length}_error_mm"):
                 scores[f"{length}_mae_mm"] = _mean([abs(error) for error in errors])
         for name in map(str.lower, self.names[1:]):
             scores |= {f"{score}_{name}": _mean(_column(rows, f"{score}_{name}")) for score in _MEANS}
-            scores |= {f"{score}_{name}": float(np.nansum(_column(rows, f"{score}_{name}"))) for score in _COUNTS}
+            scores |= {f"{score}_{name}": _sum(_column(rows, f"{score}_{name}")) for score in _COUNTS}
         return scores
 
     def _score(
@@ -97,7 +101,7 @@ class ImageScorer:
         for i, name in enumerate(self.names):
             row[f"dice_{name.lower()}"] = float(dices[i]) if self.known[i] else math.nan
             row[f"iou_{name.lower()}"] = float(ious[i]) if self.known[i] else math.nan
-        indices = {name: i for i, name in enumerate(self.names)}
+        indices = {name: i for i, name in enumerate(self.names) if i and self.known[i]}
         row |= measure_image(truth, prediction, indices, spacing, known)
         for length in _LENGTHS:
             if f"{length}_mm" in row:
@@ -112,3 +116,7 @@ def _column(rows: Sequence[Row], name: str) -> list[float]:
 def _mean(values: Sequence[float]) -> float:
     known = [value for value in values if not math.isnan(value)]
     return sum(known) / len(known) if known else math.nan
+
+
+def _sum(values: Sequence[float]) -> float:
+    return float(np.nansum(values)) if values else math.nan

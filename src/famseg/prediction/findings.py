@@ -1,6 +1,7 @@
 """What one segmented image says: millimetres, ages, centiles, confidence, and reasons to doubt them."""
 
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -122,12 +123,12 @@ def parse_weeks(text: str) -> float:
     Raises:
         UserError: it is neither, or not within the 14 to 40 weeks of the growth standards.
     """
-    weeks, _, days = text.lower().strip().rstrip("d").replace("w", "+").partition("+")
-    try:
-        age = float(weeks) + (int(days) if days else 0) / 7
-    except ValueError:
-        raise UserError(f"age {text!r}: give weeks as 20.5 or, with days, as 20+3.") from None
-    if not covered(age) or (days and not 0 <= int(days) <= 6):
+    parts = re.fullmatch(r"(\d+)(?:\+|w)([0-6])d?|(\d+(?:\.\d+)?)w?", text.lower().strip())
+    if not parts:
+        raise UserError(f"age {text!r}: give weeks as 20.5 or, with 0 to 6 days, as 20+3.")
+    weeks, days, decimal = parts.groups()
+    age = float(decimal) if decimal else int(weeks) + int(days) / 7
+    if not covered(age):
         raise UserError(f"age {text!r}: centiles are known from {WEEKS[0]:.0f} to {WEEKS[1]:.0f} weeks. Leave it out.")
     return age
 

@@ -1,20 +1,14 @@
 """Pictures to predict on: which files are meant, and what each holds."""
 
 import glob
-import math
-import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
-from PIL import Image
-
-from famseg.data.images import SUFFIXES, check_size, is_dicom, read_image
+from famseg.data.images import SUFFIXES, is_dicom, read_image
 from famseg.data.source import Pixels
 from famseg.errors import UserError
-
-# What it warns of, large or damaged pictures, is refused here or by the decoder, by name.
-warnings.filterwarnings("ignore", module=r"PIL\.")
+from famseg.prediction.earlier import MASKS, OVERLAYS, TABLE
 
 
 @dataclass(frozen=True)
@@ -37,11 +31,12 @@ class Scan:
 def find_files(paths: Sequence[str], but_not_in: Path | None = None) -> list[Path]:
     """The files that are meant by files, folders (with all below them) and globs, each once.
 
-    A named file that is missing is kept, so that reading it can say so beside the others.
+    A named file that is missing is kept, so that reading it can say so beside the others. Masks and overlays of earlier
+    predictions, which lie beside their table, are no pictures of folders and globs.
 
     Args:
         paths: as on a command line.
-        but_not_in: a folder whose files are left out: earlier results.
+        but_not_in: a folder whose files are left out: that of the results.
 
     Raises:
         UserError: a folder or a glob holds no picture.
@@ -50,14 +45,16 @@ def find_files(paths: Sequence[str], but_not_in: Path | None = None) -> list[Pat
     for name in paths:
         path = Path(name)
         if path.is_dir():
-            new = [file for file in sorted(path.rglob("*")) if _is_picture(file)]
+            new = [file for file in sorted(path.rglob("*")) if _is_picture(file) and not _is_result(file)]
             new = [file for file in new if but_not_in is None or not _is_below(file, but_not_in)]
         elif not path.exists() and glob.has_magic(name):
-            new = [Path(match) for match in sorted(glob.glob(name, recursive=True)) if Path(match).is_file()]
+            matches = map(Path, sorted(glob.glob(name, recursive=True)))
+            new = [match for match in matches if match.is_file() and not _is_result(match)]
         else:
             new = [path]
         if not new:
-            raise UserError(f"{name}: holds no picture. Give PNG, JPEG, TIFF or DICOM files, or a folder of them.")
+            mend = "Give PNG, JPEG, TIFF or DICOM files, or a folder of them; results do not count."
+            raise UserError(f"{name}: holds no picture. {mend}")
         found |= dict.fromkeys(new)
     return list(found)
 
@@ -75,12 +72,9 @@ def read_scan(path: Path, spacing: Callable[[Path], float]) -> Scan:
     if is_dicom(path):
         from famseg.data.dicom import read_dicom  # pydicom is an extra
 
-        scan = Scan(path, *read_dicom(path))
-    else:
-        _check_header(path)
-        image, converted = read_image(path)
-        scan = Scan(path, image, math.nan, (converted,) if converted else ())
-    return replace(scan, spacing=spacing(path)) if math.isnan(scan.spacing) else scan
+        return Scan(path, *read_dicom(path, spacing))
+    image, converted = read_image(path)
+    return Scan(path, image, spacing(path), (converted,) if converted else ())
 
 
 def _is_picture(path: Path) -> bool:
@@ -89,18 +83,9 @@ def _is_picture(path: Path) -> bool:
     return path.suffix.lower() in SUFFIXES or is_dicom(path)
 
 
+def _is_result(path: Path) -> bool:
+    return path.parent.name in (MASKS, OVERLAYS) and (path.parent.parent / TABLE).exists()
+
+
 def _is_below(path: Path, folder: Path) -> bool:
     return folder.resolve() in path.resolve().parents
-
-
-def _check_header(path: Path) -> None:
-    try:
-        with Image.open(path, formats=("PNG", "JPEG", "TIFF", "BMP")) as picture:
-            (width, height), pages = picture.size, getattr(picture, "n_frames", 1)
-    except Image.DecompressionBombError:
-        raise UserError(f"{path}: is far too large to be an ultrasound image. Crop or shrink it.") from None
-    except Exception:  # Pillow raises many types for damaged headers; the decoder says what is wrong
-        return
-    check_size(path, width, height)
-    if pages > 1:
-        raise UserError(f"{path}: holds {pages} pictures. Export the one to be measured as a file of its own.")

@@ -10,7 +10,6 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from famseg.data.images import DICOM_SUFFIXES, SUFFIXES
 from famseg.errors import UserError
 from famseg.overlays import Picture
 from famseg.prediction.findings import NOTICE
@@ -62,9 +61,7 @@ def build(viewer: Viewer) -> Any:
         gradio.Markdown(NOTICE, elem_id="notice")
         with gradio.Row():
             with gradio.Column(scale=1, min_width=320):
-                file = gradio.File(
-                    label="Image", file_types=sorted(SUFFIXES | DICOM_SUFFIXES), height=130, elem_id="file"
-                )
+                file = gradio.File(label="Image", height=130, elem_id="file")  # of any name: DICOM often has no suffix
                 with gradio.Row():
                     spacing = gradio.Textbox(
                         label="mm per pixel", info="if the file is no DICOM", min_width=140, elem_id="spacing"

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from famseg.data.images import is_dicom
-from famseg.data.tables import implausible, match_rows, mm_per_pixel, read_rows
+from famseg.data.tables import implausible, match_rows, mm_per_pixel, number, read_rows
 from famseg.errors import UserError
 
 _NAMED = 5  # names in a warning; of more, their number is said
@@ -28,11 +28,10 @@ def spacings(option: str | None, files: Sequence[Path]) -> tuple[Callable[[Path]
     """
     if option is None:
         return lambda path: math.nan, []
-    try:
-        float(option)
-    except ValueError:
+    text = option.replace(",", ".")  # as the page takes it
+    if math.isnan(number(text)):
         return _from_table(Path(option), files)
-    value = pixel_size(option, f"--spacing {option}")
+    value = pixel_size(text, f"--spacing {option}")
     return lambda path: value, []
 
 

@@ -65,6 +65,7 @@ def labelme(tmp_path, picture):
             {"label": "femur", "points": [FEMUR[0], FEMUR[2]], "shape_type": "rectangle"},
         ]
         content = {"imagePath": f"{number}.png", "shapes": shapes, "imageData": None}
+        content |= {"imageHeight": SHAPE[0], "imageWidth": SHAPE[1]}
         (root / f"{number}.json").write_text(json.dumps(content))
     return root
 

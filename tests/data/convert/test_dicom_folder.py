@@ -37,8 +37,8 @@ def write(path, pixels, patient="P1", birth="19900101", regions=(), spacing=True
     dataset.PatientID, dataset.PatientName, dataset.PatientBirthDate = patient, NAME.replace(" ", "^"), birth
     dataset.Rows, dataset.Columns = pixels.shape
     dataset.SamplesPerPixel, dataset.PhotometricInterpretation = 1, "MONOCHROME2"
-    dataset.BitsAllocated = dataset.BitsStored = 8
-    dataset.HighBit, dataset.PixelRepresentation = 7, 0
+    dataset.BitsAllocated = dataset.BitsStored = 8 * pixels.itemsize
+    dataset.HighBit, dataset.PixelRepresentation = dataset.BitsStored - 1, 0
     dataset.PixelData = pixels.tobytes()
     dataset.SequenceOfUltrasoundRegions = [region(box, spacing) for box in regions]
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -121,6 +121,29 @@ def test_without_pixel_size_or_patient_or_with_two_birth_dates_it_is_said(tmp_pa
     assert "c.dcm: has no patient identifier" in said
     assert [problem.fatal for problem in plan.problems if "d.dcm" in problem.file] == [True]
     assert "1990" not in said
+
+
+@pytest.mark.parametrize(
+    ("tags", "says"),
+    [
+        ({"PixelSpacing": [0.1, 0.2]}, "resample the picture (image_0001.png). No single pixel size fits it as it is."),
+        ({"PixelSpacing": [9, 9]}, "of ultrasound images (image_0001.png). Give it in a table: --table FILE."),
+        ({"BurnedInAnnotation": "YES"}, "burnt into it (image_0001.png). Look at the picture before you share it."),
+    ],
+)
+def test_every_note_has_its_own_mend(tmp_path, tags, says):
+    write(tmp_path / "in/a.dcm", sector()[0], "1")
+    dataset = pydicom.dcmread(tmp_path / "in/a.dcm")
+    for tag, value in tags.items():
+        setattr(dataset, tag, value)
+    dataset.save_as(tmp_path / "in/a.dcm")
+    assert any(says in str(problem) for problem in read_dicom_folder(tmp_path / "in").problems)
+
+
+def test_a_deep_picture_asks_for_no_pixel_size(tmp_path):
+    write(tmp_path / "in/a.dcm", sector()[0].astype(np.uint16), "1", regions=[(0, 0, 319, 239)])
+    (note,) = read_dicom_folder(tmp_path / "in").problems
+    assert str(note).endswith("its brightest pixel to 255 (image_0001.png). Nothing to do if that is as meant.")
 
 
 def test_a_table_mends_what_the_files_do_not_say(tmp_path):

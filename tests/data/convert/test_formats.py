@@ -100,6 +100,7 @@ def test_coco_files_that_contradict_themselves_are_named(coco, edit, change, say
         ("coco", lambda c: c["annotations"][0].update(segmentation={"counts": "abc"}), "neither polygons nor"),
         ("coco", lambda c: c["annotations"][2]["segmentation"].update(size=[1, 2]), "annotation 9 has another size"),
         ("labelme", lambda c: c["shapes"][0].update(shape_type="line"), "a line of 4 points encloses no area"),
+        ("labelme", lambda c: c.update(imageHeight=96, imageWidth=144), "72x48 px, 0.json was drawn on 144x96. Give"),
     ],
 )
 def test_images_that_cannot_be_converted_are_left_out_and_named(name, change, says, request, edit, tmp_path):
@@ -108,6 +109,11 @@ def test_images_that_cannot_be_converted_are_left_out_and_named(name, change, sa
     problems = write_folder(read(name, path), tmp_path / "own")
     assert [re.search(says, str(problem)) is not None for problem in problems] == [True]
     assert len(list((tmp_path / "own/images").iterdir())) == 2
+
+
+def test_labelme_files_without_a_size_are_taken_as_they_are(labelme, edit, expected):
+    edit(labelme / "0.json", lambda content: content.update(imageHeight=None, imageWidth=None))
+    np.testing.assert_array_equal(read("labelme", labelme).entries[0].load()[1], expected)
 
 
 def test_wrong_cvat_tables_and_colours_are_named(cvat, tmp_path):

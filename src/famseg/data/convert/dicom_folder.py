@@ -14,6 +14,13 @@ from famseg.errors import UserError
 _TAGS = ["PatientID", "PatientBirthDate", "SequenceOfUltrasoundRegions"]
 _IMAGE_REGIONS = (1, 2, 3, 4)  # spatial formats that show a picture: 2-D, M-mode, spectral, wave; DICOM PS3.3 C.8.5.5
 
+_MENDS = (  # words of a note of `read_dicom`, and what to do about it
+    ("pixel size", "Give it in a table: --table FILE."),
+    ("differ in scale", "Or give its pixel size in a table: --table FILE."),
+    ("not square", "No single pixel size fits it as it is."),
+    ("may show a name", "Look at the picture before you share it."),
+)
+
 
 def read_dicom_folder(folder: Path) -> Plan:
     """Plan the import of all DICOM files below a folder.
@@ -65,7 +72,7 @@ def _report(plan: Plan, path: Path, name: str, boxes: list[Box], notes: tuple[st
         what = f"writing or marks outside of the ultrasound image were blanked in {name} ({len(boxes)} places)"
         plan.problems.append(Problem(str(path), what, "Look at the picture before you share it.", fatal=False))
     for note in notes:
-        mend = "Give it in a table: --table FILE." if "pixel" in note else "Look at the picture before you share it."
+        mend = next((mend for words, mend in _MENDS if words in note), "Nothing to do if that is as meant.")
         plan.problems.append(Problem(str(path), f"{note} ({name})", mend, fatal=False))
 
 

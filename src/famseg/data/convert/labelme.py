@@ -39,7 +39,7 @@ def read_labelme(folder: Path, rename: Mapping[str, str] | None = None) -> Plan:
         used.add(image.resolve())
         if image.exists():
             name = flat_name(path.relative_to(folder).with_suffix(image.suffix))
-            plan.entries.append(Entry(name, _Loader(path, image, content["shapes"], ids), image))
+            plan.entries.append(Entry(name, _Loader(path, image, content, ids), image))
         else:
             plan.problems.append(Problem(str(path), f"its image {image} is missing", "Add it, or remove the file."))
     for image in sorted(folder.rglob("*")):
@@ -52,11 +52,18 @@ def read_labelme(folder: Path, rename: Mapping[str, str] | None = None) -> Plan:
 class _Loader:
     """Reads an image and draws its shapes."""
 
-    def __init__(self, path: Path, image: Path, shapes: list[dict[str, Any]], ids: Mapping[str, int]) -> None:
-        self.path, self.image, self.shapes, self.ids = path, image, shapes, ids
+    def __init__(self, path: Path, image: Path, content: Mapping[str, Any], ids: Mapping[str, int]) -> None:
+        self.path, self.image, self.shapes, self.ids = path, image, content["shapes"], ids
+        self.drawn_on = content.get("imageWidth"), content.get("imageHeight")  # old versions wrote none
 
     def __call__(self) -> tuple[Pixels, Pixels]:
         image, _ = read_image(self.image)
+        (height, width), drawn_on = image.shape, self.drawn_on
+        if None not in drawn_on and drawn_on != (width, height):
+            raise UserError(
+                f"{self.image}: has {width}x{height} px, {self.path.name} was drawn on {drawn_on[0]}x{drawn_on[1]}. "
+                "Give the image that was drawn on."
+            )
         mask = np.zeros(image.shape, np.uint8)
         for shape in self.shapes:
             mask[polygon_mask(self._outline(shape), *image.shape)] = self.ids[shape["label"]]
