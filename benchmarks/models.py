@@ -82,7 +82,7 @@ def steps_of(option: str, options: argparse.Namespace) -> tuple[Callable[[], Non
     mask = torch.randint(CLASSES, (options.batch, *options.size), device=device)
     known = torch.ones(options.batch, CLASSES, dtype=torch.bool, device=device)
     gpu = device == "cuda"
-    optimizer = torch.optim.AdamW(parameter_groups(model), lr=1e-4, fused=gpu, capturable=gpu)
+    optimizer = torch.optim.AdamW(parameter_groups(model), lr=1e-4, fused=True, capturable=gpu)
     loss = CrossEntropyDice()
     autocast = torch.autocast(device, torch.bfloat16, enabled=gpu, cache_enabled=False)  # a graph renews no kept cast
 
