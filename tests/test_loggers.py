@@ -2,6 +2,7 @@
 
 import json
 import logging
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 from studies import REVISION, write_cell
 from wandb_records import runs_in
 
+from famseg import loggers
 from famseg.loggers import finish_wandb, log_classes, log_panels, run_labels, wandb
 from famseg.overlays import Panel
 from famseg.study.cells import read_cell
@@ -78,6 +80,16 @@ def test_a_table_has_a_row_per_class(recorded):
     table = json.loads((run.files / path).read_text())
     assert table["columns"] == ["class", "iou", "hd95_mm"]
     assert table["data"] == [["BG", 0.9, None], ["FB", 0.8, 2.0]]
+
+
+def test_a_table_has_classes_of_several_words(monkeypatch):
+    tables = []
+    logger = SimpleNamespace(log_table=lambda key, columns, data: tables.append((columns, data)))
+    monkeypatch.setattr(loggers, "_wandb_loggers", lambda given: [logger])
+    totals = {"iou_bg": 0.9, "iou_head": 0.8, "iou_fetal_head": 0.7, "hd95_mm_head": 2.0, "hd95_mm_fetal_head": 3.0}
+    log_classes([], "test/classes", totals)
+    rows = [["BG", 0.9, None], ["HEAD", 0.8, 2.0], ["FETAL_HEAD", 0.7, 3.0]]
+    assert tables == [(["class", "iou", "hd95_mm"], rows)]
 
 
 def test_a_resumed_run_keeps_its_id(recorded, tmp_path):

@@ -101,7 +101,9 @@ def log_classes(loggers: Sequence[Logger], key: str, totals: Mapping[str, float]
         totals: scores of a split, `<score>_<class>`.
     """
     classes = [name.removeprefix("iou_") for name in totals if name.startswith("iou_")]
-    scores = list(dict.fromkeys(name.rpartition("_")[0] for name in totals if name.rpartition("_")[2] in classes))
+    longest_first = sorted(classes, key=len, reverse=True)  # "iou_fetal_head" is not a score of "head"
+    of = [(name, next((c for c in longest_first if name.endswith(f"_{c}")), None)) for name in totals]
+    scores = list(dict.fromkeys(name.removesuffix(f"_{label}") for name, label in of if label))
     rows = [[name.upper(), *(totals.get(f"{score}_{name}") for score in scores)] for name in classes]
     for logger in _wandb_loggers(loggers):
         logger.log_table(key, columns=["class", *scores], data=rows)

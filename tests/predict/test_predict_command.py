@@ -126,6 +126,17 @@ def test_several_checkpoints_and_a_submission(folder, checkpoint, tmp_path):
     assert (tmp_path / "sub.csv").exists()
 
 
+def test_a_submission_is_not_overwritten_unless_told_to(folder, checkpoint, tmp_path, capsys):
+    file = tmp_path / "sub.csv"
+    file.write_text("precious")
+    more = ["--spacing", "0.2", "--hc18-submission", str(file)]
+    assert command(folder, checkpoint, *more) == 2
+    assert "sub.csv: is there already" in capsys.readouterr().err
+    assert file.read_text() == "precious"
+    assert command(folder, checkpoint, *more, "--overwrite") in (0, 1)
+    assert file.read_text() != "precious"
+
+
 @pytest.mark.parametrize(
     ("more", "words"),
     [

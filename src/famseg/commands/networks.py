@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from famseg.commands.arguments import count, port
+from famseg.errors import UserError
 
 
 def add_network_commands(commands: Any) -> None:
@@ -116,6 +117,10 @@ def _predict(options: argparse.Namespace) -> int:
 
     files = find_files(options.paths, but_not_in=options.out)
     earlier = earlier_results(options.out, options.overwrite, files)
+    if options.hc18_submission and options.hc18_submission.exists() and not options.overwrite:
+        raise UserError(
+            f"--hc18-submission {options.hc18_submission}: is there already. Choose another, or --overwrite."
+        )
     weeks = parse_weeks(options.weeks) if options.weeks else math.nan
     spacing, warnings = spacings(options.spacing, files)
     for warning in warnings:
