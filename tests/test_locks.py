@@ -34,6 +34,20 @@ def test_a_second_process_is_refused_by_name(holder, tmp_path):
         locks.locked(tmp_path, "sweep").__enter__()
 
 
+def test_a_question_for_the_lock_refuses_nobody(holder, tmp_path, monkeypatch):
+    """`is_locked` takes the lock for a moment: whoever finds it taken looks again."""
+    pauses = []
+
+    def let_go(seconds):
+        pauses.append(seconds)
+        holder.kill()
+        holder.wait()
+
+    monkeypatch.setattr(locks.time, "sleep", let_go)
+    with locks.locked(tmp_path, "run"):
+        assert pauses == [locks.PAUSES[0]]
+
+
 def test_a_killed_process_holds_nothing(holder, tmp_path):
     holder.kill()
     holder.wait()

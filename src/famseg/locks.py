@@ -4,6 +4,7 @@ import fcntl
 import json
 import os
 import socket
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import TextIO
 from famseg.errors import UserError
 
 NAME = ".lock"  # in the folder that is locked
+PAUSES = (0.02, 0.05, 0.1, 0.2)  # s
 
 # POSIX locks do not exclude the process that holds them, and it loses them when it closes the file anywhere.
 _mine: set[Path] = set()
@@ -35,7 +37,7 @@ def locked(folder: Path, what: str) -> Iterator[None]:
         raise UserError(f"{folder}: this process has a {what} in it already.")
     with _opened(path) as file:
         try:
-            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _acquire(file)
         except (BlockingIOError, PermissionError):
             raise UserError(f"{folder}: a {what} in it is running ({_holder(path)}). Wait for its end.") from None
         except OSError:  # no locks here
@@ -49,6 +51,23 @@ def locked(folder: Path, what: str) -> Iterator[None]:
             yield
         finally:
             _mine.discard(path)
+
+
+def _acquire(file: TextIO) -> None:
+    """Take the lock, once whoever asks by `is_locked` at this moment has let go of it.
+
+    Raises:
+        BlockingIOError, PermissionError: somebody keeps it.
+        OSError: the file system has no locks.
+    """
+    for pause in PAUSES:
+        try:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except (BlockingIOError, PermissionError):
+            time.sleep(pause)
+        else:
+            return
+    fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 def _opened(path: Path) -> TextIO:
