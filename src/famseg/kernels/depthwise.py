@@ -2,7 +2,8 @@
 
 Backward's first pass computes the GELU's argument again from the input, so that forward keeps no map but its input, and
 writes the gradient before the GELU; the second makes of that all other gradients. Those of weights and biases are sums
-of float32 partials in a fixed order: the same result in every run.
+of float32 partials in a fixed order: the same result in every run. The 3x3, most of a network's time, has kernels of
+its own (`depthwise3`).
 
 The input's own bias b, if there is one, costs nothing: pixels off the map are loaded as -b, and what is left is a
 constant of the channel,  sum w (x + b) = sum w x + b sum w,  with x = -b where x + b must be 0.
