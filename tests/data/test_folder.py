@@ -6,6 +6,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from lightning.pytorch.utilities import rank_zero_only
 
 from famseg.data.folder import Folder, datamodule
 from famseg.errors import UserError
@@ -198,6 +199,14 @@ def test_a_class_may_be_in_a_label_that_cannot_be_read(folder_root):
     without_femur(folder_root)
     (folder_root / "labels/0.png").write_bytes(b"no image")
     assert not any("in no label" in problem.what for problem in Folder(folder_root).problems())
+
+
+def test_of_several_processes_the_first_one_speaks(folder_root, caplog, monkeypatch):
+    without_femur(folder_root)
+    (folder_root / "spacing.csv").unlink()
+    monkeypatch.setattr(rank_zero_only, "rank", 1)
+    datamodule(folder_root, folds=3, size=(32, 32), batch_size=1).setup("fit")
+    assert [record.getMessage() for record in caplog.records] == []
 
 
 @pytest.mark.parametrize("cache", ["ram", "disk", "none"])

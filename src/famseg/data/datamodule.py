@@ -297,6 +297,7 @@ def _warn(problems: Sequence[Problem]) -> None:
         log.warning("%d more warnings: `famseg data check` lists them.", more)
 
 
+@rank_zero_only
 def _warn_of_unshown(source: Source, shown: Collection[int]) -> None:
     for what, mend in unshown(source, shown):
         log.warning("The training images: %s. %s", what, mend)
