@@ -4,6 +4,7 @@ import json
 import logging
 import os
 import platform
+import signal
 import socket
 import sys
 import time
@@ -32,7 +33,7 @@ from famseg.locks import locked
 from famseg.loggers import finish_wandb
 from famseg.resume import ResumeRefused
 from famseg.revision import revision
-from famseg.signals import Preempted, ignored, leaving
+from famseg.signals import Preempted, leaving, taken
 from famseg.value_types import require_types
 
 log = logging.getLogger(__name__)
@@ -112,7 +113,7 @@ def _status(folder: Path) -> Iterator[None]:
         finish_wandb(exit_code=0)
         _write_status(folder, "done", started)
     except BaseException as error:
-        with ignored():  # a cluster may ask twice
+        with taken(signal.SIG_IGN):  # a cluster may ask twice
             _record_end(folder, started, error)
         if isinstance(error, SIGTERMException):  # in the test, which starts anew in a resumed run
             raise Preempted from error

@@ -46,9 +46,9 @@ def take_to_leave() -> dict[signal.Signals, Any]:
 
 
 @contextmanager
-def leaving() -> Iterator[None]:
-    """`take_to_leave` for a while."""
-    before = take_to_leave()
+def taken(handler: Any, numbers: Collection[signal.Signals] = STOPS) -> Iterator[None]:
+    """`take` for a while."""
+    before = take(handler, numbers)
     try:
         yield
     finally:
@@ -56,9 +56,9 @@ def leaving() -> Iterator[None]:
 
 
 @contextmanager
-def ignored() -> Iterator[None]:
-    """Hear no signals for a while."""
-    before = take(signal.SIG_IGN)
+def leaving() -> Iterator[None]:
+    """`take_to_leave` for a while."""
+    before = take_to_leave()
     try:
         yield
     finally:

@@ -4,13 +4,12 @@ import argparse
 import math
 import signal
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from famseg.commands.arguments import count, port
 from famseg.errors import UserError
+from famseg.signals import taken
 
 
 def add_network_commands(commands: Any) -> None:
@@ -97,14 +96,9 @@ def _add_network(command: argparse.ArgumentParser) -> None:
     )
 
 
-@contextmanager
-def _ended_by_sigterm() -> Iterator[None]:
+def _end(number: int, _: object) -> None:
     """SIGTERM, as from a queue whose time is over, ends the process as Ctrl-C does: what was measured is written."""
-    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
+    sys.exit(128 + number)
 
 
 def _predict(options: argparse.Namespace) -> int:
@@ -127,7 +121,7 @@ def _predict(options: argparse.Namespace) -> int:
         print(f"famseg: {warning}", file=sys.stderr)
     members = load_members(options.checkpoint, options.device, options.tta == "flip", options.backend)
     remove(options.out, earlier)
-    with _ended_by_sigterm():
+    with taken(_end, [signal.SIGTERM]):
         results = predict(files, Job(members, options.out, spacing, weeks), options.batch)
     failures = [result.error for result in results if result.error]
     if options.hc18_submission:
