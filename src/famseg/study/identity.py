@@ -53,22 +53,22 @@ def identity(config: Mapping[str, Any]) -> str:
     Args:
         config: the resolved configuration, as in a run's config.yaml.
     """
-    return _digest(_reduced(config, str(config.get("output", "")), "", NOT_PART))
+    return _digest(_experiment(config, NOT_PART))
 
 
 def setting(config: Mapping[str, Any]) -> str:
     """As `identity`, and the same for all seeds and folds."""
-    return _digest(_reduced(config, str(config.get("output", "")), "", NOT_PART | REPEATS))
+    return _digest(_experiment(config, NOT_PART | REPEATS))
 
 
 def options(config: Mapping[str, Any]) -> dict[str, Any]:
     """Value by dotted key of all that `setting` looks at: what may tell the settings of a study apart."""
-    return dict(_leaves(_reduced(config, str(config.get("output", "")), "", NOT_PART | REPEATS)))
+    return dict(_leaves(_experiment(config, NOT_PART | REPEATS)))
 
 
 def differing(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
     """Dotted keys in which two resolved configurations are not of the same experiment, those of few parts first."""
-    parts = [dict(_leaves(_reduced(each, str(each.get("output", "")), "", NOT_PART))) for each in (one, other)]
+    parts = [dict(_leaves(_experiment(each, NOT_PART))) for each in (one, other)]
     keys = [key for key in {*parts[0], *parts[1]} if parts[0].get(key) != parts[1].get(key)]
     return sorted(keys, key=lambda key: (key.count("."), key))
 
@@ -79,6 +79,11 @@ def _leaves(node: Any, key: str = "") -> Iterator[tuple[str, Any]]:
         return
     for name, value in node.items():
         yield from _leaves(value, f"{key}.{name}" if key else name)
+
+
+def _experiment(config: Mapping[str, Any], without: frozenset[str]) -> Any:
+    """A configuration less some keys and the places of its files."""
+    return _reduced(config, str(config.get("output", "")), "", without)
 
 
 def _reduced(node: Any, output: str, key: str, without: frozenset[str]) -> Any:
