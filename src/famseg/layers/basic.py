@@ -187,6 +187,12 @@ def pointwise_conv_shared(x: Tensor, conv: nn.Conv2d, backend: str, bias: bool =
     return y if offset is None else cast(Tensor, add_bias(y, offset)), x
 
 
+def taps_and_bias(conv: nn.Module) -> tuple[Tensor, Tensor]:
+    """Weights (taps, C) and bias (C,), if it has one, of a depthwise convolution, as the kernels take them."""
+    weight, bias = cast(Tensor, conv.weight), cast(Tensor, conv.bias)
+    return weight.flatten(1).t().contiguous(), bias
+
+
 def as_autocast(x: Tensor) -> Tensor:
     """A map or weight in the dtype in which autocast would hand it to a convolution; it does not see our kernels."""
     return x.to(autocast_dtype(x))

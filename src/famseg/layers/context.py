@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from famseg.kernels import use_triton
-from famseg.layers.basic import as_autocast, normalised, pointwise_conv
+from famseg.layers.basic import as_autocast, normalised, pointwise_conv, taps_and_bias
 
 
 class AggregatedDepthConv(nn.Module):
@@ -46,5 +46,4 @@ class AggregatedDepthConv(nn.Module):
             return cast(Tensor, self.depthwise(x))
         from famseg.kernels.depthwise import depthwise  # not without Triton
 
-        taps = self.depthwise.weight.flatten(1).t().contiguous()
-        return cast(Tensor, depthwise(as_autocast(x), taps, self.depthwise.bias, gelu=False))
+        return cast(Tensor, depthwise(as_autocast(x), *taps_and_bias(self.depthwise), gelu=False))

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from famseg.errors import UserError
 from famseg.kernels.scan import scan_map
+from famseg.layers.basic import taps_and_bias
 from famseg.layers.options import require_choice
 from famseg.layers.ssd import runs_on_maps, ssd
 
@@ -82,7 +83,7 @@ class Mamba2D(nn.Module):
         from famseg.kernels.depthwise import depthwise  # Triton is imported where it runs
 
         whole = mixed.contiguous(memory_format=torch.channels_last)  # once for forward and backward
-        return cast(Tensor, depthwise(whole, self.conv.weight.flatten(1).t().contiguous(), self.conv.bias, gelu=False))
+        return cast(Tensor, depthwise(whole, *taps_and_bias(self.conv), gelu=False))
 
     def _gated_norm(self, y: Tensor, z: Tensor) -> Tensor:
         if runs_on_maps(self.backend, y, self.head_width, self.states):

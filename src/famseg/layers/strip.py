@@ -15,6 +15,7 @@ from famseg.layers.basic import (
     normalised_shared,
     pointwise_conv,
     pointwise_conv_shared,
+    taps_and_bias,
 )
 from famseg.layers.options import require_choice
 
@@ -120,25 +121,19 @@ class StripAttention(nn.Module):
         from famseg.kernels.merge import merge_scans
         from famseg.kernels.strip import BOTH, COLUMNS, ROWS, strip_scans
 
-        a: Tensor = depthwise(x, *_taps(self.local), gelu=False)
+        a: Tensor = depthwise(x, *taps_and_bias(self.local), gelu=False)
         if self.scan == "independent":
             scans = [cast(nn.Conv2d, conv) for conv in (*self.rows, *self.columns)]
             weights, biases = [conv.weight for conv in scans], [cast(Tensor, conv.bias) for conv in scans]
             return cast(Tensor, strip_scans(a, *merge_scans(weights, biases), BOTH))
         s = a
         for rows, columns in zip(self.rows, self.columns, strict=True):
-            s = s + strip_scans(strip_scans(a, *_taps(rows), ROWS), *_taps(columns), COLUMNS)
+            s = s + strip_scans(strip_scans(a, *taps_and_bias(rows), ROWS), *taps_and_bias(columns), COLUMNS)
         return s
 
 
 def _depthwise(channels: int, height: int, width: int) -> nn.Conv2d:
     return nn.Conv2d(channels, channels, (height, width), padding=(height // 2, width // 2), groups=channels)
-
-
-def _taps(conv: nn.Module) -> tuple[Tensor, Tensor]:
-    """Weights (taps, C) and bias (C,) as the kernels take them."""
-    weight, bias = cast(Tensor, conv.weight), cast(Tensor, conv.bias)
-    return weight.flatten(1).t().contiguous(), bias
 
 
 class StripBlock(nn.Module):
@@ -220,4 +215,4 @@ class StripBlock(nn.Module):
             return F.gelu(self.depthwise(hidden))
         from famseg.kernels.depthwise import depthwise  # not without Triton
 
-        return cast(Tensor, depthwise(as_autocast(hidden), *_taps(self.depthwise), gelu=True, input_bias=bias))
+        return cast(Tensor, depthwise(as_autocast(hidden), *taps_and_bias(self.depthwise), gelu=True, input_bias=bias))
