@@ -1,5 +1,6 @@
 """Files to pixels: one 8-bit channel for images, class ids for labels."""
 
+import io
 import math
 import warnings
 from collections.abc import Mapping
@@ -36,8 +37,9 @@ def read_image(path: Path) -> tuple[Pixels, str]:
         UserError: The file is missing, unreadable, truncated, too large, smaller than 32 px, or holds several pictures
             or values that are not finite.
     """
-    _check_header(path)
-    return as_grey(path, _decode(path))
+    data = _read(path)
+    _check_header(path, data)
+    return as_grey(path, _decode(path, data))
 
 
 def as_grey(path: Path, pixels: NDArray[np.generic]) -> tuple[Pixels, str]:
@@ -76,7 +78,7 @@ def read_label(path: Path, classes: Mapping[str, int], colours: Mapping[str, tup
     Raises:
         UserError: The file is missing or unreadable, or has ids or colours that no class has.
     """
-    pixels = _decode(path)
+    pixels = _decode(path, _read(path))
     if pixels.ndim == 3 and (pixels[..., :3] == pixels[..., :1]).all():
         pixels = pixels[..., 0]  # ids written into three equal channels
     if pixels.ndim == 3:
@@ -125,9 +127,16 @@ def check_size(path: Path, width: int, height: int) -> None:
         raise UserError(f"{path}: {width}x{height} px is too large, the limit is {limit} million. Crop or shrink it.")
 
 
-def _check_header(path: Path) -> None:
+def _read(path: Path) -> bytes:
     try:
-        with Image.open(path, formats=("PNG", "JPEG", "TIFF", "BMP")) as picture:
+        return path.read_bytes()
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}). Check the path and its permissions.") from None
+
+
+def _check_header(path: Path, data: bytes) -> None:
+    try:
+        with Image.open(io.BytesIO(data), formats=("PNG", "JPEG", "TIFF", "BMP")) as picture:
             (width, height), pages = picture.size, getattr(picture, "n_frames", 1)
     except Image.DecompressionBombError:
         raise UserError(f"{path}: is far too large to be an ultrasound image. Crop or shrink it.") from None
@@ -138,11 +147,7 @@ def _check_header(path: Path) -> None:
         raise UserError(f"{path}: holds {pages} pictures. Export the one that is meant as a file of its own.")
 
 
-def _decode(path: Path) -> NDArray[np.generic]:
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}). Check the path and its permissions.") from None
+def _decode(path: Path, data: bytes) -> NDArray[np.generic]:
     pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED) if data else None
     if pixels is None:
         raise UserError(f"{path}: is no readable image (truncated, or of another format). Copy or export it again.")
