@@ -62,6 +62,25 @@ def as_float(values, first: tl.constexpr, count: tl.constexpr):
 
 
 @triton.jit
+def entered(
+    x, index, row, within, H, W, C, run, down, c_mask, shift,
+    LINES: tl.constexpr, HIGH: tl.constexpr, INPUT_BIAS: tl.constexpr, EVEN: tl.constexpr,
+):  # fmt: skip
+    """Where tile number `index` starts in the map, the rows of its groups, its first column, and its first window.
+
+    That is two columns of HIGH pixels, from the row above each group on: the one before the first, and the first.
+    """
+    b, h0, w0 = tile_at(index, H, W, LINES, run)
+    start, h = offset_of(b, h0, w0, H, W, C), h0 + row
+    window = ()
+    for j in tl.static_range(-1, 1):
+        at = x + (start + j * C) + within
+        values = column_of(at, h, w0 + j, H, W, down, c_mask, shift, 1, HIGH, INPUT_BIAS, EVEN)
+        window = window + as_float(values, 0, HIGH)
+    return start, h, w0, window
+
+
+@triton.jit
 def taps_of(weight, C, c, c_mask, GROUPS: tl.constexpr, EVEN: tl.constexpr):
     """The nine taps of channels c, each for all groups."""
     taps = ()
@@ -95,15 +114,9 @@ def filter_kernel(
             constant += shift * taps[t]
     begin, end = run_of(tl.program_id(1), tl.num_programs(1), B * tl.cdiv(H, LINES) * tl.cdiv(W, run))
     for index in range(begin, end):
-        b, h0, w0 = tile_at(index, H, W, LINES, run)
-        h = h0 + row
-        start = offset_of(b, h0, w0, H, W, C)
-        window = ()
-        for j in tl.static_range(-1, 1):
-            values = column_of(
-                x + (start + j * C) + within, h, w0 + j, H, W, down, c_mask, shift, 1, HIGH, INPUT_BIAS, EVEN
-            )  # fmt: skip
-            window = window + as_float(values, 0, HIGH)
+        start, h, w0, window = entered(
+            x, index, row, within, H, W, C, run, down, c_mask, shift, LINES, HIGH, INPUT_BIAS, EVEN
+        )  # fmt: skip
         for first in range(0, tl.minimum(run, W - w0), STEP):
             at = (start + first * C) + within
             ahead, beside = (), ()  # all loads come first: none may pass a store, which may be to where it reads
@@ -155,13 +168,9 @@ def gradients_kernel(
     totals = zeros(ROWS, GROUPS, BLOCK_C)
     begin, end = run_of(chunk, tl.num_programs(1), B * tl.cdiv(H, LINES) * tl.cdiv(W, run))
     for index in range(begin, end):
-        b, h0, w0 = tile_at(index, H, W, LINES, run)
-        h = h0 + row
-        start = offset_of(b, h0, w0, H, W, C)
-        window = ()
-        for j in tl.static_range(-1, 1):
-            values = column_of(g + (start + j * C) + within, h, w0 + j, H, W, down, c_mask, shift, 1, HIGH, False, EVEN)
-            window = window + as_float(values, 0, HIGH)
+        start, h, w0, window = entered(
+            g, index, row, within, H, W, C, run, down, c_mask, shift, LINES, HIGH, False, EVEN
+        )  # fmt: skip
         for first in range(0, tl.minimum(run, W - w0), STEP):
             at = (start + first * C) + within
             ahead, beside = (), ()
