@@ -15,17 +15,16 @@ from torch import Tensor
 from famseg.kernels.gelu import gelu_of, gelu_slope
 from famseg.kernels.launch import start
 from famseg.kernels.partials import merged
-from famseg.kernels.rows import rows_of
+from famseg.kernels.rows import rows_at, rows_of
 from famseg.kernels.sharing import doubling
-from famseg.kernels.tiles import block_of, channels_last, empty_map, over, row_of, run_of
+from famseg.kernels.tiles import block_of, channels_last, empty_map, row_of, run_of
 
 
 @triton.jit(do_not_specialize=["R"])
 def bias_kernel(z, bias, a, R, C, GELU: tl.constexpr, ROWS: tl.constexpr, BLOCK_C: tl.constexpr, EVEN: tl.constexpr):
     """A, for R rows of C channels."""
-    row = (tl.program_id(0) * ROWS + tl.arange(0, ROWS)).to(tl.int64)
     c = tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)
-    at, mask = row[:, None] * C + c[None, :], over(row < R, c < C, EVEN)
+    at, mask = rows_at(tl.program_id(0), R, C, c, ROWS, EVEN)
     value = block_of(z + at, mask) + row_of(bias, 0, C, c, c < C)
     if GELU:
         value = gelu_of(value)
@@ -44,8 +43,7 @@ def bias_backward_kernel(
     total = tl.zeros((ROWS, BLOCK_C), tl.float32)
     begin, end = run_of(chunk, tl.num_programs(0), tl.cdiv(R, ROWS))
     for tile in range(begin, end):
-        row = (tile * ROWS + tl.arange(0, ROWS)).to(tl.int64)
-        at, mask = row[:, None] * C + c[None, :], over(row < R, c < C, EVEN)
+        at, mask = rows_at(tile, R, C, c, ROWS, EVEN)
         gradient = block_of(da + at, mask)
         if OTHER:
             gradient += block_of(other + at, mask)

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from famseg.kernels.launch import start
 from famseg.kernels.partials import merged
-from famseg.kernels.rows import rows_of
-from famseg.kernels.tiles import block_of, channels_last, empty_map, over, row_of, run_of
+from famseg.kernels.rows import rows_at, rows_of
+from famseg.kernels.tiles import block_of, channels_last, empty_map, row_of, run_of
 
 HELD = 2048  # values of a map in a program: backward has three at once
 
@@ -22,9 +22,8 @@ HELD = 2048  # values of a map in a program: backward has three at once
 @triton.jit(do_not_specialize=["R"])
 def product_kernel(z, bias, x, y, R, C, ROWS: tl.constexpr, BLOCK_C: tl.constexpr, EVEN: tl.constexpr):
     """Y, for R rows of C channels."""
-    row = (tl.program_id(0) * ROWS + tl.arange(0, ROWS)).to(tl.int64)
     c = tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)
-    at, mask = row[:, None] * C + c[None, :], over(row < R, c < C, EVEN)
+    at, mask = rows_at(tl.program_id(0), R, C, c, ROWS, EVEN)
     factor = block_of(z + at, mask) + row_of(bias, 0, C, c, c < C)
     tl.store(y + at, (factor * block_of(x + at, mask)).to(y.dtype.element_ty), mask=mask)
 
@@ -40,8 +39,7 @@ def product_backward_kernel(
     total = tl.zeros((ROWS, BLOCK_C), tl.float32)
     begin, end = run_of(chunk, tl.num_programs(0), tl.cdiv(R, ROWS))
     for tile in range(begin, end):
-        row = (tile * ROWS + tl.arange(0, ROWS)).to(tl.int64)
-        at, mask = row[:, None] * C + c[None, :], over(row < R, c < C, EVEN)
+        at, mask = rows_at(tile, R, C, c, ROWS, EVEN)
         upstream = block_of(dy + at, mask)
         slope = upstream * block_of(x + at, mask)
         tl.store(dz + at, slope.to(dz.dtype.element_ty), mask=mask)

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from famseg.kernels.gelu import gelu_of, gelu_slope
 from famseg.kernels.launch import start
 from famseg.kernels.partials import merged
-from famseg.kernels.rows import REGISTERS, rows_of
+from famseg.kernels.rows import REGISTERS, rows_at, rows_of
 from famseg.kernels.sharing import sharing
 from famseg.kernels.tiles import block_of, channels_last, empty_map, over, row_of, run_of
 
@@ -44,15 +44,14 @@ def moments_kernel(x, partials, R, C, ROWS: tl.constexpr, BLOCK_C: tl.constexpr,
     tiles = tl.cdiv(R, ROWS)
     steps = tl.cdiv(tiles, chunks)
     rows = rows_in(chunk, steps, R, ROWS)
-    n = (chunk * steps * ROWS + tl.arange(0, ROWS)).to(tl.int64)
-    some = tl.sum(block_of(x + n[:, None] * C + c[None, :], over(n < R, c_mask, EVEN)), 0)
+    at, mask = rows_at(chunk * steps, R, C, c, ROWS, EVEN)
+    some = tl.sum(block_of(x + at, mask), 0)
     start = some / tl.maximum(tl.minimum(rows, ROWS), 1)
     total = tl.zeros((ROWS, BLOCK_C), tl.float32)
     squares = tl.zeros((ROWS, BLOCK_C), tl.float32)
     for tile in range(chunk * steps, min((chunk + 1) * steps, tiles)):
-        n = (tile * ROWS + tl.arange(0, ROWS)).to(tl.int64)
-        mask = over(n < R, c_mask, EVEN)
-        d = tl.where(mask, block_of(x + n[:, None] * C + c[None, :], mask) - start[None, :], 0.0)
+        at, mask = rows_at(tile, R, C, c, ROWS, EVEN)
+        d = tl.where(mask, block_of(x + at, mask) - start[None, :], 0.0)
         total += d
         squares += d * d
     shift = tl.sum(total, 0) / tl.maximum(rows, 1)
@@ -105,10 +104,9 @@ def norm_kernel(
     GELU: tl.constexpr, ROWS: tl.constexpr, BLOCK_C: tl.constexpr, EVEN: tl.constexpr,
 ):  # fmt: skip
     """Y = z, or with GELU gelu(z)."""
-    n = (tl.program_id(0) * ROWS + tl.arange(0, ROWS)).to(tl.int64)
     c = tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)
     c_mask = c < C
-    at, mask = n[:, None] * C + c[None, :], over(n < R, c_mask, EVEN)
+    at, mask = rows_at(tl.program_id(0), R, C, c, ROWS, EVEN)
     scale = row_of(stats, 1, C, c, c_mask) * row_of(weight, 0, C, c, c_mask)
     z = (block_of(x + at, mask) - row_of(stats, 0, C, c, c_mask)) * scale + row_of(bias, 0, C, c, c_mask)
     if GELU:
@@ -140,8 +138,7 @@ def gradient_sums_kernel(
     of_bias = tl.zeros((ROWS, BLOCK_C), tl.float32)
     begin, end = run_of(chunk, chunks, tl.cdiv(R, ROWS))
     for tile in range(begin, end):
-        row = (tile * ROWS + tl.arange(0, ROWS)).to(tl.int64)
-        at, mask = row[:, None] * C + c[None, :], over(row < R, c_mask, EVEN)
+        at, mask = rows_at(tile, R, C, c, ROWS, EVEN)
         dz, n = slope_at(dy, x, weight, bias, stats, at, mask, C, c, c_mask, GELU)
         of_weight += dz * n
         of_bias += dz
@@ -155,10 +152,9 @@ def norm_backward_kernel(
     OTHER: tl.constexpr, GELU: tl.constexpr, ROWS: tl.constexpr, BLOCK_C: tl.constexpr, EVEN: tl.constexpr,
 ):  # fmt: skip
     """Dx, from the sums (2, C) = dweight and dbias."""
-    row = (tl.program_id(0) * ROWS + tl.arange(0, ROWS)).to(tl.int64)
     c = tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)
     c_mask = c < C
-    at, mask = row[:, None] * C + c[None, :], over(row < R, c_mask, EVEN)
+    at, mask = rows_at(tl.program_id(0), R, C, c, ROWS, EVEN)
     dz, n = slope_at(dy, x, weight, bias, stats, at, mask, C, c, c_mask, GELU)
     centred = dz - (row_of(sums, 1, C, c, c_mask) + n * row_of(sums, 0, C, c, c_mask)) / R
     value = centred * (row_of(stats, 1, C, c, c_mask) * row_of(weight, 0, C, c, c_mask))

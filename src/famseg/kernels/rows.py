@@ -3,7 +3,10 @@
 from dataclasses import dataclass
 
 import triton
+import triton.language as tl
 from torch import Tensor
+
+from famseg.kernels.tiles import over
 
 PROGRAMS = 528  # partial sums of a map; a constant, so that no result depends on the machine
 REGISTERS = 128  # of a thread, so that four programs share a processor; what is granted starts more loads at once
@@ -45,3 +48,10 @@ def rows_of(x: Tensor, held: int = 4096, widest: int | None = 64) -> Rows:
     width = max(2, triton.next_power_of_2(channels))
     width = width if widest is None else min(widest, width)
     return Rows(x.numel() // channels, channels, max(1, held // width), width)
+
+
+@triton.jit
+def rows_at(tile, R, C, c, ROWS: tl.constexpr, EVEN: tl.constexpr):
+    """Of a tile's rows and channels c: where they lie from the map's start, in 64 bits, and which exist."""
+    row = (tile * ROWS + tl.arange(0, ROWS)).to(tl.int64)
+    return row[:, None] * C + c[None, :], over(row < R, c < C, EVEN)
