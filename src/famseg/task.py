@@ -8,7 +8,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torchmetrics import MeanMetric
 from torchmetrics.classification import MulticlassConfusionMatrix
 
 from famseg.casts import PrecastWeights
@@ -18,6 +17,7 @@ from famseg.evaluation.scorer import ImageScorer
 from famseg.inference import Predictor
 from famseg.losses import supervised, without_unknown
 from famseg.metrics.confusion import class_scores
+from famseg.metrics.mean import FiniteMean
 from famseg.phases import OptimizerOption, Phase, Switch, plan
 from famseg.schedules import Decay
 
@@ -70,7 +70,7 @@ class SegmentationTask(lightning.LightningModule):
         self.auxiliary_weight = auxiliary_weight
         self.phase = 0
         self.losses: list[float] = []  # mean training loss of every finished epoch: the state of the decay
-        self.train_loss, self.val_loss = MeanMetric(), MeanMetric()
+        self.train_loss, self.val_loss = FiniteMean(), FiniteMean()
         self.confusion = MulticlassConfusionMatrix(len(self.classes))
         self.test_rows: list[dict[str, Any]] = []
         self.test_totals: dict[str, float] = {}
@@ -91,7 +91,8 @@ class SegmentationTask(lightning.LightningModule):
         """Loss of a batch with `image` (B, C, H, W), `mask` (B, H, W) and `known` (B, classes)."""
         loss = self.batch_loss(batch["image"], batch["mask"], batch["known"])
         value = loss.detach().clone()  # the memory of a captured loss is that of the next one
-        self.train_loss.update(value, weight=len(batch["image"]))
+        images = len(batch["image"])
+        self.train_loss.update(images * value, images)
         self.log("train/loss_step", value, prog_bar=True, logger=False)
         return loss
 
@@ -134,7 +135,7 @@ class SegmentationTask(lightning.LightningModule):
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
         """Loss and confusion matrix at the network's resolution."""
         logits = self(batch["image"])
-        self.val_loss.update(self.loss(logits, batch["mask"], batch["known"]), weight=len(logits))
+        self.val_loss.update(len(logits) * self.loss(logits, batch["mask"], batch["known"]), len(logits))
         self.confusion.update(without_unknown(logits.argmax(1), batch["known"]), batch["mask"])
 
     def on_validation_epoch_end(self) -> None:
@@ -175,7 +176,7 @@ class SegmentationTask(lightning.LightningModule):
         data = self.trainer.datamodule.metadata()  # type: ignore[attr-defined]
         checkpoint[METADATA_KEY] = self.metadata | {"data": data}
         mean = self.train_loss  # of the epoch so far, for a checkpoint within it
-        state = {"mean_value": mean.mean_value.cpu(), "weight": mean.weight.cpu()}
+        state = {"mean_value": mean.total.cpu(), "weight": mean.count.cpu()}
         checkpoint[PROGRESS_KEY] = {"phase": self.phase, "losses": list(self.losses), "train_loss": state}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -185,7 +186,7 @@ class SegmentationTask(lightning.LightningModule):
         self.train_loss.reset()
         state = progress["train_loss"]
         if state["weight"] > 0:
-            self.train_loss.update(state["mean_value"] / state["weight"], state["weight"])
+            self.train_loss.update(state["mean_value"], state["weight"])
 
 
 def _gathered(
