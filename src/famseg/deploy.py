@@ -12,6 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from famseg.folding import folded
+from famseg.replay import replayed
 
 log = logging.getLogger(__name__)
 
@@ -97,20 +98,13 @@ def captured(function: Function, image: Tensor, fixed: Iterable[Tensor]) -> Func
     Raises:
         RuntimeError: it does what a capture forbids.
     """
-    image, once = image.clone(), Once(fixed)
-    with once:  # compiles kernels and chooses algorithms, too
-        function(image)
-    graph = torch.cuda.CUDAGraph()
-    # "thread_local": other threads, such as those that pin batches, may go on talking to the GPU
-    with torch.cuda.graph(graph, capture_error_mode="thread_local"), once:
-        result = function(image)
+    once = Once(fixed)
 
-    def replay(new: Tensor, _read_by_the_graph: Once = once) -> Tensor:
-        image.copy_(new)
-        graph.replay()
-        return result.clone()  # the next replay overwrites it
+    def without_constants(image: Tensor) -> Tensor:
+        with once:
+            return function(image)
 
-    return replay
+    return replayed(without_constants, image)
 
 
 class Product(nn.Conv2d):

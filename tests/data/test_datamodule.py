@@ -210,6 +210,7 @@ def fit(toy, workers, checkpoint=None, data=JITTER, **options):
         (0, {"limit_val_batches": 0}, JITTER),
         (2, {}, JITTER),
         (0, {}, ON_DEVICE),
+        (1, {}, ON_DEVICE),
         (2, {}, ON_DEVICE | {"cache": "ram"}),
     ],
 )
@@ -257,10 +258,10 @@ class Batches(LightningModule):
         return torch.optim.SGD(self.parameters(), 0.1)
 
 
-def batches(toy, **options):
+def batches(toy, accelerator="cpu", **options):
     model, data = Batches(), SegmentationDataModule(toy(), **OPTIONS | options)
     quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
-    Trainer(accelerator="cpu", max_epochs=1, enable_model_summary=False, **quiet).fit(model, data)
+    Trainer(accelerator=accelerator, devices=1, max_epochs=1, enable_model_summary=False, **quiet).fit(model, data)
     return model.train_batches + model.val_batches
 
 
@@ -278,6 +279,18 @@ def test_both_engines_make_batches_of_the_same_images(toy, roomy, augment):
         if augment is None or not augment.geometric:
             assert torch.equal(one["mask"], other["mask"])
             torch.testing.assert_close(one["image"], other["image"], atol=1e-4, rtol=0)
+
+
+@pytest.mark.gpu
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("cache", ["gpu", "ram"])
+def test_a_graph_makes_the_batches_that_single_operations_make(toy, monkeypatch, cache):
+    options = ON_DEVICE | {"cache": cache, "accelerator": "gpu"}
+    ours = batches(toy, **options)
+    monkeypatch.setattr("famseg.data.on_device.replayed", lambda make, *_: make)
+    for one, other in zip(ours, batches(toy, **options), strict=True):
+        for key in ("image", "mask", "known", "index"):
+            assert torch.equal(one[key], other[key])
 
 
 def test_a_set_on_the_gpu_cannot_be_augmented_in_the_loader():

@@ -46,10 +46,11 @@ def fit(tmp_path):
         stop_after=None,
         callbacks=(),
         network=Net,
+        data=None,
         **trainer_options,
     ):
         lightning.seed_everything(0, workers=True, verbose=False)
-        data = datamodule(n=30, size=(32, 32), batch_size=4, seed=0)
+        data = datamodule(**{"n": 30, "size": (32, 32), "batch_size": 4, "seed": 0} | (data or {}))
         if switch == "default":
             switch = Switch(SGD, at=0.5)
         task = SegmentationTask(network(), CrossEntropyDice(), data.classes, ADAMW, decay, switch)

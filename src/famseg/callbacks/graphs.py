@@ -6,10 +6,11 @@ from typing import Any, Literal
 import lightning
 import torch
 from lightning.pytorch.callbacks import Callback
-from torch import Tensor, nn
+from torch import Tensor
 
 from famseg.casts import recomputes
 from famseg.errors import UserError
+from famseg.replay import ReplayedStep
 from famseg.task import SegmentationTask
 
 log = logging.getLogger(__name__)
@@ -44,7 +45,7 @@ class CUDAGraphs(Callback):
         if why:
             return
         try:
-            task.batch_loss = captured(task, _sample(trainer, task))  # type: ignore[method-assign]
+            task.batch_loss = captured(task, _sample(trainer, task))  # type: ignore[method-assign, assignment]
         except RuntimeError as error:  # whatever a network does that a capture forbids
             if self.enabled is True:
                 raise UserError(f"callbacks.graphs.enabled=true: the network cannot be captured ({error}).") from error
@@ -76,29 +77,16 @@ def _sample(trainer: lightning.Trainer, task: SegmentationTask) -> tuple[Tensor,
     return image, mask, torch.ones(data.batch_size, len(task.classes), dtype=torch.bool, device=task.device)
 
 
-class _BatchLoss(nn.Module):
-    """Network and loss as one module: what is captured must know its parameters."""
-
-    def __init__(self, task: SegmentationTask) -> None:
-        super().__init__()
-        self.model, self.loss = task.model, task.loss
-        self._call = task.batch_loss
-
-    def forward(self, *batch: Tensor) -> Tensor:
-        return self._call(*batch)
-
-
-def captured(task: SegmentationTask, sample: tuple[Tensor, ...]) -> Any:
-    """The task's function (image, mask, known) -> loss as a pair of graphs; batch statistics stay as they are."""
+def captured(task: SegmentationTask, sample: tuple[Tensor, ...]) -> ReplayedStep:
+    """The task's function (image, mask, known) -> loss; batch statistics stay as they are."""
     before = {name: buffer.clone() for name, buffer in task.named_buffers()}
-    # gradients are summed on the capture's stream, by design: torch's warning would alarm for nothing
-    torch.autograd.graph.set_warn_on_accumulate_grad_stream_mismatch(False)
+    parameters = [p for p in task.parameters() if p.requires_grad]
     precision = task.trainer.precision_plugin
     with torch.random.fork_rng(devices=[task.device]), precision.forward_context():
         dtype = torch.get_autocast_dtype("cuda")
         enabled = torch.is_autocast_enabled("cuda")
         with torch.autocast("cuda", dtype, enabled, cache_enabled=False):  # a cast kept from outside would never renew
-            step: Any = torch.cuda.make_graphed_callables(_BatchLoss(task), sample)
+            step = ReplayedStep(task.batch_loss, parameters, sample)
     for name, buffer in task.named_buffers():
         buffer.copy_(before[name])
-    return step.forward
+    return step

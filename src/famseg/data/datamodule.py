@@ -275,7 +275,7 @@ class SegmentationDataModule(LightningDataModule):
         self, dataset: Dataset[Item], sampler: Any, loader: type[DataLoader[Any]] = DataLoader
     ) -> DataLoader[Any]:
         numbers_only = self._pictures is not None and isinstance(dataset, RawItems)
-        workers = 0 if numbers_only else self.num_workers
+        workers = min(1, self.num_workers) if numbers_only else self.num_workers
         return loader(
             dataset,
             batch_size=self.batch_size,
@@ -284,7 +284,7 @@ class SegmentationDataModule(LightningDataModule):
             num_workers=workers,
             worker_init_fn=_serve_quietly,
             persistent_workers=workers > 0,
-            pin_memory=torch.cuda.is_available() and not numbers_only,
+            pin_memory=torch.cuda.is_available(),
         )
 
 

@@ -5,7 +5,7 @@ from torch import Tensor
 from torchmetrics import Metric
 
 
-class FiniteMean(Metric):
+class FiniteMean(Metric):  # type: ignore[misc]
     """Mean of what has come so far, without what is NaN or Inf, on the device and over all processes.
 
     torchmetrics' MeanMetric looks into each value from Python, so that the GPU finishes all it has been given, and then

@@ -1,0 +1,92 @@
+"""Functions and steps as CUDA graphs; what of them needs no GPU is tested without one."""
+
+import pytest
+import torch
+from torch import nn
+
+from famseg.replay import ReplayedStep, _laid_out_as, _Replay, replayed
+
+
+class Stand:
+    """A step whose graphs are two lines of Python."""
+
+    def __init__(self):
+        self.weight, self.loss, self.scales = torch.zeros(3), torch.zeros(()), []
+
+    def forward(self, batch):
+        return self.loss.copy_(batch[0].sum())
+
+    def backward(self, scale):
+        self.scales.append(float(scale))
+        self.weight.grad = torch.ones(3)
+
+
+def test_autograd_sees_a_function_of_one_number():
+    step, start = Stand(), torch.zeros((), requires_grad=True)
+    loss = _Replay.apply(start, step, [torch.arange(4.0)])
+    assert loss.item() == 6
+    (loss / 2 * 8).backward()
+    assert step.scales == [4]
+    assert torch.equal(step.weight.grad, torch.ones(3))
+    assert start.grad is None
+
+
+def test_gradients_take_their_parameters_format():
+    weight = torch.rand(4, 3, 5, 5).to(memory_format=torch.channels_last)
+    gradient = torch.rand(4, 3, 5, 5)
+    ours = _laid_out_as(weight, gradient)
+    assert ours.stride() == weight.stride()
+    assert torch.equal(ours, gradient)
+    assert _laid_out_as(weight, ours) is ours
+    depthwise = torch.rand(4, 1, 5, 5)
+    same = depthwise.to(memory_format=torch.channels_last)  # strides of sides of 1 say nothing
+    assert _laid_out_as(depthwise, same) is same
+
+
+@pytest.mark.gpu
+def test_a_functions_results_are_kept():
+    function = replayed(lambda a, b: (a + b, a.sum()), *torch.zeros(2, 5, device="cuda"))
+    inputs = torch.rand(3, 2, 5, device="cuda")
+    kept = [function(*pair) for pair in inputs]
+    for (a, b), (both, total) in zip(inputs, kept, strict=True):
+        assert torch.equal(both, a + b)
+        torch.testing.assert_close(total, a.sum())
+
+
+@pytest.mark.gpu
+def test_other_shapes_are_refused():
+    function = replayed(lambda a: a + 1, torch.zeros(4, 2, device="cuda"))
+    with pytest.raises(ValueError, match=r"inputs \(4, 2\) cannot be replayed for \(1, 2\)"):
+        function(torch.zeros(1, 2, device="cuda"))
+
+
+class Network(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 8, 3, padding=1)
+        self.norm = nn.BatchNorm2d(8)
+        self.unused = nn.Parameter(torch.zeros(2))
+
+    def forward(self, x):
+        return self.norm(self.conv(x)).square().mean()
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("scale", [1.0, 1024.0])
+def test_a_steps_gradients_are_those_of_autograd(scale):
+    torch.manual_seed(0)
+    network = Network().cuda().to(memory_format=torch.channels_last)
+    parameters, inputs = list(network.parameters()), torch.rand(4, 2, 3, 8, 8, device="cuda")
+    step = ReplayedStep(network, parameters, [torch.zeros(2, 3, 8, 8, device="cuda")])
+    for batch in inputs:
+        network.zero_grad(set_to_none=True)
+        loss = step(batch)
+        (scale * loss).backward()
+        plain = network(batch)
+        torch.testing.assert_close(loss, plain)
+        references = torch.autograd.grad(scale * plain, parameters, allow_unused=True)
+        for p, reference in zip(parameters, references, strict=True):
+            assert (p.grad is None) == (reference is None)
+            if reference is not None:
+                torch.testing.assert_close(p.grad, reference, rtol=1e-4, atol=1e-5 * scale)
+                assert p.grad.stride() == p.stride()
