@@ -3,9 +3,10 @@
 from typing import Any
 
 import lightning
+import torch
 from lightning.pytorch.callbacks import WeightAveraging
 from lightning.pytorch.trainer.states import TrainerFn
-from torch.optim.swa_utils import get_ema_multi_avg_fn
+from torch import Tensor, nn
 
 from famseg.errors import UserError
 
@@ -27,7 +28,8 @@ class MovingAverage(WeightAveraging):
     def __init__(self, decay: float = 0.999) -> None:
         if not 0 <= decay < 1:
             raise UserError(f"callbacks.ema.decay={decay}: give a number from 0 to below 1.")
-        super().__init__(use_buffers=True, multi_avg_fn=get_ema_multi_avg_fn(decay))  # type: ignore[no-untyped-call]
+        super().__init__(use_buffers=True)
+        self.decay = decay
 
     def setup(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, stage: str) -> None:
         """Make the average where the network will be trained; Lightning moves the network only after this."""
@@ -35,9 +37,42 @@ class MovingAverage(WeightAveraging):
             pl_module.to(trainer.strategy.root_device)
         super().setup(trainer, pl_module, stage)
 
+    def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        """List what is averaged once: going through a large network takes as long as launching a step."""
+        average: Any = self._average_model
+        pairs = list(zip(_tensors(average.module), _tensors(pl_module), strict=True))
+        self._numbers = _lists([pair for pair in pairs if pair[0].is_floating_point()])
+        self._counters = _lists([pair for pair in pairs if not pair[0].is_floating_point()])
+        self._is_first = not average.n_averaged
+
+    def on_train_batch_end(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Take a step's weights into the average; torch's would wait for the GPU to ask it whether they are the first.
+
+        Counters, which have no mean, are taken as they are.
+        """
+        if trainer.global_step <= self._latest_update_step:  # gradients are accumulated
+            return
+        self._latest_update_step = trainer.global_step
+        with torch.no_grad():
+            torch._foreach_lerp_(*self._numbers, 1.0 if self._is_first else 1 - self.decay)
+            if self._counters[0]:
+                torch._foreach_copy_(*self._counters)
+            self._average_model.n_averaged += 1  # type: ignore[union-attr]
+        self._is_first = False
+
     def on_load_checkpoint(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         """Take up training where it was; a test keeps the average, which is loaded already."""
         if trainer.state.fn == TrainerFn.FITTING:
             super().on_load_checkpoint(trainer, pl_module, checkpoint)
+
+
+def _tensors(module: nn.Module) -> list[Tensor]:
+    return [*module.parameters(), *module.buffers()]
+
+
+def _lists(pairs: list[tuple[Tensor, Tensor]]) -> tuple[list[Tensor], list[Tensor]]:
+    return [average for average, _ in pairs], [current for _, current in pairs]
