@@ -8,6 +8,7 @@ import torch
 from lightning.pytorch.callbacks import Callback
 from torch import Tensor, nn
 
+from famseg.callbacks.rehearsal import sample, unchanged
 from famseg.casts import recomputes
 from famseg.errors import UserError
 from famseg.task import SegmentationTask
@@ -44,7 +45,7 @@ class CUDAGraphs(Callback):
         if why:
             return
         try:
-            task.batch_loss = captured(task, _sample(trainer, task))  # type: ignore[method-assign]
+            task.batch_loss = captured(task, sample(trainer, task))  # type: ignore[method-assign]
         except RuntimeError as error:  # whatever a network does that a capture forbids
             if self.enabled is True:
                 raise UserError(f"callbacks.graphs.enabled=true: the network cannot be captured ({error}).") from error
@@ -67,15 +68,6 @@ def _obstacle(trainer: lightning.Trainer, task: SegmentationTask) -> str:
     return ""
 
 
-def _sample(trainer: lightning.Trainer, task: SegmentationTask) -> tuple[Tensor, Tensor, Tensor]:
-    """Image, mask and known classes as a training batch has them."""
-    data: Any = trainer.datamodule  # type: ignore[attr-defined]
-    shape = (data.batch_size, *data.size)
-    image = torch.rand(shape, device=task.device)[:, None]
-    mask = torch.zeros(shape, dtype=torch.long, device=task.device)
-    return image, mask, torch.ones(data.batch_size, len(task.classes), dtype=torch.bool, device=task.device)
-
-
 class _BatchLoss(nn.Module):
     """Network and loss as one module: what is captured must know its parameters."""
 
@@ -90,15 +82,12 @@ class _BatchLoss(nn.Module):
 
 def captured(task: SegmentationTask, sample: tuple[Tensor, ...]) -> Any:
     """The task's function (image, mask, known) -> loss as a pair of graphs; batch statistics stay as they are."""
-    before = {name: buffer.clone() for name, buffer in task.named_buffers()}
     # gradients are summed on the capture's stream, by design: torch's warning would alarm for nothing
     torch.autograd.graph.set_warn_on_accumulate_grad_stream_mismatch(False)
     precision = task.trainer.precision_plugin
-    with torch.random.fork_rng(devices=[task.device]), precision.forward_context():
+    with unchanged(task), precision.forward_context():
         dtype = torch.get_autocast_dtype("cuda")
         enabled = torch.is_autocast_enabled("cuda")
         with torch.autocast("cuda", dtype, enabled, cache_enabled=False):  # a cast kept from outside would never renew
             step: Any = torch.cuda.make_graphed_callables(_BatchLoss(task), sample)
-    for name, buffer in task.named_buffers():
-        buffer.copy_(before[name])
     return step.forward
