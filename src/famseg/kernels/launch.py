@@ -38,7 +38,7 @@ def compiling() -> Iterator[None]:
     """Within it, this thread and its backward passes launch no kernel; at its end all these kernels are compiled.
 
     What they would have computed is whatever lay in memory. What a pass launches is known by its end, when nothing of
-    it need be kept any more; only then do the threads begin. A kernel that cannot be compiled says so when it is
+    it need be kept any more; only then do threads begin. A kernel that cannot be compiled says so when it is
     launched. Where Triton has nothing to compile, without a GPU or in its interpreter, kernels are launched as ever.
     """
     global _compile, _owner
@@ -56,7 +56,7 @@ def compiling() -> Iterator[None]:
         def compile_(warmup: Any, *arguments: Any, **options: Any) -> None:
             context.copy().run(warmup, *arguments, **options)
 
-        _compile, _owner = compile_, threading.get_ident()
+        _owner, _compile = threading.get_ident(), compile_
         try:
             yield
             begin.set()
