@@ -12,6 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from famseg.folding import folded
+from famseg.kernels.launch import compiling
 from famseg.replay import replayed
 
 log = logging.getLogger(__name__)
@@ -45,9 +46,9 @@ def deployed(model: nn.Module) -> nn.Module:
 class Graphed(nn.Module):
     """Predicts by CUDA graphs, one for each shape of images: the GPU no longer waits for Python.
 
-    The first images of a shape are predicted plainly, the next ones captured, all later ones replayed; the graphs used
-    last are kept. A shape that cannot be captured, for want of memory or since the network waits for the GPU, is
-    predicted plainly. One thread at a time may call it.
+    The first images of a shape have their kernels compiled and are predicted plainly, the next ones are captured, all
+    later ones replayed; the graphs used last are kept. A shape that cannot be captured, for want of memory or since the
+    network waits for the GPU, is predicted plainly. One thread at a time may call it.
 
     Args:
         network: image -> logits, in evaluation mode, on a GPU.
@@ -66,6 +67,9 @@ class Graphed(nn.Module):
         shape = image.shape
         seen = shape in self._functions
         function = self._functions.pop(shape, None)
+        if not seen:
+            with compiling():  # all kernels at once
+                self._plain(image)
         if seen and function is None:
             function = self._capture(image)
         self._functions[shape] = function  # last in the order

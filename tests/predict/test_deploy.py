@@ -1,7 +1,9 @@
 """A deployed network predicts what the network predicts: folded, graphed, and without repeated work on weights."""
 
 import copy
+import sys
 from collections import Counter
+from contextlib import contextmanager
 
 import pytest
 import torch
@@ -75,6 +77,27 @@ def test_a_shape_that_comes_again_is_captured(captures):
     sums = [model(images[n]).mean().item() for n in (1, 2, 1, 1, 2, 1)]
     assert sums == [1, 2, 101, 101, 102, 101]
     assert captures == [(1, 1, 2, 2), (2, 1, 2, 2)]
+
+
+def test_kernels_of_a_new_shape_are_compiled_before_they_run(captures, monkeypatch):
+    events = []
+
+    @contextmanager
+    def compiling():
+        events.append("compile")
+        yield
+        events.append("compiled")
+
+    class Network(nn.Module):
+        def forward(self, image):
+            events.append(len(image))
+            return image
+
+    monkeypatch.setattr(deploy, "compiling", compiling)
+    model = Graphed(Network(), narrow=False)
+    for n in (1, 2, 1, 2):
+        model(torch.zeros(n, 1, 2, 2))
+    assert events == ["compile", 1, "compiled", 1, "compile", 2, "compiled", 2, 1, 2]
 
 
 def test_the_graphs_used_last_are_kept(captures):
@@ -192,3 +215,20 @@ def test_a_replay_is_the_plain_prediction(network, kernels, monkeypatch):
         for image, expected in zip(images, plain, strict=True):
             torch.testing.assert_close(model(image), expected, rtol=1e-4, atol=1e-4 * expected.abs().max().item())
     assert all(function not in (None, model._plain) for function in model._functions.values())
+
+
+@pytest.mark.gpu
+def test_no_kernel_is_compiled_by_its_launch(network, monkeypatch):
+    knobs = pytest.importorskip("triton").knobs
+    modules = [module for name, module in sys.modules.items() if name.startswith("famseg.kernels.")]
+    for kernel in (value for module in modules for value in vars(module).values() if hasattr(value, "device_caches")):
+        kernel.device_caches.clear()  # as in a process that has launched none yet
+    early = []
+    monkeypatch.setattr(
+        knobs.runtime, "jit_post_compile_hook", lambda *, is_manual_warmup, **_: early.append(is_manual_warmup)
+    )
+    plain = FAMSeg(**SMALL, kernels="triton")
+    plain.load_state_dict(network.state_dict())
+    deployed(plain.cuda().eval())(torch.rand(1, 1, 64, 96, device="cuda"))
+    assert len(early) > 10
+    assert all(early)

@@ -1,5 +1,6 @@
 """Lightning callbacks: optimizer phases, seeds, and what a run leaves in its folder."""
 
+from famseg.callbacks.compilation import KernelCompilation
 from famseg.callbacks.ema import MovingAverage
 from famseg.callbacks.graphs import CUDAGraphs
 from famseg.callbacks.nan_guard import NanGuard
@@ -11,6 +12,7 @@ from famseg.callbacks.seeding import StepSeed
 
 __all__ = [
     "CUDAGraphs",
+    "KernelCompilation",
     "MovingAverage",
     "NanGuard",
     "OptimizerPhases",

@@ -1,13 +1,14 @@
 """Training steps replayed as CUDA graphs: the GPU no longer waits for Python to launch a thousand kernels."""
 
 import logging
-from typing import Any, Literal
+from typing import Literal
 
 import lightning
 import torch
 from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 
+from famseg.callbacks.rehearsal import sample, unchanged
 from famseg.casts import recomputes
 from famseg.errors import UserError
 from famseg.replay import ReplayedStep
@@ -45,7 +46,7 @@ class CUDAGraphs(Callback):
         if why:
             return
         try:
-            task.batch_loss = captured(task, _sample(trainer, task))  # type: ignore[method-assign, assignment]
+            task.batch_loss = captured(task, sample(trainer, task))  # type: ignore[method-assign, assignment]
         except RuntimeError as error:  # whatever a network does that a capture forbids
             if self.enabled is True:
                 raise UserError(f"callbacks.graphs.enabled=true: the network cannot be captured ({error}).") from error
@@ -68,25 +69,12 @@ def _obstacle(trainer: lightning.Trainer, task: SegmentationTask) -> str:
     return ""
 
 
-def _sample(trainer: lightning.Trainer, task: SegmentationTask) -> tuple[Tensor, Tensor, Tensor]:
-    """Image, mask and known classes as a training batch has them."""
-    data: Any = trainer.datamodule  # type: ignore[attr-defined]
-    shape = (data.batch_size, *data.size)
-    image = torch.rand(shape, device=task.device)[:, None]
-    mask = torch.zeros(shape, dtype=torch.long, device=task.device)
-    return image, mask, torch.ones(data.batch_size, len(task.classes), dtype=torch.bool, device=task.device)
-
-
 def captured(task: SegmentationTask, sample: tuple[Tensor, ...]) -> ReplayedStep:
     """The task's function (image, mask, known) -> loss; batch statistics stay as they are."""
-    before = {name: buffer.clone() for name, buffer in task.named_buffers()}
     parameters = [p for p in task.parameters() if p.requires_grad]
     precision = task.trainer.precision_plugin
-    with torch.random.fork_rng(devices=[task.device]), precision.forward_context():
+    with unchanged(task), precision.forward_context():
         dtype = torch.get_autocast_dtype("cuda")
         enabled = torch.is_autocast_enabled("cuda")
         with torch.autocast("cuda", dtype, enabled, cache_enabled=False):  # a cast kept from outside would never renew
-            step = ReplayedStep(task.batch_loss, parameters, sample)
-    for name, buffer in task.named_buffers():
-        buffer.copy_(before[name])
-    return step
+            return ReplayedStep(task.batch_loss, parameters, sample)

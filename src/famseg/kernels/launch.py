@@ -1,13 +1,91 @@
-"""How kernels start."""
+"""How kernels start, and how all those of a pass are compiled before it: side by side instead of one by one."""
 
+import contextvars
+import logging
+import os
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from famseg.kernels import _has_triton
+
+log = logging.getLogger(__name__)
+
+THREADS = 16  # at the most: Triton's front end is Python, in one thread at a time; its passes and ptxas are not
+PATIENCE = 2.0  # seconds of waiting without a word
+
+_compile: Callable[..., None] | None = None  # no context variable: backward runs in threads of autograd's own
+_owner = 0  # the thread that compiles: another one may predict meanwhile, and must
+
 
 def start(kernel: Any, grid: tuple[int, ...], *arguments: Any, **options: Any) -> None:
-    """Launch a Triton kernel on the GPU of its first argument, a tensor."""
+    """Launch a Triton kernel on the GPU of its first argument, a tensor; within `compiling`, only have it compiled."""
     x: Tensor = arguments[0]
     with torch.cuda.device_of(x):
-        kernel[grid](*arguments, **options)
+        if _compile is not None and _is_ours():
+            _compile(kernel.warmup, *arguments, grid=grid, **options)
+        else:
+            kernel[grid](*arguments, **options)
+
+
+@contextmanager
+def compiling() -> Iterator[None]:
+    """Within it, this thread and its backward passes launch no kernel; at its end all these kernels are compiled.
+
+    What they would have computed is whatever lay in memory. What a pass launches is known by its end, when nothing of
+    it need be kept any more; only then do threads begin. A kernel that cannot be compiled says so when it is
+    launched. Where Triton has nothing to compile, without a GPU or in its interpreter, kernels are launched as ever.
+    """
+    global _compile, _owner
+    if not _is_compiled():
+        yield
+        return
+    from triton import AsyncCompileMode
+
+    threads = min(THREADS, _cores())
+    begin = threading.Event()
+    pool = ThreadPoolExecutor(threads, initializer=begin.wait)
+    with AsyncCompileMode(pool, ignore_errors=True) as mode:
+        context = contextvars.copy_context()  # Triton finds the mode in it; autograd's threads have one without
+
+        def compile_(warmup: Any, *arguments: Any, **options: Any) -> None:
+            context.copy().run(warmup, *arguments, **options)
+
+        _owner, _compile = threading.get_ident(), compile_
+        try:
+            yield
+            begin.set()
+            _wait(mode.raw_futures, threads)
+        finally:
+            _compile = None
+            for each in mode.raw_futures:  # left are some where the pass failed, or where the user would not wait
+                each.cancel()
+            begin.set()
+            pool.shutdown(wait=False)
+
+
+def _is_ours() -> bool:
+    return threading.get_ident() == _owner or torch._C._current_graph_task_id() != -1  # the latter: in backward
+
+
+def _is_compiled() -> bool:
+    return _has_triton() and os.environ.get("TRITON_INTERPRET") != "1"
+
+
+def _cores() -> int:
+    """Those that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _wait(compiled: Sequence[Future[Any]], threads: int) -> None:
+    """Until all are there, and say what for."""
+    waiting = wait(compiled, PATIENCE).not_done
+    if waiting:
+        text = "Compiling %d GPU kernels on %d cores; later runs find them in Triton's cache."
+        log.info(text, len(waiting), threads)
+        wait(waiting)

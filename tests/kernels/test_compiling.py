@@ -1,0 +1,169 @@
+"""Within `compiling` nothing is launched, by no thread of the pass; a stand-in for Triton shows what is compiled."""
+
+import contextvars
+import sys
+import threading
+import types
+from concurrent.futures import as_completed
+
+import pytest
+import torch
+
+from famseg.kernels import launch
+from famseg.kernels.launch import compiling, start
+
+MODE = contextvars.ContextVar("mode", default=None)
+
+
+class Mode:
+    """As `triton.AsyncCompileMode`: it waits at its end, and for the thread that is in it alone."""
+
+    def __init__(self, executor, *, ignore_errors):
+        self.executor, self.raw_futures = executor, []
+        assert ignore_errors
+
+    def __enter__(self):
+        MODE.set(self)
+        return self
+
+    def __exit__(self, *_):
+        list(as_completed(self.raw_futures))
+        MODE.set(None)
+
+
+class Kernel:
+    """As a `triton.JITFunction`."""
+
+    def __init__(self):
+        self.launched, self.specialised, self.compiled = [], [], []
+        self.compile = lambda: None
+
+    def __getitem__(self, grid):
+        return lambda *arguments, **options: self.launched.append((grid, arguments, options))
+
+    def warmup(self, *arguments, grid, **options):
+        self.specialised.append((grid, arguments, options))
+        mode = MODE.get()
+        mode.raw_futures.append(mode.executor.submit(self._compile))
+
+    def _compile(self):
+        self.compile()
+        self.compiled.append(threading.get_ident())
+
+
+class Launches(torch.autograd.Function):
+    """Starts a kernel in forward and in backward."""
+
+    @staticmethod
+    def forward(ctx, x, kernel):
+        ctx.kernel = kernel
+        start(kernel, (1,), x, way="forward")
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx, grad):
+        start(ctx.kernel, (2,), grad, way="backward")
+        return grad, None
+
+
+@pytest.fixture(autouse=True)
+def triton(monkeypatch):
+    monkeypatch.setitem(sys.modules, "triton", types.SimpleNamespace(AsyncCompileMode=Mode))
+    monkeypatch.setattr(launch, "_has_triton", lambda: True)
+    monkeypatch.setenv("TRITON_INTERPRET", "0")
+
+
+@pytest.fixture
+def kernel():
+    return Kernel()
+
+
+def in_a_thread(function):
+    """As autograd's threads: without the context of this one."""
+    thread = threading.Thread(target=function)
+    thread.start()
+    thread.join()
+
+
+def test_a_kernel_is_compiled_and_later_launched(kernel):
+    x = torch.zeros(2)
+    with compiling():
+        start(kernel, (3,), x, 5, BLOCK=16)
+        assert not kernel.compiled, "the pass comes first, or threads would slow it down"
+    assert kernel.specialised == [((3,), (x, 5), {"BLOCK": 16})]
+    assert kernel.compiled
+    assert threading.get_ident() not in kernel.compiled
+    assert not kernel.launched
+    start(kernel, (3,), x, 5, BLOCK=16)
+    assert kernel.launched == kernel.specialised
+
+
+def test_so_is_that_of_backward(kernel):
+    """A GPU's backward has its own thread; a CPU's has the caller's, and is put into another one here."""
+    x = torch.zeros(2, requires_grad=True)
+    with compiling():
+        y = Launches.apply(x, kernel)
+        in_a_thread(lambda: y.sum().backward())
+    assert [options["way"] for _, _, options in kernel.specialised] == ["forward", "backward"]
+    assert len(kernel.compiled) == 2
+    assert not kernel.launched
+
+
+def test_other_threads_go_on_to_launch(kernel):
+    """One that predicts meanwhile needs true values."""
+    with compiling():
+        in_a_thread(lambda: start(kernel, (1,), torch.zeros(2)))
+    assert len(kernel.launched) == 1
+    assert not kernel.specialised
+
+
+def test_what_cannot_be_compiled_is_left_to_its_launch(kernel):
+    def fail():
+        raise ValueError("no such type")
+
+    kernel.compile = fail
+    with compiling():
+        start(kernel, (1,), torch.zeros(2))
+    assert not kernel.compiled
+    start(kernel, (1,), torch.zeros(2))
+    assert kernel.launched
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
+def test_a_pass_that_fails_ends_at_once(kernel, error):
+    def fail():
+        for _ in range(100):
+            start(kernel, (1,), torch.zeros(2))
+        raise error
+
+    with pytest.raises(error), compiling():
+        fail()
+    assert not kernel.compiled
+    start(kernel, (1,), torch.zeros(2))
+    assert len(kernel.launched) == 1
+
+
+@pytest.mark.parametrize("without", ["triton", "compiler"])
+def test_where_nothing_is_compiled_kernels_run(kernel, monkeypatch, without):
+    if without == "triton":
+        monkeypatch.setattr(launch, "_has_triton", lambda: False)
+    else:
+        monkeypatch.setenv("TRITON_INTERPRET", "1")
+    with compiling():
+        start(kernel, (1,), torch.zeros(2))
+    assert len(kernel.launched) == 1
+    assert not kernel.specialised
+
+
+def test_a_word_to_those_who_wait(kernel, monkeypatch, caplog):
+    monkeypatch.setattr(launch, "_cores", lambda: 40)
+    with caplog.at_level("INFO"), compiling():
+        start(kernel, (1,), torch.zeros(2))
+    assert not caplog.records, "it was quick"
+    monkeypatch.setattr(launch, "PATIENCE", 0.01)
+    kernel.compile = lambda: threading.Event().wait(0.3)
+    with caplog.at_level("INFO"), compiling():
+        for _ in range(3):
+            start(kernel, (1,), torch.zeros(2))
+    assert caplog.messages == ["Compiling 3 GPU kernels on 16 cores; later runs find them in Triton's cache."]
