@@ -9,9 +9,9 @@ from famseg.models import SIZES, FAMSeg
 SMALL = {**SIZES["N"], "depths": (1, 1, 1, 1), "decoder_widths": (32, 16, 16, 16, 16, 16), "drop_path": 0.3}
 
 
-def network(kernels, device):
+def network(kernels, device, **options):
     torch.manual_seed(0)
-    return FAMSeg(**SMALL, kernels=kernels).to(device)
+    return FAMSeg(**SMALL, kernels=kernels, **options).to(device)
 
 
 def image(device, *size):
@@ -19,10 +19,11 @@ def image(device, *size):
 
 
 @pytest.mark.slow
-def test_a_step_of_training(device):
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_a_step_of_training(device, checkpointing):
     results = []
     for kernels in ("triton", "torch"):
-        model = network(kernels, device).train()
+        model = network(kernels, device, checkpointing=checkpointing).train()
         torch.manual_seed(2)
         logits = model(image(device, 32, 40))
         gradients = torch.autograd.grad(logits.square().mean(), list(model.parameters()))

@@ -95,8 +95,9 @@ def _keep(ctx, inputs, output) -> None:
 
 
 def _differentiate(ctx, dy: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    dz, total, dx = bias_product_backward(dy, *ctx.saved_tensors)
-    return dz, total.to(ctx.saved_tensors[1].dtype), dx
+    z, bias, x = ctx.saved_tensors
+    dz, total, dx = bias_product_backward(dy, z, bias, x)
+    return dz, total.to(bias.dtype), dx
 
 
 bias_product.register_autograd(_differentiate, setup_context=_keep)

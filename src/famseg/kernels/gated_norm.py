@@ -147,8 +147,9 @@ def _keep(ctx, inputs, output) -> None:
 
 
 def _differentiate(ctx, dout: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
-    dy, dz, sums = _backward_op(dout, *ctx.saved_tensors, ctx.eps)
-    return dy, dz, sums.to(ctx.saved_tensors[2].dtype), None
+    y, z, weight = ctx.saved_tensors
+    dy, dz, sums = _backward_op(dout, y, z, weight, ctx.eps)
+    return dy, dz, sums.to(weight.dtype), None
 
 
 _op.register_autograd(_differentiate, setup_context=_keep)

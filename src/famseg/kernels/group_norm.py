@@ -215,8 +215,8 @@ def _keep(ctx, inputs, output) -> None:
 
 
 def _differentiate(ctx, dy, *_):
-    weight = ctx.saved_tensors[-1]
-    dx, dh, of_weight, of_bias = _backward_op(dy, *ctx.saved_tensors, ctx.groups)
+    *saved, weight = ctx.saved_tensors
+    dx, dh, of_weight, of_bias = _backward_op(dy, *saved, weight, ctx.groups)
     return dx, dh, of_weight.to(weight.dtype), of_bias.to(ctx.bias_dtype), None, None
 
 

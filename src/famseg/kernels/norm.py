@@ -290,8 +290,8 @@ def _keep(ctx, inputs, output) -> None:
 
 
 def _differentiate(ctx, dy: Tensor, other: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor, None, None]:
-    _, weight, bias, _ = ctx.saved_tensors
-    dx, sums = normalise_backward(dy, *ctx.saved_tensors, ctx.gelu, other)
+    x, weight, bias, stats = ctx.saved_tensors
+    dx, sums = normalise_backward(dy, x, weight, bias, stats, ctx.gelu, other)
     return dx, sums[0].to(weight.dtype), sums[1].to(bias.dtype), None, None
 
 
