@@ -14,6 +14,9 @@ class Impatient(Callback):
 
     steps = 0
 
+    def on_train_start(self, trainer, task):
+        trainer.log_every_n_steps = 0  # a step that is logged is read
+
     def on_train_batch_end(self, trainer, task, outputs, batch, batch_idx):
         last = trainer.is_last_batch
         torch.cuda.set_sync_debug_mode("default" if batch_idx < 2 or last else "error")

@@ -42,6 +42,7 @@ class ValidationOverlays(Callback):
         names = data.splits["val"]
         chosen = np.unique(np.linspace(0, len(names) - 1, self.images).round().astype(int))
         captions = [(names[i], names[i]) for i in chosen]
-        drawn = panels(task.predictor(), data.source, captions)
+        with trainer.precision_plugin.forward_context():  # as validated, and in another precision kernels are others
+            drawn = panels(task.predictor(), data.source, captions)
         write(self.folder / "overlays" / f"val_epoch_{epoch:03d}.png", sheet(drawn, data.source.classes))
         log_panels(trainer.loggers, "val/overlays", drawn, data.source.classes)

@@ -134,9 +134,10 @@ class RunRecord(Callback):
         if not trainer.is_global_zero:
             return
         source = trainer.datamodule.source  # type: ignore[attr-defined]
-        drawn = write_results(
-            self.folder, task.test_rows, task.test_totals, task.predictor(), source, overlays=self.overlays
-        )
+        with trainer.precision_plugin.forward_context():  # for the overlays: as tested
+            drawn = write_results(
+                self.folder, task.test_rows, task.test_totals, task.predictor(), source, overlays=self.overlays
+            )
         Console().print(table(task.test_totals, f"{len(task.test_rows)} test images"))
         log_panels(trainer.loggers, "test/extremes", drawn, source.classes)
         log_classes(trainer.loggers, "test/classes", task.test_totals)

@@ -1,0 +1,26 @@
+"""What a run draws is what it scores."""
+
+import torch
+from torch import nn
+
+
+class Precisions(nn.Conv2d):
+    """Notes in which precision it predicts."""
+
+    seen = frozenset()
+
+    def __init__(self):
+        super().__init__(1, 3, 3, padding=1)
+
+    def forward(self, image):
+        logits = super().forward(image)
+        if not self.training:
+            Precisions.seen |= {(len(image), logits.dtype)}
+        return logits
+
+
+def test_overlays_are_predicted_in_the_runs_precision(fit):
+    trainer, task = fit(epochs=1, switch=None, network=Precisions, precision="bf16-mixed")
+    trainer.test(task, datamodule=trainer.datamodule, verbose=False)
+    assert 1 in {images for images, _ in Precisions.seen}  # overlays are predicted one by one
+    assert {dtype for _, dtype in Precisions.seen} == {torch.bfloat16}
