@@ -61,7 +61,8 @@ def ours(source: Source, options: argparse.Namespace, cache: str, engine: str, f
 
     def batches() -> Iterator[Any]:
         for batch in loader:
-            there = {key: value.to(DEVICE, non_blocking=True) for key, value in batch.items()}
+            tensors = data.on_before_batch_transfer(batch, 0)
+            there = {key: value.to(DEVICE, non_blocking=True) for key, value in tensors.items()}
             yield data.on_after_batch_transfer(there, 0)
 
     return batches

@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from famseg.data.images import MIN_SIDE
 from famseg.data.items import Augment, EvaluationItems, Item, Preparation, TrainItems, ValItems, collate
-from famseg.data.on_device import Assembly, Pictures, RawItems, engine, room_for
+from famseg.data.on_device import Assembly, Pictures, RawItems, collate_raw, engine, room_for, with_tensors
 from famseg.data.sampler import EvaluationSampler, LateLoader, TrainSampler
 from famseg.data.source import Problem, Source, unshown
 from famseg.data.splits import Splits, read_split, split_by_group, thin_out, write_split
@@ -187,6 +187,10 @@ class SegmentationDataModule(LightningDataModule):
                 _warn_of_unshown(self.source, self._prepare.shown)
             self._choose_engine(cache)
 
+    def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+        """Make tensors of what is to go to the device."""
+        return batch if self._assembly is None or "image" in batch else with_tensors(batch)
+
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
         """Make the batch, if that is done on the device."""
         return batch if self._assembly is None or "image" in batch else self._assembly(batch)
@@ -280,7 +284,7 @@ class SegmentationDataModule(LightningDataModule):
             dataset,
             batch_size=self.batch_size,
             sampler=sampler,
-            collate_fn=collate,
+            collate_fn=collate_raw if isinstance(dataset, RawItems) else collate,
             num_workers=workers,
             worker_init_fn=_serve_quietly,
             persistent_workers=workers > 0,

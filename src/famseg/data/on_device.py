@@ -18,9 +18,13 @@ from famseg.replay import replayed
 
 log = logging.getLogger(__name__)
 
+_PICTURES = ("grey", "labels")
+
 
 class RawItems(Dataset[Item]):
     """`index` of a sample; its `draw` where it is augmented; `grey`, `labels` (uint8) and `known` if not on the device.
+
+    All arrays; `collate_raw` makes batches of them.
 
     Args:
         prepare: Of the images.
@@ -37,12 +41,27 @@ class RawItems(Dataset[Item]):
         index = key if isinstance(key, int) else key[1]
         item: Item = {"index": index}
         if self._augment is not None and not isinstance(key, int):
-            item["draw"] = torch.from_numpy(self._augment.draw(sample_seed(self._seed, key)))
+            item["draw"] = self._augment.draw(sample_seed(self._seed, key))
         if self._pixels:
-            image, labels, known = self._prepare.get(index)
-            item |= {"grey": torch.from_numpy(image), "labels": torch.from_numpy(labels)}
-            item["known"] = torch.from_numpy(known)
+            item["grey"], item["labels"], item["known"] = self._prepare.get(index)
         return item
+
+
+def collate_raw(items: Sequence[Item]) -> Item:
+    """Pictures of several samples as tensors, whose memory the processes share, numbers as arrays.
+
+    To take a tensor from another process takes as long as dozens of launches; an array of a few numbers comes with the
+    message itself.
+    """
+    stacked = {key: np.stack([item[key] for item in items]) for key in items[0]}
+    return {key: torch.from_numpy(value) if key in _PICTURES else value for key, value in stacked.items()}
+
+
+def with_tensors(batch: Item) -> Item:
+    """What `collate_raw` left as arrays as tensors, for a GPU in memory that it reads while the computer goes on."""
+    numbers = {key: torch.from_numpy(value) for key, value in batch.items() if isinstance(value, np.ndarray)}
+    pin = torch.cuda.is_available()
+    return batch | {key: value.pin_memory() if pin else value for key, value in numbers.items()}
 
 
 class Pictures:
