@@ -28,6 +28,7 @@ from typing import Any
 import numpy as np
 import torch
 from documents import in_words, insert, markdown, processor, provenance
+from lightning.pytorch.plugins.precision import Precision
 from plain_loaders import DEVICE, Albumentations, Batches, Torchvision, plain
 
 from famseg.data.datamodule import SegmentationDataModule
@@ -74,7 +75,8 @@ def trainer() -> Any:
     progress = SimpleNamespace(current=current)
     loop = SimpleNamespace(epoch_progress=progress, epoch_loop=SimpleNamespace(batch_progress=progress))
     strategy = SimpleNamespace(root_device=DEVICE)
-    return SimpleNamespace(world_size=1, global_rank=0, fit_loop=loop, strategy=strategy)
+    about = {"world_size": 1, "global_rank": 0, "precision_plugin": Precision()}
+    return SimpleNamespace(**about, fit_loop=loop, strategy=strategy)
 
 
 def paths(source: Source, options: argparse.Namespace, folder: str) -> dict[str, Callable[[], Batches]]:

@@ -67,8 +67,8 @@ class Predictor:
     @torch.inference_mode()
     def __call__(self, images: Tensor) -> Tensor:
         """Logits (B, classes, H, W), float32, of normalised images (B, 1, H, W) of `size` on any device."""
-        device = next((parameter.device for parameter in self.model.parameters()), torch.device("cpu"))
-        images = images.to(device)
+        parameter = next(self.model.parameters(), None)
+        images = images.cpu() if parameter is None else images.to(parameter.device, parameter.dtype)
         logits: Tensor = self.model(images).float()
         if not self.flip:
             return logits

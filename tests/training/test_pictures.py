@@ -1,7 +1,10 @@
 """What a run draws is what it scores."""
 
+import pytest
 import torch
 from torch import nn
+
+from famseg.data.transforms import Augmentation
 
 
 class Precisions(nn.Conv2d):
@@ -19,8 +22,21 @@ class Precisions(nn.Conv2d):
         return logits
 
 
-def test_overlays_are_predicted_in_the_runs_precision(fit):
+def test_overlays_are_predicted_in_the_runs_precision(fit, monkeypatch):
+    monkeypatch.setattr(Precisions, "seen", frozenset())
     trainer, task = fit(epochs=1, switch=None, network=Precisions, precision="bf16-mixed")
     trainer.test(task, datamodule=trainer.datamodule, verbose=False)
     assert 1 in {images for images, _ in Precisions.seen}  # overlays are predicted one by one
     assert {dtype for _, dtype in Precisions.seen} == {torch.bfloat16}
+
+
+@pytest.mark.parametrize("engine", ["albumentations", "gpu"])
+@pytest.mark.parametrize(
+    ("precision", "dtype"), [("64-true", torch.float64), ("bf16-true", torch.bfloat16), ("16-true", torch.float16)]
+)
+def test_a_run_in_one_precision(fit, monkeypatch, precision, dtype, engine):
+    monkeypatch.setattr(Precisions, "seen", frozenset())
+    augment = Augmentation(engine=engine)
+    trainer, task = fit(epochs=1, switch=None, network=Precisions, precision=precision, data={"augment": augment})
+    trainer.test(task, datamodule=trainer.datamodule, verbose=False)
+    assert {seen for _, seen in Precisions.seen} == {dtype}

@@ -192,8 +192,10 @@ class SegmentationDataModule(LightningDataModule):
         return batch if self._assembly is None or "image" in batch else with_tensors(batch)
 
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
-        """Make the batch, if that is done on the device."""
-        return batch if self._assembly is None or "image" in batch else self._assembly(batch)
+        """Make the batch, if that is done on the device, in the run's precision."""
+        if self._assembly is None or "image" in batch:
+            return batch
+        return self.trainer.precision_plugin.convert_input(self._assembly(batch))  # type: ignore[union-attr]
 
     def train_dataloader(self) -> DataLoader[Any]:
         """Shuffled, augmented, resumed where the run stopped; every batch is full."""
