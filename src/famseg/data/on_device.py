@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, default_collate
 
 from famseg.data.items import Item, Preparation, sample_seed
 from famseg.data.sampler import Key
@@ -53,8 +53,11 @@ def collate_raw(items: Sequence[Item]) -> Item:
     To take a tensor from another process takes as long as dozens of launches; an array of a few numbers comes with the
     message itself.
     """
-    stacked = {key: np.stack([item[key] for item in items]) for key in items[0]}
-    return {key: torch.from_numpy(value) if key in _PICTURES else value for key, value in stacked.items()}
+    return {key: _batch_of([item[key] for item in items], key in _PICTURES) for key in items[0]}
+
+
+def _batch_of(values: Sequence[Any], shared: bool) -> Any:
+    return default_collate([torch.from_numpy(value) for value in values]) if shared else np.stack(values)
 
 
 def with_tensors(batch: Item) -> Item:
