@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from famseg.replay import ReplayedStep, _laid_out_as, _Replay, replayed
+from famseg.replay import ReplayedStep, _apart, _laid_out_as, _Replay, replayed
 
 
 class Stand:
@@ -41,6 +41,36 @@ def test_gradients_take_their_parameters_format():
     depthwise = torch.rand(4, 1, 5, 5)
     same = depthwise.to(memory_format=torch.channels_last)  # strides of sides of 1 say nothing
     assert _laid_out_as(depthwise, same) is same
+
+
+def added_up(device="cpu"):
+    """Biases and the sum that a step adds to its input."""
+    biases = [torch.zeros(3, device=device, requires_grad=True) for _ in range(3)]
+    return biases, lambda x: (x + biases[0] + biases[1] + biases[2]).square().mean()
+
+
+def test_gradients_of_biases_that_are_added_up_lie_apart():
+    biases, function = added_up()
+    gradients = torch.autograd.grad(function(torch.rand(4, 3)), biases)
+    own = _apart(gradients)
+    assert len({gradient.data_ptr() for gradient in own}) == 3
+    assert own[0] is gradients[0]
+    assert all(torch.equal(one, other) for one, other in zip(own, gradients, strict=True))
+
+
+@pytest.mark.gpu
+def test_they_are_clipped_as_autograd_s_are():
+    biases, function = added_up("cuda")
+    x = torch.rand(4, 3, device="cuda")
+    step = ReplayedStep(function, biases, [x])
+    clipped = []
+    for loss in (step, function):
+        for bias in biases:
+            bias.grad = None
+        loss(x).backward()
+        torch.nn.utils.clip_grad_norm_(biases, 0.01)
+        clipped.append([bias.grad.clone() for bias in biases])
+    torch.testing.assert_close(*clipped)
 
 
 @pytest.mark.gpu

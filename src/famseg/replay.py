@@ -72,7 +72,8 @@ class ReplayedStep:
         with torch.cuda.graph(self._backward, pool, **_MODE):
             grads = torch.autograd.grad(loss, parameters, self._scale, allow_unused=True)
             pairs = [(p, g) for p, g in zip(parameters, grads, strict=True) if g is not None]
-            self._gradients = [(p, _laid_out_as(p, g)) for p, g in pairs]
+            own = _apart([_laid_out_as(p, g) for p, g in pairs])
+            self._gradients = [(p, g) for (p, _), g in zip(pairs, own, strict=True)]
         self._loss = loss.detach()
 
     def __call__(self, *batch: Tensor) -> Tensor:
@@ -121,3 +122,16 @@ def _laid_out_as(parameter: Tensor, gradient: Tensor) -> Tensor:
     if all(here == there for size, here, there in sides if size > 1):
         return gradient
     return torch.empty_like(parameter).copy_(gradient)
+
+
+def _apart(gradients: Sequence[Tensor]) -> list[Tensor]:
+    """Each in memory of its own, as autograd leaves them.
+
+    One tensor is the gradient of all biases that are added up; who clips or unscales it in place does so once for each.
+    """
+    memories: set[int] = set()
+    own = []
+    for gradient in gradients:
+        own.append(gradient.clone() if gradient.data_ptr() in memories else gradient)
+        memories.add(gradient.data_ptr())
+    return own

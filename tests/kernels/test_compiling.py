@@ -117,6 +117,27 @@ def test_other_threads_go_on_to_launch(kernel):
     assert not kernel.specialised
 
 
+def test_a_librarys_own_kernels_do_not_wait(kernel):
+    """Triton would have them compiled by the threads, which begin when the pass has ended."""
+    with compiling():
+        start(kernel, (1,), torch.zeros(2))
+        assert MODE.get() is None
+    assert kernel.compiled
+
+
+def test_another_thread_may_end_first(kernel, monkeypatch):
+    """Between a thread's question whether to compile and its doing so."""
+
+    def end():
+        launch._compile = None
+        return True
+
+    monkeypatch.setattr(launch, "_is_ours", end)
+    with compiling():
+        start(kernel, (1,), torch.zeros(2))
+    assert kernel.compiled
+
+
 def test_what_cannot_be_compiled_is_left_to_its_launch(kernel):
     def fail():
         raise ValueError("no such type")

@@ -27,8 +27,9 @@ def start(kernel: Any, grid: tuple[int, ...], *arguments: Any, **options: Any) -
     """Launch a Triton kernel on the GPU of its first argument, a tensor; within `compiling`, only have it compiled."""
     x: Tensor = arguments[0]
     with torch.cuda.device_of(x):
-        if _compile is not None and _is_ours():
-            _compile(kernel.warmup, *arguments, grid=grid, **options)
+        compile_ = _compile  # another thread may end its own `compiling` meanwhile
+        if compile_ is not None and _is_ours():
+            compile_(kernel.warmup, *arguments, grid=grid, **options)
         else:
             kernel[grid](*arguments, **options)
 
@@ -50,8 +51,10 @@ def compiling() -> Iterator[None]:
     threads = min(THREADS, _cores())
     begin = threading.Event()
     pool = ThreadPoolExecutor(threads, initializer=begin.wait)
-    with AsyncCompileMode(pool, ignore_errors=True) as mode:
-        context = contextvars.copy_context()  # Triton finds the mode in it; autograd's threads have one without
+    # Triton finds the mode in it and nowhere else: autograd's threads have another one, and a kernel that a library
+    # launches by itself, mamba-ssm or torch, would wait for `begin` forever
+    context = contextvars.copy_context()
+    with _entered(AsyncCompileMode(pool, ignore_errors=True), context) as mode:
 
         def compile_(warmup: Any, *arguments: Any, **options: Any) -> None:
             context.copy().run(warmup, *arguments, **options)
@@ -67,6 +70,16 @@ def compiling() -> Iterator[None]:
                 each.cancel()
             begin.set()
             pool.shutdown(wait=False)
+
+
+@contextmanager
+def _entered(mode: Any, context: contextvars.Context) -> Iterator[Any]:
+    """A context manager, entered in a context of its own."""
+    context.run(mode.__enter__)
+    try:
+        yield mode
+    finally:
+        context.run(mode.__exit__, None, None, None)
 
 
 def _is_ours() -> bool:
