@@ -22,6 +22,7 @@ class FiniteMean(Metric):  # type: ignore[misc]
 
     def update(self, total: Tensor, count: float | Tensor) -> None:
         """Add values by their sum, a scalar on the metric's device, and their number."""
+        total = total.to(self.total.dtype)
         finite = total.isfinite()
         self.total += torch.where(finite, total, 0.0)
         self.count += finite * count
