@@ -4,7 +4,7 @@ import lightning
 import pytest
 import torch
 
-from famseg.callbacks import MovingAverage
+from famseg.callbacks import MovingAverage, overlays
 from famseg.errors import UserError
 
 
@@ -19,7 +19,11 @@ class Seen(lightning.pytorch.callbacks.Callback):
 
 
 def copy(task):
-    return {name: value.detach().clone() for name, value in task.model.state_dict().items()}
+    return copy_of(task.model)
+
+
+def copy_of(model):
+    return {name: value.detach().clone() for name, value in model.state_dict().items()}
 
 
 def equal(one, other):
@@ -38,6 +42,16 @@ def test_the_test_scores_the_average_that_was_validated(fit):
     assert not equal(average, current)
     trainer.test(task, datamodule=trainer.datamodule, ckpt_path=best, weights_only=True, verbose=False)
     assert equal(seen.tested, average)
+
+
+def test_overlays_show_the_average_that_is_validated(fit, tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(overlays, "panels", lambda predictor, *_: drawn.append(copy_of(predictor.model)) or [])
+    monkeypatch.setattr(overlays, "sheet", lambda *_: None)
+    monkeypatch.setattr(overlays, "write", lambda *_: None)
+    fit(epochs=1, switch=None, callbacks=[MovingAverage(decay=0.9)])
+    kept = torch.load(tmp_path / "run" / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
+    assert equal(drawn[-1], {name.removeprefix("model."): value for name, value in kept.items()})
 
 
 class Steps(lightning.pytorch.callbacks.Callback):
