@@ -42,3 +42,20 @@ def test_taken_up_again_it_is_exactly_the_same():
     for value in values[10:]:
         second.update(3 * value, 3)
     assert torch.equal(second.compute(), whole.compute())
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float16])
+def test_a_network_in_another_precision_has_the_mean_of_all_its_losses(dtype):
+    network = torch.nn.Module()
+    network.mean = FiniteMean()
+    network.to(dtype)
+    for value in (0.5, 1.0) * 3000:
+        network.mean.update(16 * torch.tensor(value, dtype=dtype), 16)
+    assert float(network.mean.compute()) == 0.75
+    network.mean.reset()
+    network.mean.update(torch.tensor(4097.0), 1)
+    assert float(network.mean.compute()) == 4097
+
+
+def test_it_goes_where_the_network_goes():
+    assert FiniteMean().to("meta", torch.bfloat16).total.device.type == "meta"

@@ -120,6 +120,7 @@ def resolved(*overrides, output="runs/x"):
         ["resume=true"],
         ["data.num_workers=3"],
         ["trainer.progress=false"],
+        ["~callbacks.compilation"],  # as in runs of earlier versions
     ],
 )
 def test_an_identity_knows_no_places(overrides):

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch import nn
 
 from famseg.callbacks import CUDAGraphs
 from famseg.errors import UserError
@@ -22,6 +23,15 @@ def test_on_a_cpu_nothing_changes(fit):
     _, ours = fit("graphs", epochs=1, callbacks=[CUDAGraphs()])
     states = zip(plain.state_dict().values(), ours.state_dict().values(), strict=True)
     assert all(torch.equal(a, b) for a, b in states)
+
+
+def test_after_training_no_gradient_holds_the_graphs_memory():
+    task = nn.Linear(2, 2)
+    task.batch_loss = lambda x: task(x).sum()
+    task.batch_loss(torch.ones(1, 2)).backward()
+    CUDAGraphs().on_train_end(None, task)
+    assert not hasattr(task, "batch_loss")
+    assert all(p.grad is None for p in task.parameters())
 
 
 def test_an_unknown_value():

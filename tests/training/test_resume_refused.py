@@ -107,6 +107,7 @@ CONFIG |= {"trainer": {"max_epochs": 4, "devices": 1, "output": "/a/run"}, "opti
         ("data.root", "/b/head", True),
         ("data.sets.x.root", "/b", True),
         ("data.num_workers", 3, True),
+        ("callbacks.compilation._target_", "famseg.callbacks.KernelCompilation", True),  # earlier versions had none
         ("trainer.devices", 2, True),
         ("trainer.max_epochs", 5, True),
         ("trainer.max_epochs", 3, False),

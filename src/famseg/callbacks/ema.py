@@ -32,9 +32,18 @@ class MovingAverage(WeightAveraging):
         self.decay = decay
 
     def setup(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, stage: str) -> None:
-        """Make the average where the network will be trained; Lightning moves the network only after this."""
+        """Make the average where, and in what precision, the network will be trained; Lightning sees to it only later.
+
+        Raises:
+            UserError: the precision is too coarse.
+        """
         if stage == "fit":
-            pl_module.to(trainer.strategy.root_device)
+            if trainer.precision in ("bf16-true", "16-true"):  # a thousandth of a difference is rounded away
+                raise UserError(
+                    f"callbacks=ema: in trainer.precision={trainer.precision} the average would never move. Use "
+                    "bf16-mixed, 16-mixed, 32-true or 64-true."
+                )
+            trainer.precision_plugin.convert_module(pl_module.to(trainer.strategy.root_device))
         super().setup(trainer, pl_module, stage)
 
     def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:

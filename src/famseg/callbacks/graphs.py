@@ -53,8 +53,9 @@ class CUDAGraphs(Callback):
             log.info("Training steps are not captured as a CUDA graph: %s", str(error).splitlines()[0])
 
     def on_train_end(self, trainer: lightning.Trainer, task: SegmentationTask) -> None:  # type: ignore[override]
-        """Give the graph's memory back."""
-        task.__dict__.pop("batch_loss", None)
+        """Give the graph's memory back, and the gradients that lie in it."""
+        if task.__dict__.pop("batch_loss", None) is not None:
+            task.zero_grad()
 
 
 def _obstacle(trainer: lightning.Trainer, task: SegmentationTask) -> str:

@@ -32,8 +32,10 @@ class ValidationOverlays(Callback):
         self.folder = Path(folder)
         self.images, self.every = images, every
 
-    def on_validation_end(self, trainer: lightning.Trainer, task: SegmentationTask) -> None:  # type: ignore[override]
-        """Draw, if this epoch is due."""
+    def on_validation_epoch_end(  # type: ignore[override]
+        self, trainer: lightning.Trainer, task: SegmentationTask
+    ) -> None:
+        """Draw, if this epoch is due; at `on_validation_end` an average of the weights has left the network again."""
         epoch = trainer.current_epoch + 1
         due = epoch % self.every == 0 or epoch == trainer.max_epochs
         if trainer.sanity_checking or not trainer.is_global_zero or not due or not self.images:

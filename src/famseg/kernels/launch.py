@@ -39,8 +39,9 @@ def compiling() -> Iterator[None]:
     """Within it, this thread and its backward passes launch no kernel; at its end all these kernels are compiled.
 
     What they would have computed is whatever lay in memory. What a pass launches is known by its end, when nothing of
-    it need be kept any more; only then do threads begin. A kernel that cannot be compiled says so when it is
-    launched. Where Triton has nothing to compile, without a GPU or in its interpreter, kernels are launched as ever.
+    it need be kept any more; only then do threads begin. Of a pass that fails, those are compiled that it came to. A
+    kernel that cannot be compiled says so when it is launched. Where Triton has nothing to compile, without a GPU or in
+    its interpreter, kernels are launched as ever.
     """
     global _compile, _owner
     if not _is_compiled():
@@ -64,10 +65,12 @@ def compiling() -> Iterator[None]:
             yield
             begin.set()
             _wait(mode.raw_futures, threads)
-        finally:
-            _compile = None
-            for each in mode.raw_futures:  # left are some where the pass failed, or where the user would not wait
+        except (KeyboardInterrupt, SystemExit):  # nobody would wait
+            for each in mode.raw_futures:
                 each.cancel()
+            raise
+        finally:  # of a pass that failed, too: Triton keeps a kernel's promise; a cancelled one raises at its launch
+            _compile = None
             begin.set()
             pool.shutdown(wait=False)
 

@@ -1,7 +1,9 @@
 """The mean of a loss over an epoch, for which no step waits."""
 
+from collections.abc import Callable, Sequence
+
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torchmetrics import Metric
 
 
@@ -30,3 +32,8 @@ class FiniteMean(Metric):  # type: ignore[misc]
     def compute(self) -> Tensor:
         """The mean; NaN of nothing."""
         return self.total / self.count
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], exclude_state: Sequence[str] = "") -> nn.Module:
+        """Go where the network goes, but not to its precision: sums of an epoch soon stand still in bfloat16."""
+        module: nn.Module = super()._apply(lambda state: state.to(fn(state).device), exclude_state)
+        return module

@@ -18,6 +18,7 @@ NOT_PART = frozenset(
         "resume",
         "retry",
         "logger",
+        "callbacks.compilation",
         "data.num_workers",
         "data.cache",
         "data.cache_dir",
