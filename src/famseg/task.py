@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torchmetrics import MeanMetric
 from torchmetrics.classification import MulticlassConfusionMatrix
 
 from famseg.casts import PrecastWeights
@@ -70,7 +71,7 @@ class SegmentationTask(lightning.LightningModule):
         self.auxiliary_weight = auxiliary_weight
         self.phase = 0
         self.losses: list[float] = []  # mean training loss of every finished epoch: the state of the decay
-        self.train_loss, self.val_loss = FiniteMean(), FiniteMean()
+        self.train_loss, self.val_loss = FiniteMean(), MeanMetric()
         self.confusion = MulticlassConfusionMatrix(len(self.classes))
         self.test_rows: list[dict[str, Any]] = []
         self.test_totals: dict[str, float] = {}
@@ -135,7 +136,7 @@ class SegmentationTask(lightning.LightningModule):
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
         """Loss and confusion matrix at the network's resolution."""
         logits = self(batch["image"])
-        self.val_loss.update(len(logits) * self.loss(logits, batch["mask"], batch["known"]), len(logits))
+        self.val_loss.update(self.loss(logits, batch["mask"], batch["known"]), weight=len(logits))
         self.confusion.update(without_unknown(logits.argmax(1), batch["known"]), batch["mask"])
 
     def on_validation_epoch_end(self) -> None:

@@ -1,10 +1,13 @@
 """Training steps as CUDA graphs: refused in words where they cannot be, and without any influence on the result."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
+from lightning.pytorch.callbacks import GradientAccumulationScheduler
 from torch import nn
 
-from famseg.callbacks import CUDAGraphs
+from famseg.callbacks import CUDAGraphs, graphs
 from famseg.errors import UserError
 from famseg.models import SIZES, FAMSeg
 
@@ -48,6 +51,15 @@ def test_weights_are_those_of_plain_steps(fit, precision):
     _, ours = fit("graphs", callbacks=[CUDAGraphs(True)], **options)
     for (name, a), b in zip(plain.state_dict().items(), ours.state_dict().values(), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5, msg=name)
+
+
+def test_steps_that_will_be_of_several_batches_are_not_captured():
+    later = GradientAccumulationScheduler({4: 2})  # the first epochs' steps are of one batch
+    trainer = SimpleNamespace(world_size=1, accumulate_grad_batches=1, callbacks=[later])
+    task = SimpleNamespace(device=torch.device("cuda"), model=nn.Identity())
+    assert "GradientAccumulationScheduler" in graphs._obstacle(trainer, task)
+    trainer.callbacks = []
+    assert not graphs._obstacle(trainer, task)
 
 
 @pytest.mark.gpu

@@ -5,7 +5,7 @@ from typing import Literal
 
 import lightning
 import torch
-from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.callbacks import Callback, GradientAccumulationScheduler
 from torch import Tensor
 
 from famseg.callbacks.rehearsal import sample, unchanged
@@ -65,6 +65,8 @@ def _obstacle(trainer: lightning.Trainer, task: SegmentationTask) -> str:
         return f"trainer.devices={trainer.world_size}"
     if trainer.accumulate_grad_batches > 1:  # the second backward would overwrite the gradients of the first
         return f"trainer.accumulate_grad_batches={trainer.accumulate_grad_batches}"
+    if any(isinstance(callback, GradientAccumulationScheduler) for callback in trainer.callbacks):  # type: ignore[attr-defined]
+        return "GradientAccumulationScheduler is among the callbacks"
     if recomputes(task.model):
         return "model.checkpointing=true"
     return ""

@@ -107,8 +107,7 @@ class Assembly:
     def __init__(
         self, prepare: Preparation, augment: Augmentation | None, classes: int, pictures: Pictures | None
     ) -> None:
-        self._prepare, self._augment, self._classes, self._pictures = prepare, augment, classes, pictures
-
+        self._make = partial(_made, prepare, augment, classes, pictures)  # not a method: the graph would keep its owner
         self._replay: Callable[..., tuple[Tensor, Tensor, Tensor]] | None = None
 
     @torch.no_grad()
@@ -120,14 +119,22 @@ class Assembly:
         image, mask, known = make(*batch.values())
         return {"image": image, "mask": mask, "known": known, "index": batch["index"]}
 
-    def _make(self, names: tuple[str, ...], *sent: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Image, mask and known classes."""
-        batch: Item = dict(zip(names, sent, strict=True))
-        raw = batch if self._pictures is None else batch | self._pictures(batch["index"])
-        grey, mask = raw["grey"][:, None], raw["labels"]
-        if self._augment is not None and "draw" in batch:
-            grey, mask = self._augment.batch(raw["grey"], mask, batch["draw"], self._classes)
-        return self._prepare.normalised(grey.float()), mask.long(), raw["known"]
+
+def _made(
+    prepare: Preparation,
+    augment: Augmentation | None,
+    classes: int,
+    pictures: Pictures | None,
+    names: tuple[str, ...],
+    *sent: Tensor,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Image, mask and known classes of what was sent by these names."""
+    batch: Item = dict(zip(names, sent, strict=True))
+    raw = batch if pictures is None else batch | pictures(batch["index"])
+    grey, mask = raw["grey"][:, None], raw["labels"]
+    if augment is not None and "draw" in batch:
+        grey, mask = augment.batch(raw["grey"], mask, batch["draw"], classes)
+    return prepare.normalised(grey.float()), mask.long(), raw["known"]
 
 
 def room_for(count: int, size: tuple[int, int], classes: int, device: torch.device | None, share: float) -> bool:
