@@ -20,6 +20,8 @@ log = logging.getLogger(__name__)
 
 _PICTURES = ("grey", "labels")
 
+Make = Callable[..., tuple[Tensor, Tensor, Tensor]]  # what was sent -> image, mask, known
+
 
 class RawItems(Dataset[Item]):
     """`index` of a sample; its `draw` where it is augmented; `grey`, `labels` (uint8) and `known` if not on the device.
@@ -108,16 +110,24 @@ class Assembly:
         self, prepare: Preparation, augment: Augmentation | None, classes: int, pictures: Pictures | None
     ) -> None:
         self._make = partial(_made, prepare, augment, classes, pictures)  # not a method: the graph would keep its owner
-        self._replay: Callable[..., tuple[Tensor, Tensor, Tensor]] | None = None
+        self._replay: Make | None = None
 
     @torch.no_grad()
     def __call__(self, batch: Item) -> Item:
         """`image`, `mask`, `known`, `index`."""
-        make: Callable[..., tuple[Tensor, Tensor, Tensor]] = partial(self._make, tuple(batch))
+        make: Make = partial(self._make, tuple(batch))
         if "draw" in batch and batch["index"].is_cuda:
-            make = self._replay = self._replay or replayed(make, *batch.values())
+            make = self._replay = self._replay or _replayed(make, batch)
         image, mask, known = make(*batch.values())
         return {"image": image, "mask": mask, "known": known, "index": batch["index"]}
+
+
+def _replayed(make: Make, batch: Item) -> Make:
+    try:
+        return replayed(make, *batch.values())
+    except RuntimeError as error:  # such as no memory for it
+        log.info("Batches are made without a CUDA graph: %s", str(error).split("\n")[0])
+        return make
 
 
 def _made(
