@@ -60,7 +60,7 @@ def _keep_config(path: Path, out: Path) -> None:
     lines = path.read_text().splitlines(keepends=True)
     root = next(line.split("root:")[1].strip() for line in lines if line.strip().startswith("root:"))
     folder = next(line.split("output:")[1].strip() for line in lines if line.startswith("output:"))
-    text = "".join(lines).replace(folder, "/".join(["runs", *Path(folder).parts[-2:]]))
+    text = "".join(lines).replace(str(Path(folder).parents[1]), "runs")  # of all studies, wherever they lay
     out.write_text(text.replace(f"root: {root}", "root: data/hc18"))
 
 
