@@ -92,8 +92,10 @@ def test_nothing_stays_of_the_pass(fit):
 
 
 def test_on_a_cpu_nothing_is_compiled(fit, monkeypatch):
-    monkeypatch.setattr(compilation, "rehearse", lambda trainer, task: pytest.fail("there is nothing to compile"))
+    rehearsed = []
+    monkeypatch.setattr(compilation, "rehearse", lambda trainer, task: rehearsed.append(task))
     fit(epochs=1, callbacks=[KernelCompilation()])
+    assert not rehearsed
 
 
 @pytest.mark.gpu

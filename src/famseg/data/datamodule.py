@@ -188,8 +188,8 @@ class SegmentationDataModule(LightningDataModule):
             self._choose_engine(cache)
 
     def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
-        """Make tensors of what is to go to the device."""
-        return batch if self._assembly is None or "image" in batch else with_tensors(batch)
+        """Make tensors of what is to go to the device; only what the device makes batches of comes as arrays."""
+        return with_tensors(batch)
 
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
         """Make the batch, if that is done on the device, in the run's precision."""
