@@ -38,6 +38,8 @@ from famseg.value_types import require_types
 
 log = logging.getLogger(__name__)
 
+CODE = revision()  # as it is imported: a cell of a sweep may start hours after, with files that have changed
+
 PACKAGES = (
     "torch",
     "lightning",
@@ -157,7 +159,7 @@ def describe(model: DictConfig) -> dict[str, Any]:
         model: the model's configuration, `_target_` and arguments.
     """
     arguments = OmegaConf.to_container(model, resolve=True)
-    return {"format": 1, "version": famseg.__version__, "revision": revision(), "model": arguments}
+    return {"format": 1, "version": famseg.__version__, "revision": CODE, "model": arguments}
 
 
 def environment() -> dict[str, Any]:
@@ -165,7 +167,7 @@ def environment() -> dict[str, Any]:
     gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     return {
         "famseg": famseg.__version__,
-        "revision": revision(),
+        "revision": CODE,
         "python": platform.python_version(),
         "platform": platform.platform(),
         "cpus": os.cpu_count(),

@@ -41,7 +41,7 @@ def test_eight_cells_on_four_logical_gpus_one_failing_one_killed(stub, count, fa
     bad = {cell.name.rpartition("+")[0]: cell.state for cell in read_study(stub.study) if cell.state != "done"}
     assert bad == {"seed-2": "failed", "seed-5": "lost"}
     assert "failed (ValueError: told to fail)" in first.stdout
-    assert "lost (its process died" in first.stdout
+    assert "lost (killed by SIGKILL)" in first.stdout
     second = stub("seed=0,1,2,3,4,5,6,7", "meet=4", "retry=failed", *RAY)
     assert second.returncode == 0, second.stderr
     assert count(stub.study) == {seed: 2 if seed in (2, 5) else 1 for seed in range(8)}

@@ -1,6 +1,6 @@
 """Cells on Ray, which reserves GPUs and cores for each and starts the next when there is room.
 
-The published plugin (hydra-ray-launcher 1.2.2) asks for boto3 and ray[default], lets cells without a GPU share worker
+The published plugin (hydra-ray-launcher 1.2.2) asks for boto3 and ray[default], lets cells without a GPU share
 processes, runs a killed cell again three times in its folder, and with `max_retries=0` gives up the sweep for it.
 """
 
@@ -11,6 +11,7 @@ from typing import Any
 
 from famseg.errors import UserError
 from famseg.study.launcher import CellLauncher
+from famseg.study.process import last_words, start
 from famseg.study.work import Work, one_line
 
 STORE = 78643200  # bytes, the least that Ray takes: cells exchange nothing
@@ -69,7 +70,7 @@ class RayLauncher(CellLauncher):
             ) from error
 
     def _needs(self) -> dict[str, Any]:
-        """What Ray reserves for a cell; a process of its own, and no second try behind our back."""
+        """What Ray reserves for a cell; no second try behind our back, workers that stay and keep what is imported."""
         import ray
 
         has = ray.cluster_resources()
@@ -82,17 +83,14 @@ class RayLauncher(CellLauncher):
                     f"hydra.launcher.{name}_per_cell={wanted:g}: Ray has {has.get(there, 0):g} {there}s, so that no "
                     f"cell would ever start. Give less, or hydra.launcher.num_{name}=N for logical ones."
                 )
-        return {"num_gpus": gpus, "num_cpus": self.cpus_per_cell, "max_calls": 1, "max_retries": 0}
+        return {"num_gpus": gpus, "num_cpus": self.cpus_per_cell, "max_calls": 0, "max_retries": 0}
 
 
 def _in_worker(work: Work) -> str:
-    """Run a cell; what it prints goes into its folder, a crash's last words with it."""
-    work.folder.mkdir(parents=True, exist_ok=True)
-    output = os.open(work.folder / "output.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-    for stream in (1, 2):
-        os.dup2(output, stream)
-    os.close(output)
-    return work()
+    """Run a cell in a process of its own; what it prints goes into its folder, a crash's last words with it."""
+    process, connection = start(work, work.folder / "output.txt", survives=False)
+    process.join()
+    return last_words(process, connection)
 
 
 def _words(reference: Any) -> str:

@@ -1,0 +1,93 @@
+"""A cell in a process of its own, forked from one that has imported what a run needs.
+
+Python, torch and Lightning take longer to start than a short cell to train. A fork has them at once and shares their
+memory; it is made of a process that has done nothing but import, since neither CUDA nor threads survive a fork.
+"""
+
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+from collections.abc import Mapping
+from contextlib import suppress
+from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Any
+
+import cloudpickle
+from omegaconf import OmegaConf
+
+from famseg.study.work import Work
+
+
+def start(work: Work, output: Path | None = None, survives: bool = True) -> tuple[BaseProcess, Connection]:
+    """Start a cell with the environment of this process.
+
+    Before the first, modules of famseg that its configuration names are imported, for all that follow.
+
+    Args:
+        work: the cell.
+        output: file to which what the cell prints is added; None: where this process prints.
+        survives: whether the cell goes on alone if this process dies; else it is told to save and leave.
+
+    Returns:
+        The process, and where its last words will come from.
+    """
+    linux = sys.platform == "linux"  # elsewhere libraries start threads as they are imported
+    context = multiprocessing.get_context("forkserver" if linux else "spawn")
+    if linux:
+        context.set_forkserver_preload(["__main__", *_modules(OmegaConf.to_container(work.config))])
+    here, there = context.Pipe(duplex=False)
+    arguments = (cloudpickle.dumps(work), dict(os.environ), output, survives, there)
+    process = context.Process(target=_run, args=arguments)  # type: ignore[attr-defined]
+    process.start()
+    there.close()
+    return process, here
+
+
+def last_words(process: BaseProcess, connection: Connection) -> str:
+    """What ended a process that has ended, in one line; "" if it came to the end of its work."""
+    if connection.poll():
+        try:
+            return str(connection.recv())
+        except EOFError:
+            pass
+    code = process.exitcode or 0
+    return f"killed by {signal.Signals(-code).name}" if code < 0 else f"its process left with {code}"
+
+
+def _modules(config: Any) -> list[str]:
+    """Ours among those of a configuration's targets: what others' do when they are imported is not known."""
+    nodes = list(config.values()) if isinstance(config, dict) else config if isinstance(config, list) else []
+    target = str(config.get("_target_", "")) if isinstance(config, dict) else ""
+    here = [target.rpartition(".")[0]] if target.startswith("famseg.") else []
+    return sorted({*here, *(module for node in nodes for module in _modules(node))})
+
+
+def _run(work: bytes, environment: Mapping[str, str], output: Path | None, survives: bool, last: Connection) -> None:
+    os.environ.clear()  # the process that was forked has that of its own start
+    os.environ.update(environment)
+    if output is not None:
+        _print_to(output)
+    if not survives:
+        threading.Thread(target=_leave_with_parent, daemon=True).start()
+    words = cloudpickle.loads(work)()
+    with suppress(BrokenPipeError):  # the sweep is gone
+        last.send(words)
+
+
+def _print_to(path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    for stream in (1, 2):
+        os.dup2(file, stream)
+    os.close(file)
+
+
+def _leave_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os.kill(os.getpid(), signal.SIGTERM)
