@@ -94,7 +94,7 @@ class SegmentationTask(lightning.LightningModule):
         value = loss.detach().clone()  # the memory of a captured loss is that of the next one
         images = len(batch["image"])
         self.train_loss.update(images * value, images)
-        self.log("train/loss_step", value, prog_bar=True, logger=False)
+        self.log("train/loss_step", value, logger=False)  # not prog_bar: Lightning would read it in each step, and wait
         return loss
 
     def batch_loss(self, image: Tensor, mask: Tensor, known: Tensor) -> Tensor:
