@@ -6,9 +6,8 @@ from typing import Literal
 import lightning
 import torch
 from lightning.pytorch.callbacks import Callback, GradientAccumulationScheduler
-from torch import Tensor
 
-from famseg.callbacks.rehearsal import sample, unchanged
+from famseg.callbacks.rehearsal import sample, trained, unchanged
 from famseg.casts import recomputes
 from famseg.errors import UserError
 from famseg.replay import ReplayedStep
@@ -46,7 +45,7 @@ class CUDAGraphs(Callback):
         if why:
             return
         try:
-            task.batch_loss = captured(task, sample(trainer, task))  # type: ignore[method-assign, assignment]
+            task.batch_loss = captured(trainer, task)  # type: ignore[method-assign, assignment]
         except RuntimeError as error:  # whatever a network does that a capture forbids
             if self.enabled is True:
                 raise UserError(f"callbacks.graphs.enabled=true: the network cannot be captured ({error}).") from error
@@ -72,12 +71,10 @@ def _obstacle(trainer: lightning.Trainer, task: SegmentationTask) -> str:
     return ""
 
 
-def captured(task: SegmentationTask, sample: tuple[Tensor, ...]) -> ReplayedStep:
-    """The task's function (image, mask, known) -> loss; batch statistics stay as they are."""
-    parameters = [p for p in task.parameters() if p.requires_grad]
-    precision = task.trainer.precision_plugin
-    with unchanged(task), precision.forward_context():
+def captured(trainer: lightning.Trainer, task: SegmentationTask) -> ReplayedStep:
+    """The task's function (image, mask, known) -> loss; batch statistics and random numbers stay as they are."""
+    with unchanged(task), trainer.precision_plugin.forward_context():
         dtype = torch.get_autocast_dtype("cuda")
         enabled = torch.is_autocast_enabled("cuda")
         with torch.autocast("cuda", dtype, enabled, cache_enabled=False):  # a cast kept from outside would never renew
-            return ReplayedStep(task.batch_loss, parameters, sample)
+            return ReplayedStep(task.batch_loss, trained(task), sample(trainer, task))
