@@ -39,6 +39,18 @@ def replayed(function: Callable[..., Any], *inputs: Tensor) -> Callable[..., Any
     return replay
 
 
+def captured(function: Callable[[], Any]) -> torch.cuda.CUDAGraph:
+    """What a function without inputs launches, which is not carried out yet.
+
+    Raises:
+        RuntimeError: it does what a capture forbids.
+    """
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph, **_MODE):
+        function()
+    return graph
+
+
 class ReplayedStep:
     """A loss and its gradients as two CUDA graphs, which may be replayed in turns: forward, backward, forward, ...
 

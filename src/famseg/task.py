@@ -20,6 +20,7 @@ from famseg.losses import supervised, without_unknown
 from famseg.metrics.confusion import class_scores
 from famseg.metrics.mean import FiniteMean
 from famseg.phases import OptimizerOption, Phase, Switch, plan
+from famseg.replay import ReplayedStep
 from famseg.schedules import Decay
 
 PROGRESS_KEY = "famseg_progress"
@@ -100,6 +101,11 @@ class SegmentationTask(lightning.LightningModule):
     def batch_loss(self, image: Tensor, mask: Tensor, known: Tensor) -> Tensor:
         """Loss of a batch; the CUDAGraphs callback puts its capture here."""
         return supervised(self.loss, self(image), mask, known, self.auxiliary_weight)
+
+    def optimizer_zero_grad(self, epoch: int, batch_idx: int, optimizer: torch.optim.Optimizer) -> None:
+        """Nothing in captured steps: each writes its gradients over those of the last one."""
+        if not isinstance(self.batch_loss, ReplayedStep):
+            super().optimizer_zero_grad(epoch, batch_idx, optimizer)
 
     def plan_phases(self) -> list[Phase]:
         """The optimizer phases of this run; the total batch counts devices and accumulation, Eq. (11)-(12)."""
