@@ -4,12 +4,13 @@ import json
 import os
 import signal
 from functools import partial
+from types import SimpleNamespace
 
 import pytest
 import torch
 from lightning.pytorch.callbacks import Callback
 
-from famseg.callbacks import CUDAGraphs, NanGuard, graphs
+from famseg.callbacks import CUDAGraphs, MovingAverage, NanGuard, graphs
 from famseg.callbacks.rehearsal import trained
 from famseg.errors import UserError
 from famseg.gradients import largest_of
@@ -49,19 +50,22 @@ class Step(ReplayedStep):
 
 
 class Update:
-    """Steps with the numbers that an optimizer had at the capture, and with no others."""
+    """Steps with the numbers and gradients that an optimizer had at the capture, and with no others."""
 
     count = 0
 
     def __init__(self, step):
         self._step, self._groups = step, step.__self__.param_groups
         self._numbers = [dict(group) for group in self._groups]
+        self._gradients = [(p, p.grad) for group in self._groups for p in group["params"]]
         Update.count += 1
 
     def replay(self):
         now = [dict(group) for group in self._groups]
         for group, then in zip(self._groups, self._numbers, strict=True):
             group.update(then)
+        for parameter, gradient in self._gradients:
+            parameter.grad = gradient
         self._step()
         for group, before in zip(self._groups, now, strict=True):
             group.update(before)
@@ -98,6 +102,7 @@ def train(request, fit, monkeypatch):
     if fake:
         monkeypatch.setattr("famseg.update.captured", Update)
         monkeypatch.setattr(Update, "count", 0)
+        monkeypatch.setattr("famseg.callbacks.ema.captured", lambda function: SimpleNamespace(replay=function))
 
     def run(folder, captured, name="adamw", callbacks=(), **options):
         steps = [Graphs() if fake else CUDAGraphs(True)] if captured != "nothing" else []
@@ -171,11 +176,22 @@ def test_nan_leaves_the_same_evidence(train, tmp_path):
     assert len(ours["files"]) == 4
 
 
+def test_an_average_of_the_weights_is_that_of_plain_steps(train, monkeypatch):
+    ours, plain = MovingAverage(0.9), MovingAverage(0.9)
+    _, task = train("ours", "updates", callbacks=[ours], epochs=2)
+    monkeypatch.setattr("famseg.callbacks.ema.ReplayedStep", type(None))
+    assert_same(task, train("plain", "updates", callbacks=[plain], epochs=2)[1])
+    assert ours._average_model.n_averaged == plain._average_model.n_averaged == 10
+
+
 class Gradients(Callback):
     """The norms of each step, as the step has measured them and anew."""
 
     def __init__(self):
-        self.pairs = []
+        self.pairs, self.kept = [], 0
+
+    def on_before_backward(self, trainer, task, loss):
+        self.kept += any(p.grad is not None for p in trained(task))
 
     def on_after_backward(self, trainer, task):
         gradients = [p.grad for p in trained(task) if p.grad is not None]
@@ -186,4 +202,5 @@ def test_norms_are_those_of_the_gradients_before_they_are_clipped(train):
     seen = Gradients()
     train("ours", "updates", callbacks=[seen], epochs=1, gradient_clip_val=0.01)
     assert len(seen.pairs) == 5
+    assert seen.kept == 4  # nothing zeroes what will be overwritten
     assert all(torch.equal(ours, plain) for ours, plain in seen.pairs)
