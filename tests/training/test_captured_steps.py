@@ -135,6 +135,14 @@ def test_weights_are_those_of_plain_updates(train, name):
     assert_same(ours, train("plain", "steps", name=name)[1])
 
 
+def test_what_is_not_captured_is_said_once(train, caplog):
+    caplog.set_level("INFO")
+    train("run", "updates", name="adadelta")
+    assert [m for m in caplog.messages if "not captured" in m] == [
+        "Updates by Adadelta are not captured as a CUDA graph: it is not fused, or gradients are scaled."
+    ]
+
+
 @pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
 def test_gradients_may_be_clipped(train, precision):
     """In mixed precision an optimizer that clips is not fused."""

@@ -61,6 +61,7 @@ class CUDAGraphs(Callback):
         optimizer, step = trainer.optimizers[0], task.batch_loss
         if optimizer is self._optimizer or not isinstance(step, ReplayedStep):
             return
+        self._release()
         self._optimizer = optimizer
         if suits(optimizer) and trainer.precision != "16-mixed":  # whose scaler decides whether there is a step
             optimizer.step = ReplayedUpdate(optimizer, step.gradients)  # type: ignore[method-assign, assignment]
@@ -72,6 +73,10 @@ class CUDAGraphs(Callback):
         """Give the graphs' memory back, and the gradients that lie in it."""
         if task.__dict__.pop("batch_loss", None) is not None:
             task.zero_grad()
+        self._release()
+
+    def _release(self) -> None:
+        """An optimizer that holds its own update would hold its state until Python looks for cycles."""
         if self._optimizer is not None:
             self._optimizer.__dict__.pop("step", None)
             self._optimizer = None
