@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 
+from famseg.gradients import largest_of
 from famseg.replay import ReplayedStep, _apart, _laid_out_as, _Replay, replayed
 
 
@@ -120,3 +121,4 @@ def test_a_steps_gradients_are_those_of_autograd(scale):
             if reference is not None:
                 torch.testing.assert_close(p.grad, reference, rtol=1e-4, atol=1e-5 * scale)
                 assert p.grad.stride() == p.stride()
+        assert torch.equal(step.largest, largest_of([p.grad for p in parameters if p.grad is not None]))

@@ -6,6 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from famseg.gradients import largest_of
+
 _MODE: Any = {"capture_error_mode": "thread_local"}  # other threads, such as those that pin batches, may use the GPU
 
 
@@ -37,6 +39,18 @@ def replayed(function: Callable[..., Any], *inputs: Tensor) -> Callable[..., Any
     return replay
 
 
+def captured(function: Callable[[], Any]) -> torch.cuda.CUDAGraph:
+    """What a function without inputs launches, which is not carried out yet.
+
+    Raises:
+        RuntimeError: it does what a capture forbids.
+    """
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph, **_MODE):
+        function()
+    return graph
+
+
 class ReplayedStep:
     """A loss and its gradients as two CUDA graphs, which may be replayed in turns: forward, backward, forward, ...
 
@@ -48,6 +62,10 @@ class ReplayedStep:
         function: tensors -> scalar loss.
         parameters: whose gradients are wanted.
         sample: inputs of the shapes, dtypes and device of those to come.
+
+    Attributes:
+        gradients: parameters that have one, each with the tensor that the graph writes.
+        largest: absolute value of each gradient as backward leaves it, NaN where one is NaN: float32 (gradients,).
 
     Raises:
         RuntimeError: the function does what a capture forbids.
@@ -62,7 +80,8 @@ class ReplayedStep:
         side.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(side):
             for _ in range(self.WARM_UP):
-                torch.autograd.grad(function(*self._inputs), parameters, allow_unused=True)
+                grads = torch.autograd.grad(function(*self._inputs), parameters, allow_unused=True)
+                largest_of([g for g in grads if g is not None])
         torch.cuda.current_stream().wait_stream(side)
         self._forward, self._backward = torch.cuda.CUDAGraph(), torch.cuda.CUDAGraph()
         pool = torch.cuda.graph_pool_handle()
@@ -73,7 +92,8 @@ class ReplayedStep:
             grads = torch.autograd.grad(loss, parameters, self._scale, allow_unused=True)
             pairs = [(p, g) for p, g in zip(parameters, grads, strict=True) if g is not None]
             own = _apart([_laid_out_as(p, g) for p, g in pairs])
-            self._gradients = [(p, g) for (p, _), g in zip(pairs, own, strict=True)]
+            self.gradients = [(p, g) for (p, _), g in zip(pairs, own, strict=True)]
+            self.largest = largest_of(own)
         self._loss = loss.detach()
 
     def __call__(self, *batch: Tensor) -> Tensor:
@@ -91,7 +111,7 @@ class ReplayedStep:
         """Replay the second for the gradient of `scale` times the loss."""
         self._scale.copy_(scale)
         self._backward.replay()
-        for parameter, gradient in self._gradients:
+        for parameter, gradient in self.gradients:
             parameter.grad = gradient
 
 

@@ -20,6 +20,7 @@ from famseg.losses import supervised, without_unknown
 from famseg.metrics.confusion import class_scores
 from famseg.metrics.mean import FiniteMean
 from famseg.phases import OptimizerOption, Phase, Switch, plan
+from famseg.replay import ReplayedStep
 from famseg.schedules import Decay
 
 PROGRESS_KEY = "famseg_progress"
@@ -94,12 +95,17 @@ class SegmentationTask(lightning.LightningModule):
         value = loss.detach().clone()  # the memory of a captured loss is that of the next one
         images = len(batch["image"])
         self.train_loss.update(images * value, images)
-        self.log("train/loss_step", value, prog_bar=True, logger=False)
+        self.log("train/loss_step", value, logger=False)  # not prog_bar: Lightning would read it in each step, and wait
         return loss
 
     def batch_loss(self, image: Tensor, mask: Tensor, known: Tensor) -> Tensor:
         """Loss of a batch; the CUDAGraphs callback puts its capture here."""
         return supervised(self.loss, self(image), mask, known, self.auxiliary_weight)
+
+    def optimizer_zero_grad(self, epoch: int, batch_idx: int, optimizer: torch.optim.Optimizer) -> None:
+        """Nothing in captured steps: each writes its gradients over those of the last one."""
+        if not isinstance(self.batch_loss, ReplayedStep):
+            super().optimizer_zero_grad(epoch, batch_idx, optimizer)
 
     def plan_phases(self) -> list[Phase]:
         """The optimizer phases of this run; the total batch counts devices and accumulation, Eq. (11)-(12)."""

@@ -46,6 +46,7 @@ def fit(tmp_path):
         stop_after=None,
         callbacks=(),
         network=Net,
+        optimizer=ADAMW,
         data=None,
         **trainer_options,
     ):
@@ -53,7 +54,7 @@ def fit(tmp_path):
         data = datamodule(**{"n": 30, "size": (32, 32), "batch_size": 4, "seed": 0} | (data or {}))
         if switch == "default":
             switch = Switch(SGD, at=0.5)
-        task = SegmentationTask(network(), CrossEntropyDice(), data.classes, ADAMW, decay, switch)
+        task = SegmentationTask(network(), CrossEntropyDice(), data.classes, optimizer, decay, switch)
         task.metadata = {"model": {"_target_": "none"}}
         output = str(tmp_path / folder)
         own = [

@@ -1,8 +1,11 @@
 """On a GPU no step of training waits for what the GPU has yet to do, so that the GPU always has something to do."""
 
+import traceback
+
 import pytest
 import torch
 from lightning.pytorch.callbacks import Callback
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from famseg.callbacks import CUDAGraphs, MovingAverage
 from famseg.data.transforms import Augmentation
@@ -14,16 +17,47 @@ class Impatient(Callback):
 
     steps = 0
 
-    def on_train_start(self, trainer, task):
-        trainer.log_every_n_steps = 0  # a step that is logged is read
-
     def on_train_batch_end(self, trainer, task, outputs, batch, batch_idx):
-        last = trainer.is_last_batch
-        torch.cuda.set_sync_debug_mode("default" if batch_idx < 2 or last else "error")
-        self.steps += batch_idx > 2 and not last
+        self.steps += batch_idx > 2
+        self.forbid(batch_idx >= 2 and not trainer.is_last_batch)
 
     def on_exception(self, *_):
-        torch.cuda.set_sync_debug_mode("default")
+        self.forbid(False)
+
+    def forbid(self, forbidden):
+        torch.cuda.set_sync_debug_mode("error" if forbidden else "default")
+
+
+class Reads(TorchDispatchMode):
+    """Where Python asks for a tensor's value, which on a GPU is a wait."""
+
+    def __init__(self):
+        super().__init__()
+        self.places = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if func is torch.ops.aten._local_scalar_dense.default:
+            self.places.append("".join(traceback.format_stack(limit=12)))
+        return func(*args, **(kwargs or {}))
+
+
+class Reader(Impatient):
+    """The same on a CPU, as far as it shows there."""
+
+    def __init__(self):
+        self.reads, self._entered = Reads(), False
+
+    def forbid(self, forbidden):
+        if forbidden != self._entered:
+            self._entered = forbidden
+            self.reads.__enter__() if forbidden else self.reads.__exit__(None, None, None)
+
+
+def test_no_step_reads_a_value(fit):
+    reader = Reader()
+    fit(epochs=3, callbacks=[MovingAverage(0.9), reader])
+    assert reader.steps == 6
+    assert not reader.reads.places, reader.reads.places[0]
 
 
 def network():

@@ -6,7 +6,7 @@ import lightning
 import torch
 from lightning.pytorch.callbacks import Callback
 
-from famseg.callbacks.rehearsal import sample, unchanged
+from famseg.callbacks.rehearsal import sample, trained, unchanged
 from famseg.kernels.launch import compiling
 from famseg.task import SegmentationTask
 
@@ -38,7 +38,7 @@ def rehearse(trainer: lightning.Trainer, task: SegmentationTask) -> None:
         with precision.forward_context():
             loss = task.batch_loss(image, mask, known)
         # not `backward`, of which gradients would stay, and in which DDP would add those of all processes
-        torch.autograd.grad(loss, [p for p in task.parameters() if p.requires_grad], allow_unused=True)
+        torch.autograd.grad(loss, trained(task), allow_unused=True)
         task.eval()
         with torch.no_grad(), precision.forward_context():
             task.loss(task(image), mask, known)

@@ -9,6 +9,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor, nn
 
 from famseg.errors import UserError
+from famseg.replay import ReplayedStep, captured
 
 
 class MovingAverage(WeightAveraging):
@@ -53,23 +54,37 @@ class MovingAverage(WeightAveraging):
         self._numbers = _lists([pair for pair in pairs if pair[0].is_floating_point()])
         self._counters = _lists([pair for pair in pairs if not pair[0].is_floating_point()])
         self._is_first = not average.n_averaged
+        self._graph: torch.cuda.CUDAGraph | None = None
 
     def on_train_batch_end(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Take a step's weights into the average; torch's would wait for the GPU to ask it whether they are the first.
 
-        Counters, which have no mean, are taken as they are.
+        Where steps are captured as CUDA graphs, so is this from the second on.
         """
         if trainer.global_step <= self._latest_update_step:  # gradients are accumulated
             return
         self._latest_update_step = trainer.global_step
-        with torch.no_grad():
-            torch._foreach_lerp_(*self._numbers, 1.0 if self._is_first else 1 - self.decay)
-            if self._counters[0]:
-                torch._foreach_copy_(*self._counters)
-            self._average_model.n_averaged += 1  # type: ignore[union-attr]
-        self._is_first = False
+        if self._is_first or not isinstance(getattr(pl_module, "batch_loss", None), ReplayedStep):
+            self._take()
+            self._is_first = False
+            return
+        self._graph = self._graph or captured(self._take)
+        self._graph.replay()
+
+    @torch.no_grad()
+    def _take(self) -> None:
+        """Counters, which have no mean, are taken as they are."""
+        torch._foreach_lerp_(*self._numbers, 1.0 if self._is_first else 1 - self.decay)
+        if self._counters[0]:
+            torch._foreach_copy_(*self._counters)
+        self._average_model.n_averaged += 1  # type: ignore[union-attr]
+
+    def on_train_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        """Put the average into the network; give the graph's memory back."""
+        super().on_train_end(trainer, pl_module)
+        self._graph = None
 
     def on_load_checkpoint(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, checkpoint: dict[str, Any]

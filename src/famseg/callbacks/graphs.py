@@ -6,22 +6,23 @@ from typing import Literal
 import lightning
 import torch
 from lightning.pytorch.callbacks import Callback, GradientAccumulationScheduler
-from torch import Tensor
+from torch.optim import Optimizer
 
-from famseg.callbacks.rehearsal import sample, unchanged
+from famseg.callbacks.rehearsal import sample, trained, unchanged
 from famseg.casts import recomputes
 from famseg.errors import UserError
 from famseg.replay import ReplayedStep
 from famseg.task import SegmentationTask
+from famseg.update import ReplayedUpdate, suits
 
 log = logging.getLogger(__name__)
 
 
 class CUDAGraphs(Callback):
-    """Captures forward, loss and backward once, before the first step; each step then is two launches.
+    """Captures forward, loss and backward once, before the first step, and a fused optimizer's step at each new rate.
 
-    The same kernels run with the same arguments and random numbers: nothing changes but the time. Validation and test
-    are not captured.
+    Each step then is three launches. The same kernels run with the same arguments and random numbers: nothing changes
+    but the time. Validation and test are not captured.
 
     Args:
         enabled: `auto`: where it is possible; False; True: an error where it is not. It takes one GPU, steps of one
@@ -35,6 +36,7 @@ class CUDAGraphs(Callback):
         if enabled not in ("auto", True, False):
             raise UserError(f"callbacks.graphs.enabled={enabled}: give auto, true or false.")
         self.enabled = enabled
+        self._optimizer: Optimizer | None = None  # the last one
 
     def on_train_start(self, trainer: lightning.Trainer, task: SegmentationTask) -> None:  # type: ignore[override]
         """Capture, if the run allows it."""
@@ -46,16 +48,38 @@ class CUDAGraphs(Callback):
         if why:
             return
         try:
-            task.batch_loss = captured(task, sample(trainer, task))  # type: ignore[method-assign, assignment]
+            task.batch_loss = replayed(trainer, task)  # type: ignore[method-assign, assignment]
         except RuntimeError as error:  # whatever a network does that a capture forbids
             if self.enabled is True:
                 raise UserError(f"callbacks.graphs.enabled=true: the network cannot be captured ({error}).") from error
             log.info("Training steps are not captured as a CUDA graph: %s", str(error).splitlines()[0])
 
+    def on_train_batch_start(  # type: ignore[override]
+        self, trainer: lightning.Trainer, task: SegmentationTask, batch: object, batch_idx: int
+    ) -> None:
+        """Have the optimizer's step replayed, too; a switch brings a new optimizer."""
+        optimizer, step = trainer.optimizers[0], task.batch_loss
+        if optimizer is self._optimizer or not isinstance(step, ReplayedStep):
+            return
+        self._release()
+        self._optimizer = optimizer
+        if suits(optimizer) and trainer.precision != "16-mixed":  # whose scaler decides whether there is a step
+            optimizer.step = ReplayedUpdate(optimizer, step.gradients)  # type: ignore[method-assign, assignment]
+        else:
+            name = type(optimizer).__name__
+            log.info("Updates by %s are not captured as a CUDA graph: it is not fused, or gradients are scaled.", name)
+
     def on_train_end(self, trainer: lightning.Trainer, task: SegmentationTask) -> None:  # type: ignore[override]
-        """Give the graph's memory back, and the gradients that lie in it."""
+        """Give the graphs' memory back, and the gradients that lie in it."""
         if task.__dict__.pop("batch_loss", None) is not None:
             task.zero_grad()
+        self._release()
+
+    def _release(self) -> None:
+        """An optimizer that holds its own update would hold its state until Python looks for cycles."""
+        if self._optimizer is not None:
+            self._optimizer.__dict__.pop("step", None)
+            self._optimizer = None
 
 
 def _obstacle(trainer: lightning.Trainer, task: SegmentationTask) -> str:
@@ -72,12 +96,10 @@ def _obstacle(trainer: lightning.Trainer, task: SegmentationTask) -> str:
     return ""
 
 
-def captured(task: SegmentationTask, sample: tuple[Tensor, ...]) -> ReplayedStep:
-    """The task's function (image, mask, known) -> loss; batch statistics stay as they are."""
-    parameters = [p for p in task.parameters() if p.requires_grad]
-    precision = task.trainer.precision_plugin
-    with unchanged(task), precision.forward_context():
+def replayed(trainer: lightning.Trainer, task: SegmentationTask) -> ReplayedStep:
+    """The task's function (image, mask, known) -> loss; batch statistics and random numbers stay as they are."""
+    with unchanged(task), trainer.precision_plugin.forward_context():
         dtype = torch.get_autocast_dtype("cuda")
         enabled = torch.is_autocast_enabled("cuda")
         with torch.autocast("cuda", dtype, enabled, cache_enabled=False):  # a cast kept from outside would never renew
-            return ReplayedStep(task.batch_loss, parameters, sample)
+            return ReplayedStep(task.batch_loss, trained(task), sample(trainer, task))

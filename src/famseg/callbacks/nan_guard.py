@@ -13,6 +13,8 @@ from lightning.pytorch.callbacks import Callback
 
 from famseg.errors import UserError
 from famseg.files import write_atomically
+from famseg.gradients import largest_of
+from famseg.replay import ReplayedStep
 
 log = logging.getLogger(__name__)
 
@@ -93,7 +95,8 @@ class NanGuard(Callback):
         gradients = {name: p.grad for name, p in self._parameters if p.grad is not None}
         if not gradients:
             return
-        largest = largest_of(list(gradients.values()))
+        step = getattr(task, "batch_loss", None)  # captured, it has measured them
+        largest = step.largest if isinstance(step, ReplayedStep) else largest_of(list(gradients.values()))
         where = (trainer.current_epoch, trainer.global_step, self._indices, list(gradients))
         if self.on_nan == "stop":
             self._pending = Watched(*where, *(on_its_way(largest) if is_late(task) else (largest, None)))
@@ -150,13 +153,6 @@ class NanGuard(Callback):
             "Look at the files, lower optimizer.rates.limit_max, clip (trainer.gradient_clip_val=1), or go on without "
             f"such steps: callbacks.nan.on_nan=skip resume=true hydra.run.dir={self.report.parent}"
         )
-
-
-def largest_of(gradients: list[torch.Tensor]) -> torch.Tensor:
-    """Largest absolute value of each, NaN where one is NaN: float32 (gradients,)."""
-    if gradients[0].device.type == "cpu":  # where norms of a list take four times as long
-        return torch.stack([gradient.abs().max() for gradient in gradients]).float()
-    return torch.stack(torch._foreach_norm(gradients, torch.inf)).float()
 
 
 def is_late(task: lightning.LightningModule) -> bool:

@@ -22,6 +22,11 @@ def sample(trainer: lightning.Trainer, task: SegmentationTask) -> tuple[Tensor, 
     return batch
 
 
+def trained(task: SegmentationTask) -> list[Tensor]:
+    """Parameters whose gradients a step takes."""
+    return [p for p in task.parameters() if p.requires_grad]
+
+
 @contextmanager
 def unchanged(task: SegmentationTask) -> Iterator[None]:
     """Batch statistics, random numbers and who trains and who does not are afterwards what they were before."""

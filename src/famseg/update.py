@@ -1,0 +1,68 @@
+"""An optimizer's step as a CUDA graph."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from famseg.replay import captured
+
+
+class ReplayedUpdate:
+    """Stands in for the `step` of an optimizer whose gradients are always the same tensors.
+
+    An optimizer goes through its parameters in Python, for 600 of them as long as the GPU takes for many layers. The
+    first step is plain, for it makes the state. The rate and all other numbers of Python are part of a graph, which is
+    captured anew when one has changed; so an epoch may have a rate of its own, a step should not.
+
+    Args:
+        optimizer: one that `suits`.
+        gradients: parameters, each with the tensor that its gradient is written to.
+    """
+
+    def __init__(self, optimizer: Optimizer, gradients: Sequence[tuple[Tensor, Tensor]]) -> None:
+        self._optimizer, self._gradients = optimizer, gradients
+        self._plain: Callable[[], Any] = optimizer.step
+        self._has_state = False
+        self._numbers: list[dict[str, Any]] | None = None  # of the graph
+        self._graph: torch.cuda.CUDAGraph | None = None
+
+    def __call__(self, closure: Callable[[], Any]) -> Any:
+        """What `optimizer.step(closure)` does: the closure computes the gradients."""
+        loss = closure()
+        if any(parameter.grad is not gradient for parameter, gradient in self._gradients):  # skipped: there are none
+            self._plain()
+        elif not self._has_state:
+            self._plain()
+            self._has_state = True
+        else:
+            self._update()
+        return loss
+
+    def _update(self) -> None:
+        numbers = [{k: v for k, v in group.items() if k != "params"} for group in self._optimizer.param_groups]
+        if numbers != self._numbers:
+            with _capturable(self._optimizer):
+                self._graph, self._numbers = captured(self._plain), numbers
+        self._graph.replay()  # type: ignore[union-attr]
+
+
+def suits(optimizer: Optimizer) -> bool:
+    """Whether all that a step reads and writes lies on the GPU, as torch's fused forms have it; others count there."""
+    return all(group.get("fused") for group in optimizer.param_groups)
+
+
+@contextmanager
+def _capturable(optimizer: Optimizer) -> Iterator[None]:
+    """Under the flag that torch wants for a capture: a fused step is the same with it, but a plain one warns of it."""
+    groups = [(group, group["capturable"]) for group in optimizer.param_groups if "capturable" in group]
+    try:
+        for group, _ in groups:
+            group["capturable"] = True
+        yield
+    finally:
+        for group, before in groups:
+            group["capturable"] = before
