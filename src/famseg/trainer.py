@@ -31,8 +31,10 @@ class ProgressBar(RichProgressBar):
     def get_metrics(
         self, trainer: lightning.Trainer, task: lightning.LightningModule
     ) -> dict[str, int | str | float | dict[str, float]]:
-        """Without the name of a logger's run, which pushes the loss off the line."""
-        return {key: value for key, value in super().get_metrics(trainer, task).items() if key != "v_num"}
+        """With the loss of the last step; without the name of a logger's run, which pushes it off the line."""
+        metrics = {key: value for key, value in super().get_metrics(trainer, task).items() if key != "v_num"}
+        loss = trainer.callback_metrics.get("train/loss_step")
+        return metrics if loss is None else metrics | {"train/loss_step": loss.item()}
 
     def on_train_batch_end(
         self, trainer: lightning.Trainer, task: lightning.LightningModule, outputs: Any, batch: Any, batch_idx: int
