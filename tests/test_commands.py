@@ -186,7 +186,7 @@ def test_a_full_disk_ends_in_one_sentence_and_resumes(repository, tmp_path, faul
     if mount.returncode:
         pytest.skip("mounting is not allowed here")
     try:
-        arguments = [*SMALL, "logger=none", f"runs={tmp_path}", "resume=true"]
+        arguments = [*SMALL, "logger=none", f"runs={tmp_path}", "resume=true", "trainer.save_every_s=0"]
         full = run(repository, "train.py", *arguments, "trainer.keep_best=3", "trainer.max_epochs=4", check=False)
         assert full.returncode == 1
         assert "could not be written" in full.stderr

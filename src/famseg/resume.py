@@ -71,7 +71,7 @@ def require_same_run(folder: Path, config: Mapping[str, Any]) -> None:
     Raises:
         ResumeRefused: the run has checkpoints and another configuration, or one that cannot be read.
     """
-    if not any((folder / "checkpoints").glob("*last.ckpt")):
+    if not any((folder / "checkpoints").glob("*.ckpt")):
         return  # nothing to go on from: the run starts
     path = folder / "config.yaml"
     run = read_cell(folder)
@@ -99,7 +99,7 @@ def resume_point(
     model: Mapping[str, Any] | None = None,
     splits: Mapping[str, Sequence[str]] | None = None,
 ) -> str | None:
-    """The checkpoint that a run goes on from: the last one of its folder that is not damaged; None to start anew.
+    """The checkpoint that a run goes on from: the newest of its folder that is not damaged; None to start anew.
 
     Args:
         output: the run's folder.
@@ -110,23 +110,38 @@ def resume_point(
     Raises:
         ResumeRefused: all checkpoints are damaged, or of another network, or the images are split in another way.
     """
-    from famseg.checkpoint_io import BEFORE_LAST, LAST, damage
+    from famseg.checkpoint_io import step_of
 
     folder = Path(output) / "checkpoints"
-    present = [folder / name for name in (LAST, BEFORE_LAST) if (folder / name).exists()] if resume else []
-    for path in present:
-        reason = damage(path)
-        if reason is None:
-            _require_same_network(path, model)
-            _require_same_split(Path(output) / "split.csv", splits)
-            log.info("Going on from %s", path)
-            return str(path)
-        log.warning("%s is damaged (%s); the checkpoint before it is used.", path, reason)
-    if present:
+    present = _checkpoints(folder) if resume else []
+    sound = [path for path in present if _is_sound(path)]
+    if present and not sound:
         raise ResumeRefused(f"{folder}: every checkpoint is damaged. Start anew: resume=false.")
-    if resume:
-        log.info("Nothing to resume in %s: the run starts.", output)
-    return None
+    if not sound:
+        if resume:
+            log.info("Nothing to resume in %s: the run starts.", output)
+        return None
+    newest = max(sound, key=step_of)  # of the same step the last one
+    _require_same_network(newest, model)
+    _require_same_split(Path(output) / "split.csv", splits)
+    log.info("Going on from %s", newest)
+    return str(newest)
+
+
+def _checkpoints(folder: Path) -> list[Path]:
+    """Those from which a run can go on; the best may be newer than the last, which not every epoch has."""
+    from famseg.checkpoint_io import BEFORE_LAST, BEST, LAST
+
+    return [path for name in (LAST, BEST, BEFORE_LAST) if (path := folder / name).exists()]
+
+
+def _is_sound(path: Path) -> bool:
+    from famseg.checkpoint_io import damage
+
+    reason = damage(path)
+    if reason is not None:
+        log.warning("%s is damaged (%s); another checkpoint is used.", path, reason)
+    return reason is None
 
 
 def _require_same_network(path: Path, model: Mapping[str, Any] | None) -> None:

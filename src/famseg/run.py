@@ -141,7 +141,7 @@ def _say_how_to_go_on(folder: Path, error: BaseException) -> None:
     if isinstance(error, Preempted) and error.saved:
         return  # it has been said
     if last.exists():
-        log.warning("Stopped. The same command with resume=true goes on from %s.", last)
+        log.warning("Stopped. The same command with resume=true goes on from the newest checkpoint in %s.", last.parent)
     else:
         log.warning("Stopped before there was anything to save.")
 

@@ -12,12 +12,13 @@ import torch
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch.callbacks import Callback, ModelCheckpoint, RichProgressBar
+from lightning.pytorch.callbacks import Callback, RichProgressBar
 from lightning.pytorch.loggers import Logger
 
 from famseg.callbacks.best import BestCheckpoints
+from famseg.callbacks.last import LastCheckpoint
 from famseg.callbacks.preemption import Preemption
-from famseg.checkpoint_io import LAST, DurableCheckpointIO
+from famseg.checkpoint_io import DurableCheckpointIO
 from famseg.errors import UserError
 
 REDRAW_SECONDS = 0.25
@@ -58,6 +59,7 @@ def build(
     precision: str = "auto",
     progress: bool = True,
     keep_best: int = 1,
+    save_every_s: float = 10,
     **options: Any,
 ) -> lightning.Trainer:
     """A trainer with checkpoints and a progress bar.
@@ -70,26 +72,29 @@ def build(
         precision: `auto` is bf16-mixed on a GPU that has bfloat16, else 32-true; or any of Lightning's.
         progress: whether to show a progress bar.
         keep_best: how many of the best checkpoints are kept; several also as `best-epoch=EPOCH.ckpt`.
+        save_every_s: least seconds from one `last.ckpt` to the next; 0: after every epoch. The last epoch's is written
+            in any case.
         **options: Lightning's own.
 
     Raises:
-        UserError: a number of epochs or batches that is none, several devices in a multirun, or no such device on this
-            machine.
+        UserError: a number of epochs, batches or seconds that is none, several devices in a multirun, or no such
+            device on this machine.
     """
     _refuse_ddp_in_multirun(options)
-    _require_numbers(options | {"keep_best": keep_best})
+    _require_numbers(options | {"keep_best": keep_best, "save_every_s": save_every_s})
     if precision == "auto":
         precision = _precision(options.get("accelerator", "auto"))
     elif precision not in PRECISIONS:
         raise UserError(f"trainer.precision={precision}: give auto or one of {', '.join(map(str, PRECISIONS))}.")
     _hush()
-    every = options.get("check_val_every_n_epoch", 1)
+    folder, every = Path(output) / "checkpoints", options.get("check_val_every_n_epoch", 1)
+    checkpoints = [BestCheckpoints(folder, monitor, keep_best, every), LastCheckpoint(folder, save_every_s)]
     bar = [ProgressBar(leave=True)] if progress else []
     callbacks = sorted(callbacks, key=lambda each: isinstance(each, Preemption))  # it leaves when all have seen a step
     try:
         return lightning.Trainer(
             default_root_dir=output,
-            callbacks=[*callbacks, *_checkpoints(Path(output) / "checkpoints", monitor, keep_best, every), *bar],
+            callbacks=[*callbacks, *checkpoints, *bar],
             logger=[logger] if logger else False,
             plugins=[DurableCheckpointIO()],
             precision=precision,  # type: ignore[arg-type]
@@ -102,13 +107,6 @@ def build(
         )
     except (MisconfigurationException, TypeError, ValueError) as error:  # accelerator, devices or strategy, as it says
         raise UserError(f"trainer: {error}") from error
-
-
-def _checkpoints(folder: Path, monitor: str, keep_best: int, every: int) -> list[ModelCheckpoint]:
-    """Of the best epochs, of those that are validated (`every`), and of the last one."""
-    # not save_last: that is a copy of the best whenever there is a new one
-    last = ModelCheckpoint(folder, filename=Path(LAST).stem, save_on_train_epoch_end=True, enable_version_counter=False)
-    return [BestCheckpoints(folder, monitor, keep_best, every), last]
 
 
 def _hush() -> None:
@@ -136,6 +134,9 @@ def _require_numbers(options: dict[str, Any]) -> None:
     limit = options.get("gradient_clip_val")
     if limit is not None and not (isinstance(limit, (int, float)) and limit > 0):
         raise UserError(f"trainer.gradient_clip_val={limit}: give a number above 0, or null for none.")
+    seconds = options["save_every_s"]
+    if not (isinstance(seconds, (int, float)) and seconds >= 0):
+        raise UserError(f"trainer.save_every_s={seconds}: give a number of seconds, 0 or more.")
 
 
 def _refuse_ddp_in_multirun(options: dict[str, Any]) -> None:

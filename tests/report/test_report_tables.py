@@ -199,7 +199,9 @@ def test_one_change_at_a_time_is_compared_with_the_baseline(tmp_path):
     assert table.reference.name == "baseline"  # though others are better
 
 
-@pytest.mark.parametrize("option", ["retry=failed", "data.cache=disk", "trainer.progress=false", "logger=none"])
+@pytest.mark.parametrize(
+    "option", ["retry=failed", "data.cache=disk", "trainer.progress=false", "trainer.save_every_s=0", "logger=none"]
+)
 def test_how_one_cell_was_started_makes_no_table_of_its_own(tmp_path, option):
     for optimizer in ("sgd", "adamw"):
         started = (option,) if optimizer == "sgd" else ()

@@ -120,6 +120,8 @@ def resolved(*overrides, output="runs/x"):
         ["resume=true"],
         ["data.num_workers=3"],
         ["trainer.progress=false"],
+        ["trainer.save_every_s=60"],
+        ["~trainer.save_every_s"],  # as in runs of earlier versions
         ["~callbacks.compilation"],  # as in runs of earlier versions
     ],
 )

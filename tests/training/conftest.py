@@ -66,7 +66,8 @@ def fit(tmp_path):
         ]
         stop = [StopAfter(stop_after)] if stop_after else []
         every = [*stop, *own, *callbacks]
-        options = {"max_epochs": epochs, "accelerator": "cpu", "devices": 1, "progress": False} | trainer_options
+        options = {"max_epochs": epochs, "accelerator": "cpu", "devices": 1, "progress": False, "save_every_s": 0}
+        options |= trainer_options
         trainer = build(output=output, callbacks=every, **options)
         trainer.fit(task, datamodule=data, ckpt_path=ckpt_path, weights_only=True)
         return trainer, task

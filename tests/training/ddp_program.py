@@ -48,14 +48,17 @@ SETTINGS = {
 }
 
 
+def adamw():
+    return OptimizerOption("adamw", partial(torch.optim.AdamW, weight_decay=0.01))
+
+
 def main(devices, folder, accelerator="cpu"):
     lightning.seed_everything(0, verbose=False)
     data = datamodule(n=40, size=(32, 32), batch_size=4 // devices, seed=0)
-    adamw = OptimizerOption("adamw", partial(torch.optim.AdamW, weight_decay=0.01))
     sgd = OptimizerOption("sgd", partial(torch.optim.SGD, lr=1e-3, momentum=0.9))
     switch = Switch(sgd, at=0.5)
     build_network, settings = SETTINGS[accelerator]
-    task = SegmentationTask(build_network(), CrossEntropyDice(), data.classes, adamw, schedules.adadelta, switch)
+    task = SegmentationTask(build_network(), CrossEntropyDice(), data.classes, adamw(), schedules.adadelta, switch)
     losses = Losses()
     strategy = {"strategy": "ddp"} if devices > 1 else {}
     options = {"max_epochs": 4, "devices": devices, "progress": False, **settings}

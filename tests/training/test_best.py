@@ -55,6 +55,26 @@ def test_the_best_epoch_is_kept_across_a_resume(scored, fit, tmp_path, folder, k
     assert names == ({"best-epoch=001.ckpt", "best-epoch=002.ckpt"} if keep > 1 else set())
 
 
+@pytest.mark.parametrize("values", [[0.1, 0.4, 0.3, 0.2, 0.1], [0.1, 0.2, 0.4, 0.3, 0.2], [0.2, 0.3, 0.4, 0.1, 0.5]])
+@pytest.mark.parametrize("keep", [1, 2])
+@pytest.mark.parametrize("folder", ["run", "moved"])
+def test_a_best_checkpoint_newer_than_the_last_one(scored, fit, tmp_path, values, keep, folder):
+    """Of epochs that are lost, because last.ckpt was not written after them; the first was the best, or is gone."""
+    whole, _ = scored(values, "whole", keep_best=keep)
+    with pytest.raises(fit.Stopped):
+        scored(values, stop_after=4, keep_best=keep, save_every_s=1e9)
+    shutil.move(tmp_path / "run", tmp_path / folder)
+    last = tmp_path / folder / "checkpoints" / "last.ckpt"
+    assert epoch(last) == 0 < epoch(last.with_name("best.ckpt"))
+    resumed, _ = scored(values, folder, ckpt_path=str(last), keep_best=keep)
+    assert resumed.checkpoint_callback.score == whole.checkpoint_callback.score
+    names = [{path.name for path in (tmp_path / each / "checkpoints").glob("best*")} for each in ("whole", folder)]
+    assert names[0] == names[1]
+    for name in names[0]:
+        states = [torch.load(tmp_path / each / "checkpoints" / name)["state_dict"] for each in ("whole", folder)]
+        assert all(torch.equal(value, states[1][key]) for key, value in states[0].items())
+
+
 @pytest.mark.parametrize(
     ("monitor", "best", "score"), [("val/loss", 2, -0.1), ("val/miou", 1, 0.4), ("val/iou_fl", 1, 0.4)]
 )

@@ -155,8 +155,9 @@ def test_signals_are_given_back(fit, step):
 
 
 def test_a_damaged_checkpoint_is_noticed_and_the_one_before_is_used(fit, tmp_path, caplog, fault):
-    fault("a flipped byte in last.ckpt", "warning; before_last.ckpt is used")
+    fault("a flipped byte in last.ckpt", "warning; the newest of the others is used")
     _, task = fit(epochs=3)
+    (tmp_path / "run" / "checkpoints" / "best.ckpt").unlink()  # which may be as new
     last = tmp_path / "run" / "checkpoints" / "last.ckpt"
     content = bytearray(last.read_bytes())
     record = content.find(task.model.layers[0].weight.detach().numpy().tobytes())
@@ -167,6 +168,28 @@ def test_a_damaged_checkpoint_is_noticed_and_the_one_before_is_used(fit, tmp_pat
     assert point.endswith("before_last.ckpt")
     assert "last.ckpt is damaged" in caplog.text
     assert len(torch.load(point, weights_only=True)["famseg_progress"]["losses"]) == 2
+
+
+@pytest.mark.parametrize(
+    ("steps", "newest"),
+    [
+        ({"last": 10, "best": 5, "before_last": 8}, "last"),
+        ({"last": 10, "best": 10, "before_last": 8}, "last"),
+        ({"last": 10, "best": 15, "before_last": 8}, "best"),  # of an epoch after which last.ckpt was not written
+        ({"last": None, "best": 5, "before_last": 8}, "before_last"),
+        ({"last": None, "best": 10, "before_last": 8}, "best"),
+        ({"last": 10, "best": None, "before_last": None}, "last"),
+        ({"best": 5}, "best"),
+    ],
+)
+def test_a_run_goes_on_from_its_newest_sound_checkpoint(tmp_path, steps, newest):
+    (tmp_path / "checkpoints").mkdir()
+    for name, step in steps.items():
+        path = tmp_path / "checkpoints" / f"{name}.ckpt"
+        torch.save({"global_step": step, "famseg": {"model": {}, "data": {}}}, path)
+        if step is None:
+            path.write_bytes(path.read_bytes()[:100])
+    assert resume.resume_point(str(tmp_path), True) == str(tmp_path / "checkpoints" / f"{newest}.ckpt")
 
 
 def test_only_damaged_checkpoints_end_the_resume(fit, tmp_path, fault):
@@ -215,7 +238,7 @@ def test_a_full_disk_leaves_the_checkpoint_before(tmp_path, monkeypatch, fault):
     ("overrides", "found"),
     [
         (["model=famseg_n", "resume=true"], True),
-        (["resume=true", "trainer.progress=false", "model=famseg_n"], True),
+        (["resume=true", "trainer.progress=false", "model=famseg_n", "trainer.save_every_s=0"], True),
         (["model=famseg_t", "resume=true"], False),
         (["resume=true"], False),
     ],

@@ -25,6 +25,7 @@ RUN = [
     "switch.at=0.5",
     "logger=none",
     "callbacks.overlays.every=1000",
+    "trainer.save_every_s=0",
     "resume=true",
 ]
 
@@ -84,6 +85,27 @@ def test_killed_twenty_times_ends_the_same(repository, tmp_path, fault):
         assert process.returncode == 0, errors[-3000:]
     assert kills == KILLS
     assert phases == {False, True}
+    assert_same(cut, whole)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_killed_between_two_last_checkpoints_ends_the_same(repository, tmp_path, fault):
+    """A process writes one after its first epoch only; best.ckpt may be newer."""
+    fault("kill -9 some epochs after last.ckpt, five times", "same weights, metrics.csv and test.csv, bit for bit")
+    draw = random.Random(0)
+    cut, whole = tmp_path / "cut", tmp_path / "whole"
+    options = ("trainer.save_every_s=1000", "trainer.max_epochs=24")
+    for _ in range(5):
+        assert kill(start(repository, cut, *options), cut, draw, in_write=False)
+    for runs in (cut, whole):
+        process = start(repository, runs, *options)
+        _, errors = process.communicate(timeout=300)
+        assert process.returncode == 0, errors[-3000:]
+    assert_same(cut, whole)
+
+
+def assert_same(cut, whole):
     (a,), (b,) = cut.glob("default/*"), whole.glob("default/*")
     for table in ("metrics.csv", "test.csv", "test_scores.csv", "split.csv"):
         assert (a / table).read_bytes() == (b / table).read_bytes(), table

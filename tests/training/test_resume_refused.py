@@ -109,6 +109,7 @@ CONFIG |= {"trainer": {"max_epochs": 4, "devices": 1, "output": "/a/run"}, "opti
         ("data.num_workers", 3, True),
         ("callbacks.compilation._target_", "famseg.callbacks.KernelCompilation", True),  # earlier versions had none
         ("trainer.devices", 2, True),
+        ("trainer.save_every_s", 0, True),
         ("trainer.max_epochs", 5, True),
         ("trainer.max_epochs", 3, False),
         ("data.fold", 1, False),
@@ -116,13 +117,14 @@ CONFIG |= {"trainer": {"max_epochs": 4, "devices": 1, "output": "/a/run"}, "opti
         ("trainer.accumulate_grad_batches", 2, False),
     ],
 )
-def test_what_may_change(tmp_path, key, value, allowed):
+@pytest.mark.parametrize("checkpoint", ["last.ckpt", "best.ckpt", "before_last.ckpt"])
+def test_what_may_change(tmp_path, key, value, allowed, checkpoint):
     (tmp_path / "checkpoints").mkdir()
     old, new = OmegaConf.create(CONFIG), OmegaConf.create(CONFIG)
     OmegaConf.save(old, tmp_path / "config.yaml")
     OmegaConf.update(new, key, value)
     require_same_run(tmp_path, OmegaConf.to_container(new))  # no checkpoint: nothing to lose
-    (tmp_path / "checkpoints" / "before_last.ckpt").touch()
+    (tmp_path / "checkpoints" / checkpoint).touch()
     if allowed:
         require_same_run(tmp_path, OmegaConf.to_container(new))
     else:

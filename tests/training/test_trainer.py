@@ -16,6 +16,9 @@ from famseg.errors import UserError
         ({"gradient_clip_val": "much"}, "trainer.gradient_clip_val=much"),
         ({"precision": "bf17"}, "trainer.precision=bf17: give auto or one of"),
         ({"keep_best": -3}, "trainer.keep_best=-3: give a whole number, 1 or more"),
+        ({"save_every_s": -1}, "trainer.save_every_s=-1: give a number of seconds, 0 or more"),
+        ({"save_every_s": float("nan")}, "trainer.save_every_s=nan"),
+        ({"save_every_s": "often"}, "trainer.save_every_s=often"),
     ],
 )
 def test_a_value_that_cannot_be(options, message, tmp_path):

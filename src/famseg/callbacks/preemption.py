@@ -9,7 +9,7 @@ from typing import Any
 import lightning
 from lightning.pytorch.callbacks import Callback
 
-from famseg.checkpoint_io import LAST
+from famseg.checkpoint_io import LAST, damage, step_of
 from famseg.signals import Preempted, give_back, take
 
 log = logging.getLogger(__name__)
@@ -44,8 +44,11 @@ class Preemption(Callback):
             self._leave(trainer)
 
     def on_train_epoch_start(self, trainer: lightning.Trainer, task: lightning.LightningModule) -> None:
-        """Leave between two epochs: the last checkpoint is that of the epoch before."""
-        if self._asked_anywhere(trainer) and self.last.exists():
+        """Leave between two epochs, if the last checkpoint is that of the epoch before.
+
+        `LastCheckpoint` has seen to that, unless the signal came just now: the end of a step or of the epoch is next.
+        """
+        if self._asked_anywhere(trainer) and self._is_saved(trainer):
             self._leave(trainer)
 
     def on_train_end(self, trainer: lightning.Trainer, task: lightning.LightningModule) -> None:
@@ -57,6 +60,10 @@ class Preemption(Callback):
 
     def _asked_anywhere(self, trainer: lightning.Trainer) -> bool:
         return trainer.strategy.reduce_boolean_decision(self.asked, all=False)
+
+    def _is_saved(self, trainer: lightning.Trainer) -> bool:
+        """As the first device sees the file, which wrote it: all must leave, or none."""
+        return trainer.strategy.broadcast(damage(self.last) is None and step_of(self.last) == trainer.global_step)
 
     def _leave(self, trainer: lightning.Trainer) -> None:
         log.warning("Asked to stop in epoch %d: saved %s; resume=true goes on.", trainer.current_epoch, self.last)

@@ -1,8 +1,7 @@
 """Splits, memory and loaders of a data set, for Lightning."""
 
-import logging
 import signal
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,22 +9,24 @@ import cv2
 import torch
 from lightning.fabric.utilities.data import suggested_max_num_workers
 from lightning.pytorch import LightningDataModule
-from lightning.pytorch.utilities import rank_zero_only
 from torch.utils.data import DataLoader, Dataset
 
-from famseg.data.images import MIN_SIDE
 from famseg.data.items import Augment, EvaluationItems, Item, Preparation, TrainItems, ValItems, collate
 from famseg.data.on_device import Assembly, Pictures, RawItems, collate_raw, engine, room_for, with_tensors
+from famseg.data.refusals import (
+    require_all_splits,
+    require_no_fatal,
+    require_options,
+    require_training_images,
+    warn,
+    warn_of_unshown,
+)
 from famseg.data.sampler import EvaluationSampler, LateLoader, TrainSampler
-from famseg.data.source import Problem, Source, unshown
+from famseg.data.source import Source
 from famseg.data.splits import Splits, read_split, split_by_group, thin_out, write_split
 from famseg.data.survey import Seen, survey
 from famseg.data.transforms import Augmentation, Letterbox
 from famseg.errors import UserError
-
-log = logging.getLogger(__name__)
-
-_SAID = 3  # warnings about files that a training prints; of more, their number
 
 
 class SegmentationDataModule(LightningDataModule):
@@ -95,7 +96,7 @@ class SegmentationDataModule(LightningDataModule):
         weights: Sequence[float] | None = None,
     ) -> None:
         super().__init__()
-        _check_options(size, batch_size, num_workers, cache, cache_share, mean, std)
+        require_options(size, batch_size, num_workers, cache, cache_share, mean, std)
         self.source = source
         self.letterbox = Letterbox((int(size[0]), int(size[1])))
         self.batch_size = batch_size
@@ -168,23 +169,22 @@ class SegmentationDataModule(LightningDataModule):
                 split; nothing to measure on.
         """
         problems = list(self.source.problems(decode=False))
-        if bad := [problem for problem in problems if problem.fatal]:
-            more = f" ({len(bad) - 1} more: `famseg data check` lists them)" if len(bad) > 1 else ""
-            raise UserError(f"{bad[0]}{more}")
+        require_no_fatal(problems)
         if not self._warned:  # `fit` and `test` both come here
             self._warned = True
-            _warn(problems)
+            warn(problems)
         if stage == "fit":
-            self._require_all_splits()
+            require_all_splits(self.splits, self._split_file)
+            self._require_a_batch()
         unknown = self.mean is None or self.std is None
         if unknown:
-            self._require_training_images()
+            require_training_images(self.splits)
         cache = self._keep() if stage == "fit" else "none"
         if unknown:
             self._prepare.measure(self.indices("train"), "Reading training images")
         if stage == "fit":
             if unknown:
-                _warn_of_unshown(self.source, self._prepare.shown)
+                warn_of_unshown(self.source, self._prepare.shown)
             self._choose_engine(cache)
 
     def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
@@ -255,21 +255,7 @@ class SegmentationDataModule(LightningDataModule):
         weights = None if self._weights is None else [self._weights[index] for index in indices]
         return TrainSampler(indices, self.batch_size, self.seed, self.trainer, weights)
 
-    def _require_training_images(self) -> None:
-        if not self.splits["train"]:
-            raise UserError(
-                "The split has no training images (data.fold=all or data.split_file). To train, give data.fold a "
-                "number; to test, give data.mean and data.std, which a trained model's checkpoint holds."
-            )
-
-    def _require_all_splits(self) -> None:
-        self._require_training_images()
-        for split in ("val", "test"):
-            if not self.splits[split]:
-                raise UserError(
-                    f"The split has no {split} images (data.split_file={self._split_file}). List some: a run validates "
-                    "while it trains, and tests its best checkpoint."
-                )
+    def _require_a_batch(self) -> None:
         images, devices = len(self.splits["train"]), self.trainer.world_size if self.trainer else 1
         if not len(self._train_sampler()):
             raise UserError(
@@ -292,47 +278,6 @@ class SegmentationDataModule(LightningDataModule):
             persistent_workers=workers > 0,
             pin_memory=torch.cuda.is_available(),
         )
-
-
-@rank_zero_only
-def _warn(problems: Sequence[Problem]) -> None:
-    """Say what training goes on without, such as subjects that a table does not give: the split leans on them."""
-    for problem in problems[:_SAID]:
-        log.warning("%s", problem)
-    if (more := len(problems) - _SAID) > 0:
-        log.warning("%d more warnings: `famseg data check` lists them.", more)
-
-
-@rank_zero_only
-def _warn_of_unshown(source: Source, shown: Collection[int]) -> None:
-    for what, mend in unshown(source, shown):
-        log.warning("The training images: %s. %s", what, mend)
-
-
-def _check_options(
-    size: Sequence[int],
-    batch_size: int,
-    num_workers: int | None,
-    cache: str,
-    cache_share: float,
-    mean: float | None,
-    std: float | None,
-) -> None:
-    """Ranges; types are looked at in the configuration (`famseg.value_types`)."""
-    if len(size) != 2 or min(size) < MIN_SIDE:
-        raise UserError(f"data.size={size}: give height and width, each at least {MIN_SIDE} px: data.size=[256,384].")
-    if batch_size < 1:
-        raise UserError(f"data.batch_size={batch_size}: give a whole number, 1 or more.")
-    if num_workers is not None and num_workers < 0:
-        raise UserError(f"data.num_workers={num_workers}: give a whole number, 0 or more, or null.")
-    if cache not in ("gpu", "ram", "disk", "none"):
-        raise UserError(f"data.cache={cache}: give gpu, ram, disk or none.")
-    if not 0 <= cache_share <= 1:
-        raise UserError(f"data.cache_share={cache_share}: give a part of the GPU's memory, 0 to 1.")
-    if mean is not None and not 0 <= mean <= 1:
-        raise UserError(f"data.mean={mean}: give a number from 0 to 1, of x/255, or null to measure it.")
-    if std is not None and not 0 < std <= 1:
-        raise UserError(f"data.std={std}: give a number above 0, of x/255, up to 1, or null to measure it.")
 
 
 def _traits(image: Seen) -> tuple[float, float]:

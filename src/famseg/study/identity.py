@@ -27,6 +27,7 @@ NOT_PART = frozenset(
         "trainer.callbacks",
         "trainer.logger",
         "trainer.progress",
+        "trainer.save_every_s",
     }
 )
 # Keys that tell the repeats of a setting apart: its seeds, and its folds in a cross-validation.
@@ -38,6 +39,7 @@ IGNORED = (
     "runs",
     "study",
     "trainer.progress",
+    "trainer.save_every_s",
     "data.num_workers",
     "data.cache",
     "logger",
