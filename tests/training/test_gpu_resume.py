@@ -7,6 +7,7 @@ import pytest
 import torch
 from lightning.pytorch.callbacks import Callback
 
+from famseg import resume
 from famseg.models import SIZES, FAMSeg
 from famseg.signals import Preempted
 
@@ -46,3 +47,13 @@ def test_a_resume_before_at_and_after_the_switch_is_bit_for_bit(train, tmp_path,
         resumed = train(folder, precision, ckpt_path=last).state_dict()
         assert all(torch.equal(whole[name], resumed[name]) for name in whole), step
         assert (tmp_path / "whole" / "metrics.csv").read_bytes() == (tmp_path / folder / "metrics.csv").read_bytes()
+
+
+def test_a_run_that_lost_epochs_since_its_last_checkpoint_ends_the_same(train, fit, tmp_path):
+    whole = train("whole", "bf16-mixed").state_dict()
+    with pytest.raises(fit.Stopped):
+        train("cut", "bf16-mixed", stop_after=3, save_every_s=1e9)
+    point = resume.resume_point(str(tmp_path / "cut"), True)  # last.ckpt of the first epoch, or best.ckpt
+    resumed = train("cut", "bf16-mixed", ckpt_path=point).state_dict()
+    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+    assert (tmp_path / "whole" / "metrics.csv").read_bytes() == (tmp_path / "cut" / "metrics.csv").read_bytes()
