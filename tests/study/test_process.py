@@ -1,5 +1,6 @@
 """Cells in processes of their own: what they find there, and what becomes of them."""
 
+import multiprocessing
 import subprocess
 import sys
 import textwrap
@@ -49,6 +50,11 @@ def test_the_environment_is_that_of_now(monkeypatch):
     assert outcome(Cell("os.environ['CUDA_VISIBLE_DEVICES']")) == "0"
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")  # Ray gives the next cell of a worker another GPU
     assert outcome(Cell("os.environ['CUDA_VISIBLE_DEVICES']")) == "1"
+
+
+def test_loader_processes_start_as_in_a_run_without_a_sweep():
+    line = "__import__('multiprocessing').get_start_method()"
+    assert in_fresh_python(f"print({line}, outcome(Cell({line!r})))") == [multiprocessing.get_start_method()] * 2
 
 
 def test_what_it_prints_is_added_to_a_file(tmp_path):

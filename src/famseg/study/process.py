@@ -67,6 +67,7 @@ def _modules(config: Any) -> list[str]:
 
 
 def _run(work: bytes, environment: Mapping[str, str], output: Path | None, survives: bool, last: Connection) -> None:
+    multiprocessing.set_start_method(None, force=True)  # else loader processes would be started as this one was
     os.environ.update(environment)  # the process that was forked has that of its own start, and what modules set
     if output is not None:
         _print_to(output)
