@@ -276,7 +276,7 @@ class SegmentationDataModule(LightningDataModule):
             num_workers=workers,
             worker_init_fn=_serve_quietly,
             persistent_workers=workers > 0,
-            pin_memory=torch.cuda.is_available(),
+            pin_memory=torch.cuda.is_available() and not numbers_only,  # by one more thread; `with_tensors` pins them
         )
 
 
