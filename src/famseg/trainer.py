@@ -115,6 +115,8 @@ def _hush() -> None:
     warnings.filterwarnings("ignore", message=".*treespec, LeafSpec.*")  # Lightning's own use of torch
     warnings.filterwarnings("ignore", message="Checkpoint directory .* exists and is not empty")  # it does in a resume
     warnings.filterwarnings("ignore", message="The dirpath has changed")  # of last.ckpt, which needs no scores
+    # of the cores it knows of; famseg says when images are waited for, and with data.cache=gpu nothing is done by more
+    warnings.filterwarnings("ignore", message="The '.*_dataloader' does not have many workers")
     warnings.filterwarnings("ignore", message="The number of training batches .* is smaller than the logging interval")
 
 
