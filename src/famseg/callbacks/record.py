@@ -118,15 +118,18 @@ class RunRecord(Callback):
 
     def _hint(self, trainer: lightning.Trainer, share: float) -> None:
         """Say once that the loader is the bottleneck; the first epoch also starts the workers and does not count."""
-        if share < LOADER_SHARE or self._hinted or len(self.timing.rows) < 2:
+        data: Any = trainer.datamodule  # type: ignore[attr-defined]
+        if share < LOADER_SHARE or self._hinted or len(self.timing.rows) < 2 or data.lies_on_device:
             return
         self._hinted = True
-        workers = trainer.datamodule.num_workers  # type: ignore[attr-defined]
+        on_gpu = trainer.strategy.root_device.type == "cuda"
+        mend = "data.cache=gpu if the set fits, else ram" if on_gpu else "data.cache=ram or disk, if it is none"
         log.warning(
-            "%.0f %% of the training time is waiting for images: data.num_workers=%d is too few, or data.cache=none "
-            "too slow (timing.csv has the times).",
+            "%.0f %% of the training time is waiting for images (timing.csv has the times). Give more data.num_workers "
+            "than %d, or %s.",
             100 * share,
-            workers,
+            data.num_workers,
+            mend,
         )
 
     def on_test_end(self, trainer: lightning.Trainer, task: SegmentationTask) -> None:  # type: ignore[override]

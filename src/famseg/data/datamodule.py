@@ -143,6 +143,11 @@ class SegmentationDataModule(LightningDataModule):
         """Standard deviation of x/255 over the training images; None until `setup`."""
         return self._prepare.std
 
+    @property
+    def lies_on_device(self) -> bool:
+        """Whether the images of training lie on the network's device, `cache="gpu"`; known from `setup` on."""
+        return self._pictures is not None
+
     def indices(self, split: str) -> list[int]:
         """Indices in the source of train, val or test."""
         return [self._index[name] for name in self.splits[split]]
