@@ -104,3 +104,23 @@ def test_the_real_program_killed_in_a_sweep_ends_as_if_nothing_had_happened(repo
         assert cell.name == cell_name([f"optimizer={cell.choices['optimizer']}"], cell.config)  # as known beforehand
         for table in ("metrics.csv", "test.csv", "split.csv"):
             assert (cell.folder / table).read_bytes() == (whole / "real" / cell.name / table).read_bytes(), table
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 75)])
+def test_cells_save_when_a_sweep_is_asked_to_stop(repository, tmp_path, fault, number, code):
+    fault("SIGTERM or Ctrl-C to a sweep, ray launcher", "its cells save; no other starts; exit code 75 or 130")
+    axes = ["optimizer=adamw,sgd,adadelta", "trainer.max_epochs=2000", "switch=none"]
+    process = sweep(repository, tmp_path, *axes, *RAY[:1], "hydra.launcher.num_cpus=2")
+    while len(list(tmp_path.glob("real/*/checkpoints/last.ckpt"))) < 2:
+        assert process.poll() is None, process.stderr.read()
+        time.sleep(0.05)
+    process.send_signal(number)
+    output, errors = process.communicate(timeout=100)
+    assert process.returncode == code, errors
+    assert "1 not started" in output
+    cells = read_study(tmp_path / "real")
+    assert sorted(cell.state for cell in cells) == ["resumable", "resumable", "waiting"]
+    for cell in cells:
+        if cell.state == "resumable":
+            assert "Asked to stop in epoch" in (cell.folder / "output.txt").read_text()

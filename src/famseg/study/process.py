@@ -21,6 +21,8 @@ from omegaconf import OmegaConf
 
 from famseg.study.work import Work
 
+GRACE = 120.0  # s to save a checkpoint when a sweep is asked to stop
+
 
 def start(work: Work, output: Path | None = None, survives: bool = True) -> tuple[BaseProcess, Connection]:
     """Start a cell with the environment of this process.
@@ -45,6 +47,18 @@ def start(work: Work, output: Path | None = None, survives: bool = True) -> tupl
     process.start()
     there.close()
     return process, here
+
+
+def wait(process: BaseProcess) -> None:
+    """Wait for a process to end; on Ctrl-C it is told to save and leave, and is given time for that."""
+    try:
+        while process.is_alive():
+            process.join(0.5)  # not for good: Ray's way of Ctrl-C wakes no one
+    except KeyboardInterrupt:
+        process.terminate()
+        process.join(GRACE)
+        process.kill()
+        raise
 
 
 def last_words(process: BaseProcess, connection: Connection) -> str:

@@ -95,7 +95,7 @@ def run_sweep(jobs: Sequence[Job], engine: Engine, retry: str | None) -> dict[Pa
     """
     if retry not in (None, "failed"):
         raise UserError(f"retry={retry}: give failed, or leave it out.")
-    before = {job.folder: read_cell(job.folder) for job in jobs if is_cell(job.folder)}
+    before = _present(jobs)
     after = {folder: cell for folder, cell in before.items() if not _to_run(cell, retry)}
     todo = [job.work for job in jobs if job.folder not in after]
     _announce(jobs, before, todo)
@@ -106,12 +106,17 @@ def run_sweep(jobs: Sequence[Job], engine: Engine, retry: str | None) -> dict[Pa
             end(work.folder, words)
             after[work.folder] = _outcome(work.folder, words)
             log.info("%d of %d: %s", ended, len(todo), sentence(after[work.folder]))
-    except BaseException:
-        if ended:
-            log.warning("%s", summary(jobs, after))
+    except BaseException as error:
+        if ended or isinstance(error, (KeyboardInterrupt, SystemExit)):  # else nothing has begun
+            log.warning("%s", summary(jobs, _present(jobs) | after))
         raise
     log.log(logging.INFO if _all_done(after) else logging.WARNING, "%s", summary(jobs, after))
     return after
+
+
+def _present(jobs: Sequence[Job]) -> dict[Path, Cell]:
+    """Those of the jobs that have begun, as they are now."""
+    return {job.folder: read_cell(job.folder) for job in jobs if is_cell(job.folder)}
 
 
 def _all_done(cells: Mapping[Path, Cell]) -> bool:

@@ -7,18 +7,23 @@ processes, runs a killed cell again three times in its folder, and with `max_ret
 import importlib.util
 import os
 from collections.abc import Iterator, Sequence
+from types import FrameType
 from typing import Any
 
 from famseg.errors import UserError
+from famseg.signals import taken
 from famseg.study.launcher import CellLauncher
-from famseg.study.process import last_words, start
+from famseg.study.process import GRACE, last_words, start, wait
 from famseg.study.work import Work, one_line
 
 STORE = 78643200  # bytes, the least that Ray takes: cells exchange nothing
 
 
 class RayLauncher(CellLauncher):
-    """Runs as many cells at once as Ray has GPUs, or cores where it has none; see conf/hydra/launcher/ray.yaml."""
+    """Runs as many cells at once as Ray has GPUs, or cores where it has none; see conf/hydra/launcher/ray.yaml.
+
+    After SIGTERM, SIGUSR1 or Ctrl-C the cells that run save, no other starts, and the sweep ends.
+    """
 
     def __init__(
         self,
@@ -43,14 +48,19 @@ class RayLauncher(CellLauncher):
         import ray
 
         self._start()
+        waiting: dict[Any, Work] = {}
         try:
             remote = ray.remote(**self._needs())(_in_worker)
-            waiting = {remote.remote(work): work for work in works}
-            while waiting:
-                ended, _ = ray.wait(list(waiting))
-                for reference in ended:
-                    yield waiting.pop(reference), _words(reference)
+            waiting |= {remote.remote(work): work for work in works}
+            with taken(_leave):
+                while waiting:
+                    ended, _ = ray.wait(list(waiting))
+                    for reference in ended:
+                        yield waiting.pop(reference), _words(reference)
+        except SystemExit:  # in `ray.wait`, which gives it a code of its own
+            raise SystemExit(os.EX_TEMPFAIL) from None  # as famseg.callbacks.preemption, which would wait for torch
         finally:
+            _ask_to_leave(list(waiting))
             ray.shutdown()
 
     def _start(self) -> None:
@@ -86,10 +96,24 @@ class RayLauncher(CellLauncher):
         return {"num_gpus": gpus, "num_cpus": self.cpus_per_cell, "max_calls": 0, "max_retries": 0}
 
 
+def _leave(number: int, frame: FrameType | None) -> None:
+    raise SystemExit
+
+
+def _ask_to_leave(references: list[Any]) -> None:
+    """Have cells that run save, and those that wait never start; of a sweep that came to its end there are none."""
+    import ray
+
+    for reference in references:
+        ray.cancel(reference)
+    if references:
+        ray.wait(references, num_returns=len(references), timeout=GRACE)
+
+
 def _in_worker(work: Work) -> str:
     """Run a cell in a process of its own; what it prints goes into its folder, a crash's last words with it."""
     process, connection = start(work, work.folder / "output.txt", survives=False)
-    process.join()
+    wait(process)
     return last_words(process, connection)
 
 

@@ -8,10 +8,8 @@ from multiprocessing.process import BaseProcess
 from types import FrameType
 
 from famseg.study.launcher import CellLauncher
-from famseg.study.process import last_words, start
+from famseg.study.process import last_words, start, wait
 from famseg.study.work import Work
-
-GRACE = 120.0  # s to save a checkpoint after Ctrl-C
 
 
 class SerialLauncher(CellLauncher):
@@ -22,20 +20,10 @@ class SerialLauncher(CellLauncher):
         for work in works:
             process, connection = start(work)
             with _handed_on(process) as asked:
-                _wait(process)
+                wait(process)
             yield work, last_words(process, connection)
             if asked:
                 raise SystemExit(os.EX_TEMPFAIL)  # as famseg.callbacks.preemption, which would wait for torch
-
-
-def _wait(process: BaseProcess) -> None:
-    try:
-        process.join()
-    except KeyboardInterrupt:
-        process.terminate()
-        process.join(GRACE)
-        process.kill()
-        raise
 
 
 @contextmanager
