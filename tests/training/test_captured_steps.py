@@ -85,6 +85,17 @@ class Stop(Callback):
             os.kill(os.getpid(), signal.SIGTERM)
 
 
+class Interrupt(Callback):
+    """Ends a run as an error does."""
+
+    def on_train_batch_start(self, trainer, task, batch, batch_idx):
+        if trainer.global_step == 3:
+            self.task, self.optimizer = task, trainer.optimizers[0]
+            assert "batch_loss" in task.__dict__
+            assert "step" in self.optimizer.__dict__
+            raise ValueError("told to fail")
+
+
 class Poison(Callback):
     """Makes the images of a step infinite."""
 
@@ -133,6 +144,16 @@ def test_weights_are_those_of_plain_updates(train, name):
         assert Update.count == (2 if name == "adadelta" else 4)
         assert_same(ours, train("nothing", "nothing", name=name)[1])
     assert_same(ours, train("plain", "steps", name=name)[1])
+
+
+def test_nothing_captured_outlives_an_error(train):
+    """The same task may be trained again."""
+    interrupt = Interrupt()
+    with pytest.raises(ValueError, match="told to fail"):
+        train("run", "updates", callbacks=[interrupt])
+    assert "batch_loss" not in interrupt.task.__dict__
+    assert "step" not in interrupt.optimizer.__dict__
+    assert all(p.grad is None for p in interrupt.task.parameters())
 
 
 def test_what_is_not_captured_is_said_once(train, caplog):

@@ -71,6 +71,15 @@ class CUDAGraphs(Callback):
 
     def on_train_end(self, trainer: lightning.Trainer, task: SegmentationTask) -> None:  # type: ignore[override]
         """Give the graphs' memory back, and the gradients that lie in it."""
+        self._give_back(task)
+
+    def on_exception(  # type: ignore[override]
+        self, trainer: lightning.Trainer, task: SegmentationTask, exception: BaseException
+    ) -> None:
+        """Do so, too: in a notebook the same task is trained again, and a capture cannot be captured."""
+        self._give_back(task)
+
+    def _give_back(self, task: SegmentationTask) -> None:
         if task.__dict__.pop("batch_loss", None) is not None:
             task.zero_grad()
         self._release()
