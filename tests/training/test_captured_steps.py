@@ -1,5 +1,6 @@
 """Captured steps with captured updates and norms are plain steps; on a CPU with stand-ins for the graphs."""
 
+import copy
 import json
 import os
 import signal
@@ -96,6 +97,15 @@ class Interrupt(Callback):
             raise ValueError("told to fail")
 
 
+class Reload(Callback):
+    """Puts a state of other tensors into the optimizer."""
+
+    def on_train_batch_start(self, trainer, task, batch, batch_idx):
+        if trainer.global_step == 3:
+            optimizer = trainer.optimizers[0]
+            optimizer.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+
+
 class Poison(Callback):
     """Makes the images of a step infinite."""
 
@@ -144,6 +154,14 @@ def test_weights_are_those_of_plain_updates(train, name):
         assert Update.count == (2 if name == "adadelta" else 4)
         assert_same(ours, train("nothing", "nothing", name=name)[1])
     assert_same(ours, train("plain", "steps", name=name)[1])
+
+
+@pytest.mark.parametrize("name", ["adamw", "momentum"])
+def test_a_state_that_is_loaded_later_is_the_one_that_is_updated(train, name):
+    _, ours = train("ours", "updates", name=name, callbacks=[Reload()], epochs=2)
+    if train.fake:
+        assert Update.count == 3  # one of them anew
+    assert_same(ours, train("plain", "steps", name=name, callbacks=[Reload()], epochs=2)[1])
 
 
 def test_nothing_captured_outlives_an_error(train):

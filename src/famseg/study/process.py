@@ -43,7 +43,7 @@ def start(work: Work, output: Path | None = None, survives: bool = True) -> tupl
     linux = sys.platform == "linux"  # elsewhere libraries start threads as they are imported
     context = multiprocessing.get_context("forkserver" if linux else "spawn")
     if linux:
-        ours = "_target_: famseg." in OmegaConf.to_yaml(work.config)
+        ours = "'_target_': 'famseg." in str(OmegaConf.to_container(work.config))
         context.set_forkserver_preload(PRELOADED if ours else [])
     here, there = context.Pipe(duplex=False)
     arguments = (cloudpickle.dumps(work), dict(os.environ), output, survives, there)
