@@ -52,8 +52,12 @@ class ReplayedUpdate:
 
 
 def suits(optimizer: Optimizer) -> bool:
-    """Whether all that a step reads and writes lies on the GPU, as torch's fused forms have it; others count there."""
-    return all(group.get("fused") for group in optimizer.param_groups)
+    """Whether all that a step reads and writes lies on the GPU, as torch's fused forms have it; others count there.
+
+    Hooks of a step would run at its captures only.
+    """
+    hooks = {**optimizer._optimizer_step_pre_hooks, **optimizer._optimizer_step_post_hooks}
+    return not hooks and all(group.get("fused") for group in optimizer.param_groups)
 
 
 @contextmanager

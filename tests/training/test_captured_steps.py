@@ -20,6 +20,7 @@ from famseg.phases import OptimizerOption
 from famseg.replay import ReplayedStep
 from famseg.schedules import RateLimits, poly
 from famseg.signals import Preempted
+from famseg.update import suits
 
 OPTIMIZERS = {
     "adamw": partial(torch.optim.AdamW, weight_decay=0.01),
@@ -178,8 +179,16 @@ def test_what_is_not_captured_is_said_once(train, caplog):
     caplog.set_level("INFO")
     train("run", "updates", name="adadelta")
     assert [m for m in caplog.messages if "not captured" in m] == [
-        "Updates by Adadelta are not captured as a CUDA graph: it is not fused, or gradients are scaled."
+        "Updates by Adadelta are not captured as a CUDA graph: it is not fused or has hooks, or gradients are scaled."
     ]
+
+
+@pytest.mark.parametrize("hook", ["register_step_pre_hook", "register_step_post_hook"])
+def test_an_optimizer_with_hooks_steps_itself(hook):
+    optimizer = torch.optim.AdamW([torch.nn.Parameter(torch.ones(2))], fused=True)
+    assert suits(optimizer)
+    getattr(optimizer, hook)(print)
+    assert not suits(optimizer)
 
 
 @pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
