@@ -83,7 +83,7 @@ class Sleeper:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
-def test_a_signal_while_a_cell_is_being_started_ends_it(monkeypatch, number):
+def test_a_signal_while_a_cell_is_being_started_ends_the_sweep(monkeypatch, number):
     """Which takes seconds for the first, since torch is imported for it."""
     module = importlib.import_module("hydra_plugins.famseg_serial.launcher")
     start = module.start
@@ -95,7 +95,6 @@ def test_a_signal_while_a_cell_is_being_started_ends_it(monkeypatch, number):
     monkeypatch.setattr(module, "start", interrupted)
     cells = module.SerialLauncher().run([Sleeper()] * 2)
     began = time.monotonic()
-    assert next(cells)[1] == "killed by SIGTERM"
     with pytest.raises(SystemExit, match="75"):
         next(cells)
     assert time.monotonic() - began < 30

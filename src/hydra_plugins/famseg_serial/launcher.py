@@ -25,7 +25,8 @@ class SerialLauncher(CellLauncher):
                 process, connection = start(work)  # seconds, the first time
                 running.append(process)
                 if asked:
-                    process.terminate()
+                    process.kill()  # it has nothing to save
+                    raise SystemExit(os.EX_TEMPFAIL)
                 _wait(process)
             yield work, last_words(process, connection)
             if asked:
