@@ -15,8 +15,9 @@ class ReplayedUpdate:
     """Stands in for the `step` of an optimizer whose gradients are always the same tensors.
 
     An optimizer goes through its parameters in Python, for 600 of them as long as the GPU takes for many layers. The
-    first step is plain, for it makes the state. The rate and all other numbers of Python are part of a graph, which is
-    captured anew when one has changed; so an epoch may have a rate of its own, a step should not.
+    first step is plain, for it makes the state, and so is the first with a state that was loaded since. The rate and
+    all other numbers of Python are part of a graph, which is captured anew when one has changed; so an epoch may have a
+    rate of its own, a step should not.
 
     Args:
         optimizer: one that `suits`.
@@ -26,7 +27,7 @@ class ReplayedUpdate:
     def __init__(self, optimizer: Optimizer, gradients: Sequence[tuple[Tensor, Tensor]]) -> None:
         self._optimizer, self._gradients = optimizer, gradients
         self._plain: Callable[[], Any] = optimizer.step
-        self._has_state = False
+        self._state: object = None  # whose tensors the graph writes
         self._numbers: list[dict[str, Any]] | None = None  # of the graph
         self._graph: torch.cuda.CUDAGraph | None = None
 
@@ -35,9 +36,9 @@ class ReplayedUpdate:
         loss = closure()
         if any(parameter.grad is not gradient for parameter, gradient in self._gradients):  # skipped: there are none
             self._plain()
-        elif not self._has_state:
+        elif self._optimizer.state is not self._state:
             self._plain()
-            self._has_state = True
+            self._state, self._numbers = self._optimizer.state, None
         else:
             self._update()
         return loss
@@ -51,8 +52,12 @@ class ReplayedUpdate:
 
 
 def suits(optimizer: Optimizer) -> bool:
-    """Whether all that a step reads and writes lies on the GPU, as torch's fused forms have it; others count there."""
-    return all(group.get("fused") for group in optimizer.param_groups)
+    """Whether all that a step reads and writes lies on the GPU, as torch's fused forms have it; others count there.
+
+    Hooks of a step would run at its captures only.
+    """
+    hooks = {**optimizer._optimizer_step_pre_hooks, **optimizer._optimizer_step_post_hooks}
+    return not hooks and all(group.get("fused") for group in optimizer.param_groups)
 
 
 @contextmanager

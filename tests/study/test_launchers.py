@@ -10,6 +10,7 @@ import sys
 import time
 
 import pytest
+from omegaconf import DictConfig
 
 from famseg.errors import UserError
 from famseg.study.cells import read_study
@@ -70,6 +71,33 @@ def test_sigterm_is_handed_on_and_ends_the_sweep(stub, count, fault):
     assert process.returncode == 75
     assert "1 not started" in output
     assert states(stub.study) == {"seed-0": "lost", "seed-1": "waiting"}
+
+
+class Sleeper:
+    """A cell without an end."""
+
+    config = DictConfig({})
+
+    def __call__(self):
+        time.sleep(60)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+def test_a_signal_while_a_cell_is_being_started_ends_the_sweep(monkeypatch, number):
+    """Which takes seconds for the first, since torch is imported for it."""
+    module = importlib.import_module("hydra_plugins.famseg_serial.launcher")
+    start = module.start
+
+    def interrupted(work):
+        os.kill(os.getpid(), number)
+        return start(work)
+
+    monkeypatch.setattr(module, "start", interrupted)
+    cells = module.SerialLauncher().run([Sleeper()] * 2)
+    began = time.monotonic()
+    with pytest.raises(SystemExit, match="75"):
+        next(cells)
+    assert time.monotonic() - began < 30
 
 
 def test_a_cell_is_found_whatever_its_command_looked_like(stub, count):

@@ -28,15 +28,16 @@ class Cell:
 
 
 def outcome(cell, **options):
-    process, connection = start(cell, **options)
-    process.join()
-    return last_words(process, connection)
+    child, connection = start(cell, **options)
+    child.join()
+    return last_words(child, connection)
 
 
 @pytest.mark.parametrize(
     ("line", "words"),
     [
         ("'done'", "done"),
+        ("'x' * 100_000", "x" * 2000),
         ("os._exit(3)", "its process left with 3"),
         ("os.kill(os.getpid(), 9)", "killed by SIGKILL"),
     ],
@@ -64,19 +65,63 @@ def test_what_it_prints_is_added_to_a_file(tmp_path):
     assert path.read_text() == "first\nfirst\nsecond\nsecond\n"
 
 
-def in_fresh_python(program):
+def in_fresh_python(program, **options):
     """The words that a program prints, and the cells that it starts."""
     head = "from test_process import *\nif __name__ == '__main__':\n"
     command = [sys.executable, "-c", head + textwrap.indent(textwrap.dedent(program), "    ")]
-    run = subprocess.run(command, cwd=Path(__file__).parent, stdout=subprocess.PIPE, text=True, timeout=100, check=True)
+    options |= {"cwd": Path(__file__).parent, "stdout": subprocess.PIPE, "text": True, "timeout": 100, "check": True}
+    run = subprocess.run(command, **options)
     return run.stdout.split()
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere each cell is a new Python")
-def test_modules_of_its_configuration_are_there():
-    config = {"list": [{"_target_": "famseg.biometry.head.measure"}], "other": {"_target_": "colorsys.rgb_to_hls"}}
-    line = "[name in sys.modules for name in ('famseg.biometry.head', 'colorsys')]"
-    assert in_fresh_python(f"print(outcome(Cell({line!r}, DictConfig({config!r}))))") == ["[True,", "False]"]
+def test_the_code_and_its_revision_are_there_as_they_were_at_the_first():
+    """And not only what a configuration names: kernels are imported when a network first runs."""
+    names = ("famseg.run", "famseg.kernels.loss", "famseg.evaluation.results")
+    line = f"all(name in sys.modules for name in {names})"
+    for target, there in (("famseg.models.FAMSeg", "True"), ("torch.nn.ReLU", "False")):
+        config = {"any": [{"_target_": target}]}
+        assert in_fresh_python(f"print(outcome(Cell({line!r}, DictConfig({config!r}))))") == [there]
+
+
+def test_a_module_that_cannot_be_imported_is_the_affair_of_cells_that_need_it(tmp_path):
+    (tmp_path / "a_wrong.py").write_text("1 +")
+    (tmp_path / "b_wrong").mkdir()
+    (tmp_path / "b_wrong" / "__init__.py").write_text("raise TypeError")
+    (tmp_path / "c_sound.py").touch()
+    program = f"""
+    import famseg.study
+    famseg.__path__ = [{str(tmp_path)!r}]
+    from famseg.study import preload
+    print('famseg.c_sound' in sys.modules)
+    """
+    assert in_fresh_python(program) == ["True"]
+
+
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGUSR1"])
+def test_a_signal_to_all_processes_lets_the_sweep_wait_for_its_cell(tmp_path, fault, name):
+    """A cell that has to save first, as `famseg.callbacks.Preemption` does."""
+    what = "SIGTERM or SIGUSR1 to all processes of a sweep, serial launcher"
+    fault(what, "its cell saves, and the sweep waits for it")
+    ready = tmp_path / "ready"
+    line = f"""[
+        signal.signal(signal.{name}, lambda *_: came.append(1)),
+        open({str(ready)!r}, 'w').close(),
+        [time.sleep(0.01) for _ in iter(lambda: not came, False)],
+        time.sleep(1),
+    ][-1] or 'saved'"""
+    names = "(lambda signal, time, came: {})(__import__('signal'), __import__('time'), [])"
+    program = f"""
+    import os, signal, time
+    signal.signal(signal.{name}, lambda *_: None)
+    child, connection = start(Cell({names.format(" ".join(line.split()))!r}))
+    while not os.path.exists({str(ready)!r}):
+        time.sleep(0.01)
+    os.killpg(0, signal.{name})
+    child.join()
+    print(last_words(child, connection))
+    """
+    assert in_fresh_python(program, start_new_session=True) == ["saved"]
 
 
 @pytest.mark.parametrize("survives", [True, False])

@@ -1,5 +1,6 @@
 """Captured steps with captured updates and norms are plain steps; on a CPU with stand-ins for the graphs."""
 
+import copy
 import json
 import os
 import signal
@@ -19,6 +20,7 @@ from famseg.phases import OptimizerOption
 from famseg.replay import ReplayedStep
 from famseg.schedules import RateLimits, poly
 from famseg.signals import Preempted
+from famseg.update import suits
 
 OPTIMIZERS = {
     "adamw": partial(torch.optim.AdamW, weight_decay=0.01),
@@ -85,6 +87,26 @@ class Stop(Callback):
             os.kill(os.getpid(), signal.SIGTERM)
 
 
+class Interrupt(Callback):
+    """Ends a run as an error does."""
+
+    def on_train_batch_start(self, trainer, task, batch, batch_idx):
+        if trainer.global_step == 3:
+            self.task, self.optimizer = task, trainer.optimizers[0]
+            assert "batch_loss" in task.__dict__
+            assert "step" in self.optimizer.__dict__
+            raise ValueError("told to fail")
+
+
+class Reload(Callback):
+    """Puts a state of other tensors into the optimizer."""
+
+    def on_train_batch_start(self, trainer, task, batch, batch_idx):
+        if trainer.global_step == 3:
+            optimizer = trainer.optimizers[0]
+            optimizer.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+
+
 class Poison(Callback):
     """Makes the images of a step infinite."""
 
@@ -135,12 +157,38 @@ def test_weights_are_those_of_plain_updates(train, name):
     assert_same(ours, train("plain", "steps", name=name)[1])
 
 
+@pytest.mark.parametrize("name", ["adamw", "momentum"])
+def test_a_state_that_is_loaded_later_is_the_one_that_is_updated(train, name):
+    _, ours = train("ours", "updates", name=name, callbacks=[Reload()], epochs=2)
+    if train.fake:
+        assert Update.count == 3  # one of them anew
+    assert_same(ours, train("plain", "steps", name=name, callbacks=[Reload()], epochs=2)[1])
+
+
+def test_nothing_captured_outlives_an_error(train):
+    """The same task may be trained again."""
+    interrupt = Interrupt()
+    with pytest.raises(ValueError, match="told to fail"):
+        train("run", "updates", callbacks=[interrupt])
+    assert "batch_loss" not in interrupt.task.__dict__
+    assert "step" not in interrupt.optimizer.__dict__
+    assert all(p.grad is None for p in interrupt.task.parameters())
+
+
 def test_what_is_not_captured_is_said_once(train, caplog):
     caplog.set_level("INFO")
     train("run", "updates", name="adadelta")
     assert [m for m in caplog.messages if "not captured" in m] == [
-        "Updates by Adadelta are not captured as a CUDA graph: it is not fused, or gradients are scaled."
+        "Updates by Adadelta are not captured as a CUDA graph: it is not fused or has hooks, or gradients are scaled."
     ]
+
+
+@pytest.mark.parametrize("hook", ["register_step_pre_hook", "register_step_post_hook"])
+def test_an_optimizer_with_hooks_steps_itself(hook):
+    optimizer = torch.optim.AdamW([torch.nn.Parameter(torch.ones(2))], fused=True)
+    assert suits(optimizer)
+    getattr(optimizer, hook)(print)
+    assert not suits(optimizer)
 
 
 @pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])

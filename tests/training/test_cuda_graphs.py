@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from lightning.pytorch.callbacks import GradientAccumulationScheduler
+from lightning.pytorch.callbacks import GradientAccumulationScheduler, StochasticWeightAveraging
 from torch import nn
 
 from famseg.callbacks import CUDAGraphs, graphs
@@ -53,13 +53,22 @@ def test_weights_are_those_of_plain_steps(fit, precision):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5, msg=name)
 
 
-def test_steps_that_will_be_of_several_batches_are_not_captured():
-    later = GradientAccumulationScheduler({4: 2})  # the first epochs' steps are of one batch
+@pytest.mark.parametrize("later", [GradientAccumulationScheduler({4: 2}), StochasticWeightAveraging(1e-3)])
+def test_steps_that_will_be_others_in_a_later_epoch_are_not_captured(later):
     trainer = SimpleNamespace(world_size=1, accumulate_grad_batches=1, callbacks=[later])
     task = SimpleNamespace(device=torch.device("cuda"), model=nn.Identity())
-    assert "GradientAccumulationScheduler" in graphs._obstacle(trainer, task)
+    assert type(later).__name__ in graphs._obstacle(trainer, task)
     trainer.callbacks = []
     assert not graphs._obstacle(trainer, task)
+
+
+@pytest.mark.gpu
+def test_stochastic_weight_averaging_trains_as_without_captures(fit):
+    options = {"accelerator": "gpu", "network": small, "switch": None, "deterministic": True}
+    averaged = [fit(name, callbacks=[*graphs, StochasticWeightAveraging(1e-3, 2, 1)], **options)[1]
+                for name, graphs in (("plain", []), ("graphs", [CUDAGraphs()]))]  # fmt: skip
+    for (name, a), b in zip(averaged[0].state_dict().items(), averaged[1].state_dict().values(), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5, msg=name)
 
 
 @pytest.mark.gpu

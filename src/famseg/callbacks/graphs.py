@@ -5,7 +5,7 @@ from typing import Literal
 
 import lightning
 import torch
-from lightning.pytorch.callbacks import Callback, GradientAccumulationScheduler
+from lightning.pytorch.callbacks import Callback, GradientAccumulationScheduler, StochasticWeightAveraging
 from torch.optim import Optimizer
 
 from famseg.callbacks.rehearsal import sample, trained, unchanged
@@ -17,6 +17,10 @@ from famseg.update import ReplayedUpdate, suits
 
 log = logging.getLogger(__name__)
 
+# The first adds gradients of several batches up from some epoch on; the second has torch wrap the optimizer's step in
+# the middle of a training, and puts other tensors into the place of batch statistics.
+REFUSED = (GradientAccumulationScheduler, StochasticWeightAveraging)
+
 
 class CUDAGraphs(Callback):
     """Captures forward, loss and backward once, before the first step, and a fused optimizer's step at each new rate.
@@ -26,7 +30,8 @@ class CUDAGraphs(Callback):
 
     Args:
         enabled: `auto`: where it is possible; False; True: an error where it is not. It takes one GPU, steps of one
-            batch, no gradient checkpointing, and a network that never waits for a value from the GPU.
+            batch, no gradient checkpointing, no stochastic weight averaging, and a network that never waits for a value
+            from the GPU.
 
     Raises:
         UserError: at the start of training, `enabled` is True and the run cannot be captured; the message says why.
@@ -67,10 +72,20 @@ class CUDAGraphs(Callback):
             optimizer.step = ReplayedUpdate(optimizer, step.gradients)  # type: ignore[method-assign, assignment]
         else:
             name = type(optimizer).__name__
-            log.info("Updates by %s are not captured as a CUDA graph: it is not fused, or gradients are scaled.", name)
+            why = "it is not fused or has hooks, or gradients are scaled"
+            log.info("Updates by %s are not captured as a CUDA graph: %s.", name, why)
 
     def on_train_end(self, trainer: lightning.Trainer, task: SegmentationTask) -> None:  # type: ignore[override]
         """Give the graphs' memory back, and the gradients that lie in it."""
+        self._give_back(task)
+
+    def on_exception(  # type: ignore[override]
+        self, trainer: lightning.Trainer, task: SegmentationTask, exception: BaseException
+    ) -> None:
+        """Do so, too: in a notebook the same task is trained again, and a capture cannot be captured."""
+        self._give_back(task)
+
+    def _give_back(self, task: SegmentationTask) -> None:
         if task.__dict__.pop("batch_loss", None) is not None:
             task.zero_grad()
         self._release()
@@ -89,8 +104,9 @@ def _obstacle(trainer: lightning.Trainer, task: SegmentationTask) -> str:
         return f"trainer.devices={trainer.world_size}"
     if trainer.accumulate_grad_batches > 1:  # the second backward would overwrite the gradients of the first
         return f"trainer.accumulate_grad_batches={trainer.accumulate_grad_batches}"
-    if any(isinstance(callback, GradientAccumulationScheduler) for callback in trainer.callbacks):  # type: ignore[attr-defined]
-        return "GradientAccumulationScheduler is among the callbacks"
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]
+        if isinstance(callback, REFUSED):
+            return f"{type(callback).__name__} is among the callbacks"
     if recomputes(task.model):
         return "model.checkpointing=true"
     return ""

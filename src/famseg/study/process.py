@@ -2,6 +2,7 @@
 
 Python, torch and Lightning take longer to start than a short cell to train. A fork has them at once and shares their
 memory; it is made of a process that has done nothing but import, since neither CUDA nor threads survive a fork.
+That process is deaf to what a cluster tells all processes of a job: without it the sweep could not wait for its cell.
 """
 
 import multiprocessing
@@ -9,25 +10,28 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import Any
 
 import cloudpickle
 from omegaconf import OmegaConf
 
+from famseg.signals import STOPS
 from famseg.study.work import Work
 
 GRACE = 120.0  # s to save a checkpoint when a sweep is asked to stop
+PRELOADED = ["__main__", "famseg.study.preload"]
+LONGEST = 2000  # letters of the last words; a pipe that nobody reads yet takes 65536 bytes
 
 
 def start(work: Work, output: Path | None = None, survives: bool = True) -> tuple[BaseProcess, Connection]:
     """Start a cell with the environment of this process.
 
-    Before the first, modules of famseg that its configuration names are imported, for all that follow.
+    Before the first, all of famseg is imported, for all that follow, if its configuration names anything of it.
 
     Args:
         work: the cell.
@@ -40,11 +44,13 @@ def start(work: Work, output: Path | None = None, survives: bool = True) -> tupl
     linux = sys.platform == "linux"  # elsewhere libraries start threads as they are imported
     context = multiprocessing.get_context("forkserver" if linux else "spawn")
     if linux:
-        context.set_forkserver_preload(["__main__", *_modules(OmegaConf.to_container(work.config))])
+        ours = "'_target_': 'famseg." in str(OmegaConf.to_container(work.config))
+        context.set_forkserver_preload(PRELOADED if ours else [])
     here, there = context.Pipe(duplex=False)
     arguments = (cloudpickle.dumps(work), dict(os.environ), output, survives, there)
     process = context.Process(target=_run, args=arguments)  # type: ignore[attr-defined]
-    process.start()
+    with _blocked():
+        process.start()
     there.close()
     return process, here
 
@@ -72,15 +78,19 @@ def last_words(process: BaseProcess, connection: Connection) -> str:
     return f"killed by {signal.Signals(-code).name}" if code < 0 else f"its process left with {code}"
 
 
-def _modules(config: Any) -> list[str]:
-    """Ours among those of a configuration's targets: what others' do when they are imported is not known."""
-    nodes = list(config.values()) if isinstance(config, dict) else config if isinstance(config, list) else []
-    target = str(config.get("_target_", "")) if isinstance(config, dict) else ""
-    here = [target.rpartition(".")[0]] if target.startswith("famseg.") else []
-    return sorted({*here, *(module for node in nodes for module in _modules(node))})
+@contextmanager
+def _blocked() -> Iterator[None]:
+    """Signals of a cluster wait, and are blocked for good in a process that is started here."""
+    resource_tracker.ensure_running()  # which would unblock them as it starts
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, STOPS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _run(work: bytes, environment: Mapping[str, str], output: Path | None, survives: bool, last: Connection) -> None:
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPS)
     multiprocessing.set_start_method(None, force=True)  # else loader processes would be started as this one was
     os.environ.update(environment)  # the process that was forked has that of its own start, and what modules set
     if output is not None:
@@ -89,7 +99,7 @@ def _run(work: bytes, environment: Mapping[str, str], output: Path | None, survi
         threading.Thread(target=_leave_with_parent, daemon=True).start()
     words = cloudpickle.loads(work)()
     with suppress(BrokenPipeError):  # the sweep is gone
-        last.send(words)
+        last.send(words[:LONGEST])
 
 
 def _print_to(path: Path) -> None:

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from multiprocessing.process import BaseProcess
 from types import FrameType
 
+from famseg.signals import STOPS
 from famseg.study.launcher import CellLauncher
 from famseg.study.process import last_words, start, wait
 from famseg.study.work import Work
@@ -18,8 +19,12 @@ class SerialLauncher(CellLauncher):
     def run(self, works: Sequence[Work]) -> Iterator[tuple[Work, str]]:
         """Run cells in turn."""
         for work in works:
-            process, connection = start(work)
-            with _handed_on(process) as asked:
+            with _handed_on() as (asked, running):
+                process, connection = start(work)  # seconds, the first time
+                running.append(process)
+                if asked:
+                    process.kill()  # it has nothing to save
+                    raise SystemExit(os.EX_TEMPFAIL)
                 wait(process)
             yield work, last_words(process, connection)
             if asked:
@@ -27,18 +32,20 @@ class SerialLauncher(CellLauncher):
 
 
 @contextmanager
-def _handed_on(process: BaseProcess) -> Iterator[list[int]]:
-    """Hand signals on to a process; those that came are in the list."""
+def _handed_on() -> Iterator[tuple[list[int], list[BaseProcess]]]:
+    """Hand signals on to the processes in the second list; those that came are in the first."""
     came: list[int] = []
+    running: list[BaseProcess] = []
 
     def hand_on(number: int, frame: FrameType | None) -> None:
         came.append(number)
-        if process.pid is not None and process.is_alive():
-            os.kill(process.pid, number)
+        for process in running:
+            if process.pid is not None and process.is_alive():
+                os.kill(process.pid, number)
 
-    before = {number: signal.signal(number, hand_on) for number in (signal.SIGTERM, signal.SIGUSR1)}
+    before = {number: signal.signal(number, hand_on) for number in STOPS}
     try:
-        yield came
+        yield came, running
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
