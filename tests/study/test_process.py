@@ -144,3 +144,17 @@ def test_what_training_imports_leaves_the_gpu_to_the_cell(repository):
     print(outcome(Cell("__import__('torch').ones(2, device='cuda').sum().item()", config)))
     """
     assert in_fresh_python(program) == ["2.0"]
+
+
+def test_what_a_fork_shares_has_asked_for_no_gpu():
+    """CUDA, once started, does not survive a fork; without a GPU the test before cannot show it."""
+    program = """
+    import torch
+    asked = []
+    for name in ("is_available", "device_count", "get_device_properties", "_lazy_init"):
+        setattr(torch.cuda, name, lambda *_, name=name: asked.append(name))
+    torch.cuda.is_available()
+    import famseg.study.preload
+    print(*asked)
+    """
+    assert in_fresh_python(program) == ["is_available"]
