@@ -112,6 +112,7 @@ def test_every_model_of_the_configuration_is_counted(name, capsys):
     assert kept > 0
 
 
+@pytest.mark.slow
 def test_the_files(tmp_path, capsys):
     files = ["--csv", str(tmp_path / "cost.csv"), "--markdown", str(tmp_path / "cost.md")]
     assert main(["cost", "--models", "famseg_n", "--size", "64", "64", *files]) == 0

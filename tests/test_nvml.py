@@ -48,6 +48,7 @@ class Timing:
             strategy=SimpleNamespace(root_device=torch.device(device)),
             device_ids=device_ids,
             world_size=1,
+            datamodule=SimpleNamespace(lies_on_device=True),
             optimizers=[SimpleNamespace(param_groups=[{"lr": 0.1}])],
         )
         phase = SimpleNamespace(optimizer=SimpleNamespace(name="adamw"))

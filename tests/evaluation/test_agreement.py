@@ -19,6 +19,7 @@ def test_limits_by_hand():
     assert found.uncertainty()[1] == pytest.approx(3.182446 * 1.632993 / 2, rel=1e-5)  # Student's t of 3
 
 
+@pytest.mark.slow
 def test_many_images_that_are_independent_have_the_intervals_of_the_paper():
     true = np.full(4000, 100.0)
     found = agreement(rows(true, true + np.random.default_rng(0).normal(0.5, 2, 4000)), "hc", range(4000))

@@ -30,7 +30,7 @@ def arguments(shape, kernel, dtype, device, layout, seed=0, padding=4):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("kernel", [3, 5])
+@pytest.mark.parametrize("kernel", [3, pytest.param(5, marks=pytest.mark.slow)])  # the interpreter takes 4 s for each
 @pytest.mark.parametrize("shape", [*CORNERS[:5], (1, 70, 3, 5), (1, 130, 2, 3)])
 def test_small_maps(shape, kernel, dtype, device):
     assert_like_twin(fam.reassemble, twin, arguments(shape, kernel, dtype, device, "channels_last"), TOLERANCE[dtype])

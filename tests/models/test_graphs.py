@@ -39,6 +39,7 @@ def program(model):
     return torch.export.export(model, (picture(2, 1, 250, 370),), dynamic_shapes=shapes)
 
 
+@pytest.mark.slow
 def test_compiles_without_graph_breaks(model):
     compiled = torch.compile(model, backend="eager", fullgraph=True)
     images = picture(2, 1, 64, 96)

@@ -74,6 +74,7 @@ def in_fresh_python(program, **options):
     return run.stdout.split()
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere each cell is a new Python")
 def test_the_code_and_its_revision_are_there_as_they_were_at_the_first():
     """And not only what a configuration names: kernels are imported when a network first runs."""
@@ -146,6 +147,7 @@ def test_what_training_imports_leaves_the_gpu_to_the_cell(repository):
     assert in_fresh_python(program) == ["2.0"]
 
 
+@pytest.mark.slow
 def test_what_a_fork_shares_has_asked_for_no_gpu():
     """CUDA, once started, does not survive a fork; without a GPU the test before cannot show it."""
     program = """

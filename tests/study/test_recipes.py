@@ -84,6 +84,7 @@ def test_fig_5_is_drawn_from_the_cells_of_table_2():
     assert set(identities("fig5")) < set(identities("table2"))
 
 
+@pytest.mark.slow
 def test_one_study_of_all_tables_trains_what_they_share_once():
     together = identities("tables")
     assert len(set(together)) == len(together)

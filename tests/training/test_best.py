@@ -56,8 +56,7 @@ def test_the_best_epoch_is_kept_across_a_resume(scored, fit, tmp_path, folder, k
 
 
 @pytest.mark.parametrize("values", [[0.1, 0.4, 0.3, 0.2, 0.1], [0.1, 0.2, 0.4, 0.3, 0.2], [0.2, 0.3, 0.4, 0.1, 0.5]])
-@pytest.mark.parametrize("keep", [1, 2])
-@pytest.mark.parametrize("folder", ["run", "moved"])
+@pytest.mark.parametrize(("keep", "folder"), [(1, "run"), (2, "moved")])
 def test_a_best_checkpoint_newer_than_the_last_one(scored, fit, tmp_path, values, keep, folder):
     """Of epochs that are lost, because last.ckpt was not written after them; the first was the best, or is gone."""
     whole, _ = scored(values, "whole", keep_best=keep)

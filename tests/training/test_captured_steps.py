@@ -199,7 +199,9 @@ def test_gradients_may_be_clipped(train, precision):
 
 
 @pytest.mark.parametrize(("before", "after"), [("updates", "steps"), ("steps", "updates"), ("updates", "updates")])
-@pytest.mark.parametrize("step", [7, 13])  # an epoch has five, the switch is at 10
+@pytest.mark.parametrize(
+    "step", [pytest.param(7, marks=pytest.mark.slow), 13]
+)  # an epoch has five, the switch is at 10
 def test_one_goes_on_from_the_other_s_checkpoint(train, tmp_path, before, after, step):
     _, whole = train("whole", "steps")
     with pytest.raises(Preempted):

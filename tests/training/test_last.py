@@ -144,7 +144,7 @@ def assert_same(folder, whole, resumed):
     assert all(torch.equal(value, best[1]["state_dict"][name]) for name, value in best[0]["state_dict"].items())
 
 
-@pytest.mark.parametrize("stop_after", [2, 3, 5])  # the switch is at 3
+@pytest.mark.parametrize("stop_after", [pytest.param(2, marks=pytest.mark.slow), 3, 5])  # the switch is at 3
 @pytest.mark.parametrize("newest", [False, True])
 def test_a_run_that_lost_epochs_ends_the_same(fit, tmp_path, stop_after, newest):
     """From last.ckpt, of the first epoch, or from what resume=true takes, which may be best.ckpt."""

@@ -145,6 +145,7 @@ def test_keys_that_differ_are_named_from_the_outside_in():
     assert differing(CONFIG, other) == ["seed", "optimizer.momentum"]
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_without_the_network_that_it_started_from(run, tmp_path):
     start = tmp_path / "start.ckpt"
     shutil.copy(run / "checkpoints" / "best.ckpt", start)

@@ -16,7 +16,7 @@ def test_a_slow_loader_is_said_once(fit, monkeypatch, caplog, lies_on_device):
 
     monkeypatch.setattr(TrainItems, "__getitem__", slowly)
     monkeypatch.setattr(SegmentationDataModule, "lies_on_device", lies_on_device)
-    fit(epochs=4)
+    fit(epochs=3)
     hints = [message for message in caplog.messages if "is waiting for images" in message]
     assert len(hints) == (0 if lies_on_device else 1)
     assert all("Give more data.num_workers than 0, or data.cache=ram or disk" in hint for hint in hints)
