@@ -198,10 +198,10 @@ def test_gradients_may_be_clipped(train, precision):
     assert_same(train("ours", "updates", **options)[1], train("plain", "steps", **options)[1])
 
 
-@pytest.mark.parametrize(("before", "after"), [("updates", "steps"), ("steps", "updates"), ("updates", "updates")])
-@pytest.mark.parametrize(
-    "step", [pytest.param(7, marks=pytest.mark.slow), 13]
-)  # an epoch has five, the switch is at 10
+@pytest.mark.parametrize(  # an epoch has five steps, the switch is at step 10
+    ("before", "after", "step"),
+    [("updates", "steps", 7), ("steps", "updates", 13), ("updates", "updates", 7), ("updates", "updates", 13)],
+)
 def test_one_goes_on_from_the_other_s_checkpoint(train, tmp_path, before, after, step):
     _, whole = train("whole", "steps")
     with pytest.raises(Preempted):
