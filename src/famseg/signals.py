@@ -42,7 +42,7 @@ def give_back(before: dict[signal.Signals, Any]) -> None:
 
 def take_to_leave() -> dict[signal.Signals, Any]:
     """Leave with `Preempted` on a signal, as there is nothing to save; one that has a handler (submitit's) keeps it."""
-    return take(_leave, [number for number in STOPS if signal.getsignal(number) == signal.SIG_DFL])
+    return take(leave, [number for number in STOPS if signal.getsignal(number) == signal.SIG_DFL])
 
 
 @contextmanager
@@ -65,5 +65,6 @@ def leaving() -> Iterator[None]:
         give_back(before)
 
 
-def _leave(number: int, frame: FrameType | None) -> None:
+def leave(number: int, frame: FrameType | None) -> None:
+    """A handler that leaves at once."""
     raise Preempted

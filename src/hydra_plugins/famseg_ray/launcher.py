@@ -7,11 +7,10 @@ processes, runs a killed cell again three times in its folder, and with `max_ret
 import importlib.util
 import os
 from collections.abc import Iterator, Sequence
-from types import FrameType
 from typing import Any
 
 from famseg.errors import UserError
-from famseg.signals import taken
+from famseg.signals import Preempted, leave, taken
 from famseg.study.launcher import CellLauncher
 from famseg.study.process import GRACE, last_words, start, wait
 from famseg.study.work import Work, one_line
@@ -52,13 +51,13 @@ class RayLauncher(CellLauncher):
         try:
             remote = ray.remote(**self._needs())(_in_worker)
             waiting |= {remote.remote(work): work for work in works}
-            with taken(_leave):
+            with taken(leave):
                 while waiting:
                     ended, _ = ray.wait(list(waiting))
                     for reference in ended:
                         yield waiting.pop(reference), _words(reference)
         except SystemExit:  # in `ray.wait`, which gives it a code of its own
-            raise SystemExit(os.EX_TEMPFAIL) from None  # as famseg.callbacks.preemption, which would wait for torch
+            raise Preempted from None
         finally:
             _ask_to_leave(list(waiting))
             ray.shutdown()
@@ -94,10 +93,6 @@ class RayLauncher(CellLauncher):
                     f"cell would ever start. Give less, or hydra.launcher.num_{name}=N for logical ones."
                 )
         return {"num_gpus": gpus, "num_cpus": self.cpus_per_cell, "max_calls": 0, "max_retries": 0}
-
-
-def _leave(number: int, frame: FrameType | None) -> None:
-    raise SystemExit
 
 
 def _ask_to_leave(references: list[Any]) -> None:

@@ -1,13 +1,12 @@
 """One cell after the other, each in a process of its own: one that is killed does not end the sweep."""
 
 import os
-import signal
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from multiprocessing.process import BaseProcess
 from types import FrameType
 
-from famseg.signals import STOPS
+from famseg.signals import Preempted, taken
 from famseg.study.launcher import CellLauncher
 from famseg.study.process import last_words, start, wait
 from famseg.study.work import Work
@@ -24,11 +23,11 @@ class SerialLauncher(CellLauncher):
                 running.append(process)
                 if asked:
                     process.kill()  # it has nothing to save
-                    raise SystemExit(os.EX_TEMPFAIL)
+                    raise Preempted
                 wait(process)
             yield work, last_words(process, connection)
             if asked:
-                raise SystemExit(os.EX_TEMPFAIL)  # as famseg.callbacks.preemption, which would wait for torch
+                raise Preempted
 
 
 @contextmanager
@@ -43,9 +42,5 @@ def _handed_on() -> Iterator[tuple[list[int], list[BaseProcess]]]:
             if process.pid is not None and process.is_alive():
                 os.kill(process.pid, number)
 
-    before = {number: signal.signal(number, hand_on) for number in STOPS}
-    try:
+    with taken(hand_on):
         yield came, running
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
