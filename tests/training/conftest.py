@@ -1,3 +1,5 @@
+import os
+import signal
 from functools import partial
 
 import lightning
@@ -9,6 +11,7 @@ from famseg import schedules
 from famseg.callbacks import NanGuard, OptimizerPhases, Preemption, RunRecord, StepSeed, ValidationOverlays
 from famseg.data.phantom import datamodule
 from famseg.losses import CrossEntropyDice
+from famseg.models import SIZES, FAMSeg
 from famseg.phases import OptimizerOption, Switch
 from famseg.schedules import RateLimits
 from famseg.task import SegmentationTask
@@ -72,8 +75,24 @@ def fit(tmp_path):
         trainer.fit(task, datamodule=data, ckpt_path=ckpt_path, weights_only=True)
         return trainer, task
 
-    run.sgd, run.Stopped, run.NanGuard = SGD, Stopped, NanGuard
+    run.sgd, run.Stopped, run.SignalAt, run.NanGuard, run.small = SGD, Stopped, SignalAt, NanGuard, small
     return run
+
+
+def small(**options):
+    """The smallest FAMSeg, for a GPU's kernels and graphs."""
+    return FAMSeg(**{**SIZES["N"], "depths": (1, 1, 1, 1)}, **options)
+
+
+class SignalAt(lightning.pytorch.callbacks.Callback):
+    """Asks a run to stop, as a cluster does, before a step."""
+
+    def __init__(self, step, number=signal.SIGTERM):
+        self.step, self.number = step, number
+
+    def on_train_batch_start(self, trainer, task, batch, batch_idx):
+        if trainer.global_step == self.step:
+            os.kill(os.getpid(), self.number)
 
 
 class StopAfter(lightning.pytorch.callbacks.Callback):

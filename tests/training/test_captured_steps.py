@@ -2,8 +2,6 @@
 
 import copy
 import json
-import os
-import signal
 from functools import partial
 from types import SimpleNamespace
 
@@ -15,7 +13,6 @@ from famseg.callbacks import CUDAGraphs, MovingAverage, NanGuard, graphs
 from famseg.callbacks.rehearsal import trained
 from famseg.errors import UserError
 from famseg.gradients import largest_of
-from famseg.models import SIZES, FAMSeg
 from famseg.phases import OptimizerOption
 from famseg.replay import ReplayedStep
 from famseg.schedules import RateLimits, poly
@@ -78,15 +75,6 @@ class Graphs(CUDAGraphs):
         task.batch_loss = Step(task.batch_loss, trained(task))
 
 
-class Stop(Callback):
-    def __init__(self, step):
-        self.step = step
-
-    def on_train_batch_start(self, trainer, task, batch, batch_idx):
-        if trainer.global_step == self.step:
-            os.kill(os.getpid(), signal.SIGTERM)
-
-
 class Interrupt(Callback):
     """Ends a run as an error does."""
 
@@ -118,8 +106,7 @@ class Poison(Callback):
 @pytest.fixture(params=["cpu", pytest.param("gpu", marks=pytest.mark.gpu)])
 def train(request, fit, monkeypatch):
     """Trains with `captured` "nothing", "steps", or "updates" too; returns trainer and task."""
-    small = partial(FAMSeg, **{**SIZES["N"], "depths": (1, 1, 1, 1)})
-    on_gpu = {"accelerator": "gpu", "deterministic": True, "network": small}
+    on_gpu = {"accelerator": "gpu", "deterministic": True, "network": fit.small}
     fake = request.param == "cpu"
     if fake:
         monkeypatch.setattr("famseg.update.captured", Update)
@@ -202,10 +189,10 @@ def test_gradients_may_be_clipped(train, precision):
     ("before", "after", "step"),
     [("updates", "steps", 7), ("steps", "updates", 13), ("updates", "updates", 7), ("updates", "updates", 13)],
 )
-def test_one_goes_on_from_the_other_s_checkpoint(train, tmp_path, before, after, step):
+def test_one_goes_on_from_the_other_s_checkpoint(train, fit, tmp_path, before, after, step):
     _, whole = train("whole", "steps")
     with pytest.raises(Preempted):
-        train("cut", before, callbacks=[Stop(step)])
+        train("cut", before, callbacks=[fit.SignalAt(step)])
     last = tmp_path / "cut" / "checkpoints" / "last.ckpt"
     groups = torch.load(last, weights_only=True)["optimizer_states"][0]["param_groups"]
     assert not any(group.get("capturable") for group in groups)

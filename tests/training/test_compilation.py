@@ -9,13 +9,8 @@ from lightning.pytorch.callbacks import Callback
 
 from famseg.callbacks import CUDAGraphs, KernelCompilation, compilation
 from famseg.callbacks.compilation import rehearse
-from famseg.models import SIZES, FAMSeg
 
 LOSS = {"famseg.kernels.loss", "famseg.kernels.partials"}
-
-
-def small(**options):
-    return FAMSeg(**{**SIZES["N"], "depths": (1, 1, 1, 1)}, **options)
 
 
 def state_of(task):
@@ -103,7 +98,7 @@ def test_on_a_cpu_nothing_is_compiled(fit, monkeypatch):
 @pytest.mark.parametrize("graphs", [False, True])
 @pytest.mark.parametrize("precision", ["32-true", "bf16-mixed", "16-mixed"])
 def test_no_kernel_is_left_to_a_step(fit, compiled, precision, graphs):
-    network = partial(small, kernels="triton", drop_path=0.1)
+    network = partial(fit.small, kernels="triton", drop_path=0.1)
     callbacks = [compiled, CUDAGraphs("auto" if graphs else False)]
     fit(epochs=1, accelerator="gpu", network=network, precision=precision, callbacks=callbacks)
     assert len(set(compiled.names["early"])) > 20
@@ -115,7 +110,7 @@ def test_no_kernel_is_left_to_a_step(fit, compiled, precision, graphs):
 @pytest.mark.gpu
 @pytest.mark.timeout(900)
 def test_none_with_gradient_checkpointing(fit, compiled):
-    network = partial(small, kernels="triton", checkpointing=True)
+    network = partial(fit.small, kernels="triton", checkpointing=True)
     fit(epochs=1, accelerator="gpu", network=network, precision="bf16-mixed", callbacks=[compiled])
     assert len(set(compiled.names["early"])) > 20
     assert not compiled.names["step"]
@@ -124,7 +119,7 @@ def test_none_with_gradient_checkpointing(fit, compiled):
 
 @pytest.mark.gpu
 def test_of_a_network_without_kernels_the_loss_has_some(fit, compiled):
-    fit(epochs=1, accelerator="gpu", network=partial(small, kernels="torch"), callbacks=[compiled])
+    fit(epochs=1, accelerator="gpu", network=partial(fit.small, kernels="torch"), callbacks=[compiled])
     assert set(compiled.names["early"]) <= {kernel.fn.__name__ for kernel in kernels() if kernel.__module__ in LOSS}
     compiled.assert_no_trace()
 
@@ -136,5 +131,5 @@ def test_a_pass_that_fails_stops_no_run(fit, monkeypatch, caplog):
 
     monkeypatch.setattr(compilation, "rehearse", fail)
     with caplog.at_level("INFO"):
-        fit(epochs=1, accelerator="gpu", network=small, callbacks=[KernelCompilation()])
+        fit(epochs=1, accelerator="gpu", network=fit.small, callbacks=[KernelCompilation()])
     assert "GPU kernels are compiled one by one: out of memory" in caplog.text

@@ -9,11 +9,6 @@ from torch import nn
 
 from famseg.callbacks import CUDAGraphs, graphs
 from famseg.errors import UserError
-from famseg.models import SIZES, FAMSeg
-
-
-def small():
-    return FAMSeg(**{**SIZES["N"], "depths": (1, 1, 1, 1)})
 
 
 def test_on_a_cpu_they_cannot_be_asked_for(fit):
@@ -46,7 +41,7 @@ def test_an_unknown_value():
 @pytest.mark.parametrize("precision", ["32-true", "bf16-mixed", "16-mixed"])
 def test_weights_are_those_of_plain_steps(fit, precision):
     """Two epochs on each side of a switch; drop path and NMF bases are drawn within the graph."""
-    options = {"network": small, "accelerator": "gpu", "deterministic": True, "precision": precision}
+    options = {"network": fit.small, "accelerator": "gpu", "deterministic": True, "precision": precision}
     _, plain = fit("plain", **options)
     _, ours = fit("graphs", callbacks=[CUDAGraphs(True)], **options)
     for (name, a), b in zip(plain.state_dict().items(), ours.state_dict().values(), strict=True):
@@ -64,7 +59,7 @@ def test_steps_that_will_be_others_in_a_later_epoch_are_not_captured(later):
 
 @pytest.mark.gpu
 def test_stochastic_weight_averaging_trains_as_without_captures(fit):
-    options = {"accelerator": "gpu", "network": small, "switch": None, "deterministic": True}
+    options = {"accelerator": "gpu", "network": fit.small, "switch": None, "deterministic": True}
     averaged = [fit(name, callbacks=[*graphs, StochasticWeightAveraging(1e-3, 2, 1)], **options)[1]
                 for name, graphs in (("plain", []), ("graphs", [CUDAGraphs()]))]  # fmt: skip
     for (name, a), b in zip(averaged[0].state_dict().items(), averaged[1].state_dict().values(), strict=True):
@@ -74,4 +69,4 @@ def test_stochastic_weight_averaging_trains_as_without_captures(fit):
 @pytest.mark.gpu
 def test_steps_of_several_batches_are_refused(fit):
     with pytest.raises(UserError, match="accumulate_grad_batches=2"):
-        fit(epochs=1, accelerator="gpu", network=small, callbacks=[CUDAGraphs(True)], accumulate_grad_batches=2)
+        fit(epochs=1, accelerator="gpu", network=fit.small, callbacks=[CUDAGraphs(True)], accumulate_grad_batches=2)

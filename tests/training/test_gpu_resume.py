@@ -1,48 +1,30 @@
 """A resume on one GPU is exact with trainer.deterministic=true: run with `pytest -m gpu -n 0`."""
 
-import os
-import signal
-
 import pytest
 import torch
-from lightning.pytorch.callbacks import Callback
 
 from famseg import resume
-from famseg.models import SIZES, FAMSeg
 from famseg.signals import Preempted
 
 pytestmark = pytest.mark.gpu
 PRECISIONS = ["32-true", "bf16-mixed", "16-mixed"]  # the last one has a gradient scaler, whose state must go along
 
 
-def small():
-    return FAMSeg(**{**SIZES["N"], "depths": (1, 1, 1, 1)})
-
-
-class Stop(Callback):
-    def __init__(self, step):
-        self.step = step
-
-    def on_train_batch_start(self, trainer, task, batch, batch_idx):
-        if trainer.global_step == self.step:
-            os.kill(os.getpid(), signal.SIGTERM)
-
-
 @pytest.fixture
 def train(fit):
     def run(folder, precision, **options):
-        return fit(folder, network=small, accelerator="gpu", deterministic=True, precision=precision, **options)[1]
+        return fit(folder, network=fit.small, accelerator="gpu", deterministic=True, precision=precision, **options)[1]
 
     return run
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
-def test_a_resume_before_at_and_after_the_switch_is_bit_for_bit(train, tmp_path, precision):
+def test_a_resume_before_at_and_after_the_switch_is_bit_for_bit(train, fit, tmp_path, precision):
     whole = train("whole", precision).state_dict()
     for step in (4, 10, 13):  # an epoch has five steps, the switch is at 10
         folder = f"cut{step}"
         with pytest.raises(Preempted):
-            train(folder, precision, callbacks=[Stop(step)])
+            train(folder, precision, callbacks=[fit.SignalAt(step)])
         last = str(tmp_path / folder / "checkpoints" / "last.ckpt")
         resumed = train(folder, precision, ckpt_path=last).state_dict()
         assert all(torch.equal(whole[name], resumed[name]) for name in whole), step

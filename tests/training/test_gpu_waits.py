@@ -1,6 +1,7 @@
 """On a GPU no step of training waits for what the GPU has yet to do, so that the GPU always has something to do."""
 
 import traceback
+from functools import partial
 
 import pytest
 import torch
@@ -9,7 +10,6 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from famseg.callbacks import CUDAGraphs, MovingAverage
 from famseg.data.transforms import Augmentation
-from famseg.models import SIZES, FAMSeg
 
 
 class Impatient(Callback):
@@ -60,15 +60,11 @@ def test_no_step_reads_a_value(fit):
     assert not reader.reads.places, reader.reads.places[0]
 
 
-def network():
-    return FAMSeg(**{**SIZES["N"], "depths": (1, 1, 1, 1)}, drop_path=0.1)
-
-
 @pytest.mark.gpu
 @pytest.mark.parametrize("cache", ["gpu", "ram"])
 def test_no_step_waits(fit, tmp_path, cache):
     impatient = Impatient()
     data = {"n": 60, "cache": cache, "augment": Augmentation(engine="gpu", ultrasound=0.5), "num_workers": 1}
     callbacks = [CUDAGraphs(True), MovingAverage(0.9), fit.NanGuard(str(tmp_path)), impatient]
-    fit(epochs=3, network=network, accelerator="gpu", callbacks=callbacks, data=data)
+    fit(epochs=3, network=partial(fit.small, drop_path=0.1), accelerator="gpu", callbacks=callbacks, data=data)
     assert impatient.steps > 3

@@ -20,15 +20,6 @@ from famseg.errors import UserError
 from famseg.signals import EXIT_RESUMABLE, STOPS, Preempted, leaving
 
 
-class SignalAt(lightning.pytorch.callbacks.Callback):
-    def __init__(self, step, number=signal.SIGTERM):
-        self.step, self.number = step, number
-
-    def on_train_batch_start(self, trainer, task, batch, batch_idx):
-        if trainer.global_step == self.step:
-            os.kill(os.getpid(), self.number)
-
-
 @pytest.mark.parametrize("step", [1, 4, 5, 12])  # an epoch has five steps: first, last, first of the next, after switch
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
 def test_a_signal_saves_and_the_resumed_run_is_the_same(fit, tmp_path, step, number, fault):
@@ -38,7 +29,7 @@ def test_a_signal_saves_and_the_resumed_run_is_the_same(fit, tmp_path, step, num
     )
     _, whole = fit("whole")
     with pytest.raises(Preempted) as left:
-        fit("cut", callbacks=[SignalAt(step, number)])
+        fit("cut", callbacks=[fit.SignalAt(step, number)])
     assert left.value.code == EXIT_RESUMABLE
     _, resumed = fit("cut", ckpt_path=str(tmp_path / "cut" / "checkpoints" / "last.ckpt"))
     states = zip(whole.state_dict().values(), resumed.state_dict().values(), strict=True)
@@ -51,7 +42,7 @@ def test_a_signal_does_not_cut_a_step_of_several_batches(fit, tmp_path, step):
     """The gradients that are accumulated so far are in no checkpoint."""
     _, whole = fit("whole", accumulate_grad_batches=2)
     with pytest.raises(Preempted):
-        fit("cut", callbacks=[SignalAt(step)], accumulate_grad_batches=2)
+        fit("cut", callbacks=[fit.SignalAt(step)], accumulate_grad_batches=2)
     last = str(tmp_path / "cut" / "checkpoints" / "last.ckpt")
     _, resumed = fit("cut", ckpt_path=last, accumulate_grad_batches=2)
     states = zip(whole.state_dict().values(), resumed.state_dict().values(), strict=True)
@@ -64,7 +55,7 @@ def test_a_signal_leaves_no_callback_without_its_step(fit, tmp_path, step):
     """Such as the average of the weights, which comes after the others in conf/callbacks/ema.yaml."""
     _, whole = fit("whole", callbacks=[MovingAverage(0.9)])
     with pytest.raises(Preempted):
-        fit("cut", callbacks=[SignalAt(step), MovingAverage(0.9)])
+        fit("cut", callbacks=[fit.SignalAt(step), MovingAverage(0.9)])
     last = str(tmp_path / "cut" / "checkpoints" / "last.ckpt")
     _, resumed = fit("cut", ckpt_path=last, callbacks=[MovingAverage(0.9)])
     states = zip(whole.state_dict().values(), resumed.state_dict().values(), strict=True)
@@ -149,7 +140,7 @@ def test_ctrl_c_says_how_to_go_on(tmp_path, caplog, trained):
 def test_signals_are_given_back(fit, step):
     before = [signal.getsignal(number) for number in STOPS]
     with nullcontext() if step is None else pytest.raises(Preempted):
-        fit(epochs=1, callbacks=[] if step is None else [SignalAt(step)])
+        fit(epochs=1, callbacks=[] if step is None else [fit.SignalAt(step)])
     gc.collect()
     assert [signal.getsignal(number) for number in STOPS] == before
 
