@@ -1,7 +1,5 @@
 """A trained network as it predicts fastest: folded, and on a GPU in bfloat16 and replayed as CUDA graphs."""
 
-import logging
-from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -12,10 +10,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from famseg.folding import folded
-from famseg.kernels.launch import compiling
+from famseg.recurring import Recurring
 from famseg.replay import replayed
-
-log = logging.getLogger(__name__)
 
 Function = Callable[[Tensor], Tensor]
 
@@ -44,11 +40,7 @@ def deployed(model: nn.Module) -> nn.Module:
 
 
 class Graphed(nn.Module):
-    """Predicts by CUDA graphs, one for each shape of images: the GPU no longer waits for Python.
-
-    The first images of a shape have their kernels compiled and are predicted plainly, the next ones are captured, all
-    later ones replayed; the graphs used last are kept. A shape that cannot be captured, for want of memory or since the
-    network waits for the GPU, is predicted plainly. One thread at a time may call it.
+    """Predicts by CUDA graphs, one for each shape of images (`Recurring`): the GPU no longer waits for Python.
 
     Args:
         network: image -> logits, in evaluation mode, on a GPU.
@@ -58,24 +50,14 @@ class Graphed(nn.Module):
 
     def __init__(self, network: nn.Module, narrow: bool, most: int = 4) -> None:
         super().__init__()
-        self.network, self.narrow, self.most = network, narrow, most
-        self._functions: OrderedDict[torch.Size, Function | None] = OrderedDict()  # None: seen once
+        self.network, self.narrow = network, narrow
+        self._recurring = Recurring(self._plain, "predicted", self._capture, most)
 
     @torch.inference_mode()
     def forward(self, image: Tensor) -> Tensor:
         """(B, C, H, W) -> logits (B, classes, H, W)."""
-        shape = image.shape
-        seen = shape in self._functions
-        function = self._functions.pop(shape, None)
-        if not seen:
-            with compiling():  # all kernels at once
-                self._plain(image)
-        if seen and function is None:
-            function = self._capture(image)
-        self._functions[shape] = function  # last in the order
-        if len(self._functions) > self.most:
-            self._functions.popitem(last=False)
-        return (function or self._plain)(image)
+        logits: Tensor = self._recurring(image)
+        return logits
 
     def _plain(self, image: Tensor) -> Tensor:
         # a weight that an autocast around this one keeps as bfloat16 would be gone when the graph reads it
@@ -83,12 +65,8 @@ class Graphed(nn.Module):
             logits: Tensor = self.network(image)
         return logits
 
-    def _capture(self, image: Tensor) -> Function:
-        try:
-            return captured(self._plain, image, [*self.network.parameters(), *self.network.buffers()])
-        except RuntimeError as error:
-            log.info("Images %s are predicted without a CUDA graph: %s", tuple(image.shape), str(error).split("\n")[0])
-            return self._plain
+    def _capture(self, function: Function, image: Tensor) -> Function:
+        return captured(function, image, [*self.network.parameters(), *self.network.buffers()])
 
 
 def captured(function: Function, image: Tensor, fixed: Iterable[Tensor]) -> Function:

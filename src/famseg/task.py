@@ -73,7 +73,7 @@ class SegmentationTask(lightning.LightningModule):
         self.phase = 0
         self.losses: list[float] = []  # mean training loss of every finished epoch: the state of the decay
         self.train_loss, self.val_loss = FiniteMean(), MeanMetric()
-        self.confusion = MulticlassConfusionMatrix(len(self.classes))
+        self.confusion = MulticlassConfusionMatrix(len(self.classes), validate_args=False)  # reads values, and waits
         self.test_rows: list[dict[str, Any]] = []
         self.test_totals: dict[str, float] = {}
 
@@ -141,9 +141,14 @@ class SegmentationTask(lightning.LightningModule):
 
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
         """Loss and confusion matrix at the network's resolution."""
-        logits = self(batch["image"])
-        self.val_loss.update(self.loss(logits, batch["mask"], batch["known"]), weight=len(logits))
-        self.confusion.update(without_unknown(logits.argmax(1), batch["known"]), batch["mask"])
+        loss, prediction = self.batch_evaluation(batch["image"], batch["mask"], batch["known"])
+        self.val_loss.update(loss, weight=len(prediction))
+        self.confusion.update(prediction, batch["mask"])
+
+    def batch_evaluation(self, image: Tensor, mask: Tensor, known: Tensor) -> tuple[Tensor, Tensor]:
+        """Loss and predicted classes (B, H, W) of a batch; the CUDAGraphs callback puts captures here."""
+        logits = self(image)
+        return self.loss(logits, mask, known), without_unknown(logits.argmax(1), known)
 
     def on_validation_epoch_end(self) -> None:
         """Log `val/loss`, `val/miou`, `val/iou_<class>` and `val/dice_<class>` of the whole split."""

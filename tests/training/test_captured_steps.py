@@ -14,6 +14,7 @@ from famseg.callbacks.rehearsal import trained
 from famseg.errors import UserError
 from famseg.gradients import largest_of
 from famseg.phases import OptimizerOption
+from famseg.recurring import Recurring
 from famseg.replay import ReplayedStep
 from famseg.schedules import RateLimits, poly
 from famseg.signals import Preempted
@@ -73,6 +74,21 @@ class Update:
 class Graphs(CUDAGraphs):
     def on_train_start(self, trainer, task):
         task.batch_loss = Step(task.batch_loss, trained(task))
+        task.batch_evaluation = Recurring(task.batch_evaluation, "validated", evaluation)
+
+
+def evaluation(function, *inputs):
+    """Reads and writes its own tensors."""
+    fixed = [tensor.clone() for tensor in inputs]
+    results = [result.clone() for result in function(*fixed)]
+
+    def replay(*new):
+        for there, tensor in zip((*fixed, *results), (*new, *function(*new)), strict=True):
+            assert there.shape == tensor.shape
+            there.copy_(tensor)
+        return [result.clone() for result in results]
+
+    return replay
 
 
 class Interrupt(Callback):
@@ -152,12 +168,24 @@ def test_a_state_that_is_loaded_later_is_the_one_that_is_updated(train, name):
     assert_same(ours, train("plain", "steps", name=name, callbacks=[Reload()], epochs=2)[1])
 
 
+@pytest.mark.parametrize("callbacks", [(), (partial(MovingAverage, 0.9),)])
+def test_validation_is_that_of_plain_passes(train, tmp_path, callbacks):
+    """Of a last batch that is smaller, and of weights that change from one replay to the next."""
+    data = {"n": 40, "val_fraction": 0.4}
+    for name, captured in (("ours", "steps"), ("plain", "nothing")):
+        train(name, captured, callbacks=[make() for make in callbacks], data=data)
+    ours, plain = ((tmp_path / name / "metrics.csv").read_text().split() for name in ("ours", "plain"))
+    assert len(ours) == 5
+    assert len({row.split(",")[-1] for row in ours}) == 5
+    assert ours == plain
+
+
 def test_nothing_captured_outlives_an_error(train):
     """The same task may be trained again."""
     interrupt = Interrupt()
     with pytest.raises(ValueError, match="told to fail"):
         train("run", "updates", callbacks=[interrupt])
-    assert "batch_loss" not in interrupt.task.__dict__
+    assert not {"batch_loss", "batch_evaluation"} & set(interrupt.task.__dict__)
     assert "step" not in interrupt.optimizer.__dict__
     assert all(p.grad is None for p in interrupt.task.parameters())
 

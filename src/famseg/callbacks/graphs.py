@@ -1,16 +1,20 @@
-"""Training steps replayed as CUDA graphs: the GPU no longer waits for Python to launch a thousand kernels."""
+"""Training and validation replayed as CUDA graphs: the GPU no longer waits for Python to launch a thousand kernels."""
 
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Literal
 
 import lightning
 import torch
 from lightning.pytorch.callbacks import Callback, GradientAccumulationScheduler, StochasticWeightAveraging
+from torch import Tensor
 from torch.optim import Optimizer
 
 from famseg.callbacks.rehearsal import sample, trained, unchanged
 from famseg.casts import recomputes
 from famseg.errors import UserError
+from famseg.recurring import Recurring
 from famseg.replay import ReplayedStep
 from famseg.task import SegmentationTask
 from famseg.update import ReplayedUpdate, suits
@@ -25,8 +29,8 @@ REFUSED = (GradientAccumulationScheduler, StochasticWeightAveraging)
 class CUDAGraphs(Callback):
     """Captures forward, loss and backward once, before the first step, and a fused optimizer's step at each new rate.
 
-    Each step then is three launches. The same kernels run with the same arguments and random numbers: nothing changes
-    but the time. Validation and test are not captured.
+    Each step then is three launches, and a batch of validation is one. The same kernels run with the same arguments and
+    random numbers: nothing changes but the time. The test is not captured.
 
     Args:
         enabled: `auto`: where it is possible; False; True: an error where it is not. It takes one GPU, steps of one
@@ -54,6 +58,7 @@ class CUDAGraphs(Callback):
             return
         try:
             task.batch_loss = replayed(trainer, task)  # type: ignore[method-assign, assignment]
+            task.batch_evaluation = evaluation(task)  # type: ignore[method-assign, assignment]
         except RuntimeError as error:  # whatever a network does that a capture forbids
             if self.enabled is True:
                 raise UserError(f"callbacks.graphs.enabled=true: the network cannot be captured ({error}).") from error
@@ -86,6 +91,7 @@ class CUDAGraphs(Callback):
         self._give_back(task)
 
     def _give_back(self, task: SegmentationTask) -> None:
+        task.__dict__.pop("batch_evaluation", None)
         if task.__dict__.pop("batch_loss", None) is not None:
             task.zero_grad()
         self._release()
@@ -114,8 +120,24 @@ def _obstacle(trainer: lightning.Trainer, task: SegmentationTask) -> str:
 
 def replayed(trainer: lightning.Trainer, task: SegmentationTask) -> ReplayedStep:
     """The task's function (image, mask, known) -> loss; batch statistics and random numbers stay as they are."""
-    with unchanged(task), trainer.precision_plugin.forward_context():
-        dtype = torch.get_autocast_dtype("cuda")
-        enabled = torch.is_autocast_enabled("cuda")
-        with torch.autocast("cuda", dtype, enabled, cache_enabled=False):  # a cast kept from outside would never renew
-            return ReplayedStep(task.batch_loss, trained(task), sample(trainer, task))
+    with unchanged(task), trainer.precision_plugin.forward_context(), _renewed_casts():
+        return ReplayedStep(task.batch_loss, trained(task), sample(trainer, task))
+
+
+def evaluation(task: SegmentationTask) -> Recurring:
+    """The task's function (image, mask, known) -> loss and classes; a split's last batch has a graph of its own."""
+    plain = task.batch_evaluation
+
+    def evaluate(image: Tensor, mask: Tensor, known: Tensor) -> tuple[Tensor, Tensor]:
+        with _renewed_casts():
+            return plain(image, mask, known)
+
+    return Recurring(evaluate, "validated")
+
+
+@contextmanager
+def _renewed_casts() -> Iterator[None]:
+    """Autocast as it is, but for its cache: a weight that was cast before a capture would not be cast in a replay."""
+    dtype, enabled = torch.get_autocast_dtype("cuda"), torch.is_autocast_enabled("cuda")
+    with torch.autocast("cuda", dtype, enabled, cache_enabled=False):
+        yield

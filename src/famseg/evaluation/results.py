@@ -11,11 +11,13 @@ from rich.table import Table
 from famseg.data.source import Source
 from famseg.evaluation.agreement import write_agreement
 from famseg.files import write_table
-from famseg.inference import Predictor
+from famseg.inference import Predictor, segment
 from famseg.metrics.summary import summarize
 from famseg.overlays import Panel, sheet, write
 
 Rows = Sequence[Mapping[str, Any]]
+
+AT_ONCE = 8  # images that the network predicts for a sheet
 
 
 def write_results(
@@ -101,8 +103,14 @@ def panels(predictor: Predictor, source: Source, captions: Sequence[tuple[str, s
         captions: (name of the image, caption).
     """
     index = {name: i for i, name in enumerate(source.names)}
-    samples = [(source[index[name]], caption) for name, caption in captions]
-    return [Panel(sample.image, predictor.mask(sample.image), sample.mask, caption) for sample, caption in samples]
+    drawn = []
+    for first in range(0, len(captions), AT_ONCE):
+        some = captions[first : first + AT_ONCE]
+        samples = [source[index[name]] for name, _ in some]
+        predictions = segment([predictor], [sample.image for sample in samples])
+        for sample, prediction, (_, caption) in zip(samples, predictions, some, strict=True):
+            drawn.append(Panel(sample.image, prediction.mask, sample.mask, caption))
+    return drawn
 
 
 def _groups(rows: Rows, source: Source) -> list[str]:

@@ -44,7 +44,7 @@ def compiling() -> Iterator[None]:
     its interpreter, kernels are launched as ever.
     """
     global _compile, _owner
-    if not _is_compiled():
+    if not compiles():
         yield
         return
     from triton import AsyncCompileMode
@@ -75,6 +75,11 @@ def compiling() -> Iterator[None]:
             pool.shutdown(wait=False)
 
 
+def compiles() -> bool:
+    """Whether Triton has anything to compile here."""
+    return _has_triton() and os.environ.get("TRITON_INTERPRET") != "1"
+
+
 @contextmanager
 def _entered(mode: Any, context: contextvars.Context) -> Iterator[Any]:
     """A context manager, entered in a context of its own."""
@@ -87,10 +92,6 @@ def _entered(mode: Any, context: contextvars.Context) -> Iterator[Any]:
 
 def _is_ours() -> bool:
     return threading.get_ident() == _owner or torch._C._current_graph_task_id() != -1  # the latter: in backward
-
-
-def _is_compiled() -> bool:
-    return _has_triton() and os.environ.get("TRITON_INTERPRET") != "1"
 
 
 def _cores() -> int:
