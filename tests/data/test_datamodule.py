@@ -5,7 +5,6 @@ import pytest
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from famseg.data import on_device
 from famseg.data.datamodule import SegmentationDataModule
 from famseg.data.on_device import engine, room_for
 from famseg.data.source import Problem
@@ -288,21 +287,10 @@ def test_both_engines_make_batches_of_the_same_images(toy, roomy, augment):
 def test_a_graph_makes_the_batches_that_single_operations_make(toy, monkeypatch, cache):
     options = ON_DEVICE | {"cache": cache, "accelerator": "gpu"}
     ours = batches(toy, **options)
-    monkeypatch.setattr("famseg.data.on_device.replayed", lambda make, *_: make)
+    monkeypatch.setattr("famseg.data.on_device.Recurring", lambda make, _: make)
     for one, other in zip(ours, batches(toy, **options), strict=True):
         for key in ("image", "mask", "known", "index"):
             assert torch.equal(one[key], other[key])
-
-
-def test_batches_that_cannot_be_captured_are_made_plainly(monkeypatch, caplog):
-    def refuse(make, *sent):
-        raise torch.OutOfMemoryError("CUDA out of memory.\nmore")
-
-    monkeypatch.setattr(on_device, "replayed", refuse)
-    with caplog.at_level("INFO"):
-        make = on_device._replayed(lambda *sent: sent, {"index": torch.zeros(2)})
-    assert torch.equal(make(torch.ones(2))[0], torch.ones(2))
-    assert caplog.messages == ["Batches are made without a CUDA graph: CUDA out of memory."]
 
 
 def test_a_set_on_the_gpu_cannot_be_augmented_in_the_loader():

@@ -2,6 +2,7 @@
 
 import signal
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -196,9 +197,14 @@ class SegmentationDataModule(LightningDataModule):
         """Make tensors of what is to go to the device; only what the device makes batches of comes as arrays."""
         return with_tensors(batch)
 
+    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
+        """Send it; what the device makes batches of, beside the step that it is at."""
+        with self._assembly.beside(device) if self._assembly and _is_raw(batch) else nullcontext():
+            return super().transfer_batch_to_device(batch, device, dataloader_idx)
+
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
         """Make the batch, if that is done on the device, in the run's precision."""
-        if self._assembly is None or "image" in batch:
+        if self._assembly is None or not _is_raw(batch):
             return batch
         return self.trainer.precision_plugin.convert_input(self._assembly(batch))  # type: ignore[union-attr]
 
@@ -283,6 +289,10 @@ class SegmentationDataModule(LightningDataModule):
             persistent_workers=workers > 0,
             pin_memory=torch.cuda.is_available() and not numbers_only,  # by one more thread; `with_tensors` pins them
         )
+
+
+def _is_raw(batch: Any) -> bool:
+    return "image" not in batch
 
 
 def _traits(image: Seen) -> tuple[float, float]:

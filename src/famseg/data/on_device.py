@@ -1,7 +1,8 @@
 """Batches that are made on the network's device: what the loader sends there, and what becomes of it."""
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -14,7 +15,7 @@ from famseg.data.items import Item, Preparation, sample_seed
 from famseg.data.sampler import Key
 from famseg.data.transforms import Augmentation
 from famseg.errors import UserError
-from famseg.replay import replayed
+from famseg.recurring import Recurring
 
 log = logging.getLogger(__name__)
 
@@ -96,8 +97,8 @@ class Pictures:
 class Assembly:
     """Turns what the loader sent, once it is on the device, into a batch as the loader would have made it.
 
-    On a GPU the batches of training, which are all of one shape, are made by a CUDA graph: launched one by one, some 90
-    small operations keep the computer busy for longer than it may take to launch the step that follows.
+    On a GPU batches are sent and made on a stream of their own, beside the step before, and by CUDA graphs: launched
+    one by one, 90 small operations keep the computer busy for longer than it may take to launch the step that follows.
 
     Args:
         prepare: Of the images.
@@ -109,25 +110,35 @@ class Assembly:
     def __init__(
         self, prepare: Preparation, augment: Augmentation | None, classes: int, pictures: Pictures | None
     ) -> None:
-        self._make = partial(_made, prepare, augment, classes, pictures)  # not a method: the graph would keep its owner
-        self._replay: Make | None = None
+        self._made = partial(_made, prepare, augment, classes, pictures)
+        self._makes: dict[tuple[str, ...], Make] = {}  # by the names of what is sent
+        self._stream: torch.cuda.Stream | None = None
+
+    @contextmanager
+    def beside(self, device: torch.device) -> Iterator[None]:
+        """Where what lies on a GPU is to be sent and made into a batch, so that it waits for no step."""
+        if device.type == "cuda" and self._stream is None:
+            self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+            self._stream.wait_stream(torch.cuda.current_stream(device))  # for the pictures
+        with torch.cuda.stream(self._stream):  # None: as it is
+            yield
 
     @torch.no_grad()
     def __call__(self, batch: Item) -> Item:
-        """`image`, `mask`, `known`, `index`."""
-        make: Make = partial(self._make, tuple(batch))
-        if "draw" in batch and batch["index"].is_cuda:
-            make = self._replay = self._replay or _replayed(make, batch)
-        image, mask, known = make(*batch.values())
-        return {"image": image, "mask": mask, "known": known, "index": batch["index"]}
-
-
-def _replayed(make: Make, batch: Item) -> Make:
-    try:
-        return replayed(make, *batch.values())
-    except RuntimeError as error:  # such as no memory for it
-        log.info("Batches are made without a CUDA graph: %s", str(error).split("\n")[0])
-        return make
+        """`image`, `mask`, `known`, `index`, of what was sent `beside`; to be used on the current stream."""
+        device, names = batch["index"].device, tuple(batch)
+        if names not in self._makes:
+            make = partial(self._made, names)
+            self._makes[names] = Recurring(make, "made into a batch") if device.type == "cuda" else make
+        with self.beside(device):
+            image, mask, known = self._makes[names](*batch.values())
+        result = {"image": image, "mask": mask, "known": known, "index": batch["index"]}
+        if self._stream is not None:
+            here = torch.cuda.current_stream(device)
+            here.wait_stream(self._stream)
+            for tensor in result.values():
+                tensor.record_stream(here)  # else its memory would be the next batch's as soon as Python lets it go
+        return result
 
 
 def _made(
