@@ -4,12 +4,14 @@ import csv
 import math
 import sys
 from types import SimpleNamespace
+from unittest import mock
 
 import fake_nvml
 import pytest
 import torch
 
 from famseg import nvml
+from famseg.callbacks.data_time import DataTime
 from famseg.callbacks.record import RunRecord
 
 
@@ -55,7 +57,9 @@ class Timing:
         task = SimpleNamespace(plan_phases=lambda: [phase], phase=0, losses=[1.0])
         record = RunRecord(str(folder))
         record._gpus = []
-        record.on_train_start(trainer, task)
+        on_cpu = DataTime(torch.device("cpu"))
+        with mock.patch("famseg.callbacks.record.DataTime", return_value=on_cpu):
+            record.on_train_start(trainer, task)
         for epoch in range(2):
             trainer.current_epoch = epoch
             record.on_train_epoch_start(trainer, task)

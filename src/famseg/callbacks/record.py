@@ -14,6 +14,7 @@ from lightning.pytorch.callbacks import Callback
 from rich.console import Console
 
 from famseg import nvml
+from famseg.callbacks.data_time import DataTime
 from famseg.errors import UserError
 from famseg.evaluation.results import table, write_results
 from famseg.files import write_table
@@ -30,9 +31,10 @@ class RunRecord(Callback):
 
     The scores of an epoch without validation (trainer.check_val_every_n_epoch) are blank.
     Lightning's own CSV logger deletes its file on a restart; these rows are cut back to the checkpoint instead.
-    On a GPU, timing.csv also has the energy of an epoch with its validation, where the driver counts it, and the most
-    memory that tensors took so far. The energy is that of the devices: of all runs that share them, and of the first
-    machine's alone if there are several.
+    timing.csv has the part of an epoch in which the device waits for batches or makes them (`DataTime`). On a GPU it
+    also has the energy of an epoch with its validation, where the driver counts it, and the most memory that tensors
+    took so far. The energy is that of the devices: of all runs that share them, and of the first machine's alone if
+    there are several.
 
     Args:
         folder: the run's folder.
@@ -64,12 +66,13 @@ class RunRecord(Callback):
     def on_train_start(self, trainer: lightning.Trainer, task: lightning.LightningModule) -> None:
         """Start the clocks; a run that resumes within an epoch has no start of an epoch."""
         self._gpus = _gpus_of(trainer)
+        self._data_time = DataTime(trainer.strategy.root_device)
         self.on_train_epoch_start(trainer, task)
 
     def on_train_epoch_start(self, trainer: lightning.Trainer, task: lightning.LightningModule) -> None:
         """Start the clocks."""
-        self._start = self._waiting_since = time.perf_counter()
-        self._data_seconds, self._images = 0.0, 0
+        self._start, self._images = time.perf_counter(), 0
+        self._data_time.begin()
         self._train_seconds: float | None = None  # until validation starts
         self._joules = self._read_joules()
 
@@ -77,12 +80,12 @@ class RunRecord(Callback):
         self, trainer: lightning.Trainer, task: lightning.LightningModule, batch: dict[str, Any], batch_idx: int
     ) -> None:
         """Count the time that the step waited for its batch."""
-        self._data_seconds += time.perf_counter() - self._waiting_since
+        self._data_time.batch_is_there()
         self._images += len(batch["image"]) * trainer.world_size
 
     def on_train_batch_end(self, *args: object) -> None:
         """From here on the loop waits for data."""
-        self._waiting_since = time.perf_counter()
+        self._data_time.step_ends()
 
     def on_validation_start(self, trainer: lightning.Trainer, task: lightning.LightningModule) -> None:
         """Training ends where validation starts."""
@@ -100,10 +103,11 @@ class RunRecord(Callback):
             row |= {k: float(v) for k, v in sorted(trainer.callback_metrics.items()) if k.startswith("val/")}
         self.metrics.append(row)
         seconds = self._train_seconds or time.perf_counter() - self._start
-        speed = {"train_seconds": seconds, "data_seconds": self._data_seconds, "images_per_s": self._images / seconds}
+        waiting = self._data_time.seconds()
+        speed = {"train_seconds": seconds, "data_seconds": waiting, "images_per_s": self._images / seconds}
         measured = speed | self._of_gpus(trainer)
         self.timing.append({"epoch": epoch, **{k: round(v, 4) for k, v in measured.items()}})
-        self._hint(trainer, self._data_seconds / seconds)
+        self._hint(trainer, waiting / seconds)
 
     def _read_joules(self) -> float:
         return sum((gpu.joules() for gpu in self._gpus), 0.0) if self._gpus else math.nan
