@@ -1,10 +1,14 @@
 """Within `compiling` nothing is launched, by no thread of the pass; a stand-in for Triton shows what is compiled."""
 
 import contextvars
+import json
+import os
+import subprocess
 import sys
 import threading
 import types
 from concurrent.futures import as_completed
+from pathlib import Path
 
 import pytest
 import torch
@@ -36,7 +40,7 @@ class Kernel:
 
     def __init__(self):
         self.launched, self.specialised, self.compiled = [], [], []
-        self.compile = lambda: None
+        self.compile = lambda: compiled({"x": "*fp32"})
 
     def __getitem__(self, grid):
         return lambda *arguments, **options: self.launched.append((grid, arguments, options))
@@ -47,8 +51,27 @@ class Kernel:
         mode.raw_futures.append(mode.executor.submit(self._compile))
 
     def _compile(self):
-        self.compile()
+        kernel = self.compile()
         self.compiled.append(threading.get_ident())
+        return kernel
+
+
+def compiled(signature):
+    """As a `triton.compiler.CompiledKernel`."""
+    return types.SimpleNamespace(src=types.SimpleNamespace(signature=signature), metadata="of it")
+
+
+class Launcher:
+    """As CUDA's: made of a kernel, with a C compiler."""
+
+    def __init__(self):
+        self.built, self.threads, self.build = [], set(), lambda: None
+
+    def __call__(self, source, metadata):
+        assert metadata == "of it"
+        self.built.append(source.signature)
+        self.threads.add(threading.get_ident())
+        self.build()
 
 
 class Launches(torch.autograd.Function):
@@ -66,9 +89,16 @@ class Launches(torch.autograd.Function):
         return grad, None
 
 
+@pytest.fixture
+def launcher():
+    return Launcher()
+
+
 @pytest.fixture(autouse=True)
-def triton(monkeypatch):
-    monkeypatch.setitem(sys.modules, "triton", types.SimpleNamespace(AsyncCompileMode=Mode))
+def triton(monkeypatch, launcher):
+    driver = types.SimpleNamespace(active=types.SimpleNamespace(launcher_cls=launcher))
+    runtime = types.SimpleNamespace(driver=driver)
+    monkeypatch.setitem(sys.modules, "triton", types.SimpleNamespace(AsyncCompileMode=Mode, runtime=runtime))
     monkeypatch.setattr(launch, "_has_triton", lambda: True)
     monkeypatch.setenv("TRITON_INTERPRET", "0")
 
@@ -148,6 +178,47 @@ def test_what_cannot_be_compiled_is_left_to_its_launch(kernel):
     assert not kernel.compiled
     start(kernel, (1,), torch.zeros(2))
     assert kernel.launched
+
+
+def test_launchers_are_built_by_the_threads_one_for_a_signature(kernel, launcher):
+    signatures = [{"x": "*fp32", "n": kind} for kind in ("i32", "i64", "constexpr")]
+    waiting = iter(signatures * 20)
+    kernel.compile = lambda: compiled(next(waiting))
+    with compiling():
+        for _ in range(60):
+            start(kernel, (1,), torch.zeros(2))
+    assert sorted(launcher.built, key=str) == sorted(signatures, key=str)
+    assert launcher.threads <= set(kernel.compiled)
+    assert threading.get_ident() not in launcher.threads
+
+
+def test_a_launcher_that_cannot_be_built_is_left_to_the_launch(kernel, launcher, monkeypatch):
+    def fail():
+        raise RuntimeError("Failed to find C compiler.")
+
+    launcher.build = fail
+    finished = []
+    monkeypatch.setattr(Mode, "__exit__", lambda self, *_: finished.extend(f.result() for f in self.raw_futures))
+    with compiling():
+        start(kernel, (1,), torch.zeros(2))
+    assert launcher.built
+    assert [each.metadata for each in finished] == ["of it"], "the kernel is there"
+
+
+@pytest.mark.gpu
+def test_no_launch_waits_for_a_compiler(tmp_path):
+    """Where nothing lies in Triton's cache, nor in that of this process."""
+    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    done = subprocess.run(
+        [sys.executable, Path(__file__).parent / "launch_program.py"],
+        env=environment | {"TRITON_CACHE_DIR": str(tmp_path)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    started = json.loads(done.stdout)
+    assert "ptxas" in started["before"]
+    assert not started["by launches"]
 
 
 @pytest.mark.timeout(60)

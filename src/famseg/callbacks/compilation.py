@@ -14,7 +14,7 @@ log = logging.getLogger(__name__)
 
 
 class KernelCompilation(Callback):
-    """Has a GPU's kernels compiled by all cores, where the first run on a machine would wait for each in turn.
+    """Has a GPU's kernels and their launchers built by all cores; a machine's first run would wait for each in turn.
 
     A step and a validation on a batch of noise show which they are; weights, batch statistics and random numbers stay
     as they are. What autocast casts is known from then on (`famseg.casts`), which depends on the network alone.

@@ -5,7 +5,7 @@ import logging
 import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from concurrent.futures import Future, wait
 from contextlib import contextmanager
 from typing import Any
 
@@ -13,10 +13,11 @@ import torch
 from torch import Tensor
 
 from famseg.kernels import _has_triton
+from famseg.kernels.compilers import Compilers
 
 log = logging.getLogger(__name__)
 
-THREADS = 16  # at the most: Triton's front end is Python, in one thread at a time; its passes and ptxas are not
+THREADS = 16  # at the most: Triton's front end is Python, in one thread at a time; its passes, ptxas and gcc are not
 PATIENCE = 2.0  # seconds of waiting without a word
 
 _compile: Callable[..., None] | None = None  # no context variable: backward runs in threads of autograd's own
@@ -39,9 +40,10 @@ def compiling() -> Iterator[None]:
     """Within it, this thread and its backward passes launch no kernel; at its end all these kernels are compiled.
 
     What they would have computed is whatever lay in memory. What a pass launches is known by its end, when nothing of
-    it need be kept any more; only then do threads begin. Of a pass that fails, those are compiled that it came to. A
-    kernel that cannot be compiled says so when it is launched. Where Triton has nothing to compile, without a GPU or in
-    its interpreter, kernels are launched as ever.
+    it need be kept any more; only then do threads begin. They build the kernels' launchers, too, so that no launch
+    waits for a compiler. Of a pass that fails, those are compiled that it came to. A kernel that cannot be compiled
+    says so when it is launched. Where Triton has nothing to compile, without a GPU or in its interpreter, kernels are
+    launched as ever.
     """
     global _compile, _owner
     if not compiles():
@@ -51,7 +53,7 @@ def compiling() -> Iterator[None]:
 
     threads = min(THREADS, _cores())
     begin = threading.Event()
-    pool = ThreadPoolExecutor(threads, initializer=begin.wait)
+    pool = Compilers(threads, initializer=begin.wait)
     # Triton finds the mode in it and nowhere else: autograd's threads have another one, and a kernel that a library
     # launches by itself, mamba-ssm or torch, would wait for `begin` forever
     context = contextvars.copy_context()
