@@ -1,4 +1,4 @@
-"""Compiles the gate's kernels and launches them, and prints which processes either starts."""
+"""Compiles the gate's kernels and launches them, and prints which programs the launches start."""
 
 import json
 import sys
@@ -13,7 +13,7 @@ DEVICE = "cuda"
 
 
 def main():
-    """Names of programs: of the pass that compiles, and of that which launches."""
+    """Names of programs."""
     started = []
     sys.addaudithook(lambda event, about: event == "subprocess.Popen" and started.append(Path(about[0]).name))
     x = torch.randn(2, 32, 8, 8, dtype=torch.bfloat16, device=DEVICE, requires_grad=True)
@@ -21,12 +21,11 @@ def main():
     bias = torch.ones(32, device=DEVICE, requires_grad=True)
     with compiling():
         torch.autograd.grad(gate(x, x, weight, bias).sum(), (x, weight, bias))
-    before = started.copy()
     started.clear()
     y = gate(x, x, weight, bias)
     torch.autograd.grad(y.sum(), (x, weight, bias))
     assert torch.equal(y, x), "now they are launched"
-    print(json.dumps({"before": before, "by launches": started}))
+    print(json.dumps(started))
 
 
 if __name__ == "__main__":

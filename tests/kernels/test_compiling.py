@@ -2,18 +2,22 @@
 
 import contextvars
 import json
+import multiprocessing
 import os
+import signal
 import subprocess
 import sys
 import threading
+import time
 import types
 from concurrent.futures import as_completed
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 
-from famseg.kernels import launch
+from famseg.kernels import compilers, launch
 from famseg.kernels.launch import compiling, start
 
 MODE = contextvars.ContextVar("mode", default=None)
@@ -122,7 +126,6 @@ def test_a_kernel_is_compiled_and_later_launched(kernel):
         assert not kernel.compiled, "the pass comes first, or threads would slow it down"
     assert kernel.specialised == [((3,), (x, 5), {"BLOCK": 16})]
     assert kernel.compiled
-    assert threading.get_ident() not in kernel.compiled
     assert not kernel.launched
     start(kernel, (3,), x, 5, BLOCK=16)
     assert kernel.launched == kernel.specialised
@@ -180,16 +183,10 @@ def test_what_cannot_be_compiled_is_left_to_its_launch(kernel):
     assert kernel.launched
 
 
-def test_launchers_are_built_by_the_threads_one_for_a_signature(kernel, launcher):
-    signatures = [{"x": "*fp32", "n": kind} for kind in ("i32", "i64", "constexpr")]
-    waiting = iter(signatures * 20)
-    kernel.compile = lambda: compiled(next(waiting))
+def test_so_is_what_launches_it(kernel, launcher):
     with compiling():
-        for _ in range(60):
-            start(kernel, (1,), torch.zeros(2))
-    assert sorted(launcher.built, key=str) == sorted(signatures, key=str)
-    assert launcher.threads <= set(kernel.compiled)
-    assert threading.get_ident() not in launcher.threads
+        start(kernel, (1,), torch.zeros(2))
+    assert launcher.built == [{"x": "*fp32"}]
 
 
 def test_a_launcher_that_cannot_be_built_is_left_to_the_launch(kernel, launcher, monkeypatch):
@@ -216,9 +213,8 @@ def test_no_launch_waits_for_a_compiler(tmp_path):
         text=True,
     )
     assert done.returncode == 0, done.stderr[-3000:]
-    started = json.loads(done.stdout)
-    assert "ptxas" in started["before"]
-    assert not started["by launches"]
+    assert list(tmp_path.rglob("*.cubin"))
+    assert json.loads(done.stdout) == []
 
 
 @pytest.mark.timeout(60)
@@ -250,14 +246,104 @@ def test_where_nothing_is_compiled_kernels_run(kernel, monkeypatch, without):
     assert not kernel.specialised
 
 
-def test_a_word_to_those_who_wait(kernel, monkeypatch, caplog):
-    monkeypatch.setattr(launch, "_cores", lambda: 40)
-    with caplog.at_level("INFO"), compiling():
-        start(kernel, (1,), torch.zeros(2))
-    assert not caplog.records, "it was quick"
-    monkeypatch.setattr(launch, "PATIENCE", 0.01)
-    kernel.compile = lambda: threading.Event().wait(0.3)
-    with caplog.at_level("INFO"), compiling():
-        for _ in range(3):
-            start(kernel, (1,), torch.zeros(2))
-    assert caplog.messages == ["Compiling 3 GPU kernels on 16 cores; later runs find them in Triton's cache."]
+class Compiled:
+    """Files that say which process has compiled which kernel, as Triton's cache has the kernels."""
+
+    def __init__(self, folder, monkeypatch, cores=3):
+        self.folder = folder
+        monkeypatch.setattr(compilers, "cores", lambda: cores)
+        monkeypatch.setattr(compilers, "PATIENCE", 0.0)
+
+    def __call__(self, index, then=lambda: None):
+        (self.folder / f"{index}-{os.getpid()}-{time.monotonic_ns()}").touch()
+        then()
+        return compiled({"x": "*fp32"})
+
+    @property
+    def processes(self):
+        names = [path.name.split("-") for path in self.folder.iterdir()]
+        return [(int(index), int(pid)) for index, pid, _ in sorted(names, key=lambda name: int(name[2]))]
+
+
+@pytest.fixture
+def forks(tmp_path, monkeypatch):
+    return Compiled(tmp_path, monkeypatch)
+
+
+def each(*calls):
+    """A kernel for each call."""
+    kernels = []
+    for call in calls:
+        kernels.append(Kernel())
+        kernels[-1].compile = call
+    return kernels
+
+
+def run(kernels):
+    with compiling():
+        for one in kernels:
+            start(one, (1,), torch.zeros(2))
+
+
+def test_forks_compile_each_once_and_this_process_takes_it_from_them(forks):
+    run(each(*(partial(forks, i, partial(time.sleep, 0.05)) for i in range(12))))
+    others = [(index, pid) for index, pid in forks.processes if pid != os.getpid()]
+    assert sorted(index for index, _ in others) == list(range(12))
+    assert len({pid for _, pid in others}) == 3
+    assert forks.processes[12:] == [(i, os.getpid()) for i in range(12)]
+
+
+def test_what_is_quickly_done_is_done_here(forks, monkeypatch):
+    monkeypatch.setattr(compilers, "PATIENCE", 60.0)
+    run(each(*(partial(forks, i) for i in range(5))))
+    assert forks.processes == [(i, os.getpid()) for i in range(5)]
+
+
+def test_one_core_has_no_forks(tmp_path, monkeypatch):
+    forks = Compiled(tmp_path, monkeypatch, cores=1)
+    run(each(*(partial(forks, i) for i in range(3))))
+    assert forks.processes == [(i, os.getpid()) for i in range(3)]
+
+
+def test_what_a_fork_dies_of_is_left_to_this_process(forks):
+    here = os.getpid()
+    run(each(*(partial(forks, i, lambda: os.getpid() == here or os._exit(1)) for i in range(5))))
+    assert [index for index, pid in forks.processes if pid == here] == list(range(5))
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("in_fork", [True, False])
+def test_who_interrupts_waits_for_nobody(forks, in_fork):
+    here = os.getpid()
+
+    def interrupt(index):
+        if (os.getpid() != here) == in_fork and index == 0:
+            time.sleep(0.5)  # in the middle of a fork Python drops what a handler raises
+            os.kill(here, signal.SIGINT)
+        time.sleep(40 if os.getpid() != here and in_fork else 0.1)
+
+    kernels = each(*(partial(forks, i, partial(interrupt, i)) for i in range(6)))
+    began = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        run(kernels)
+    assert time.monotonic() - began < 30
+    assert not multiprocessing.active_children()
+    start(kernels[0], (1,), torch.zeros(2))
+    assert kernels[0].launched
+
+
+def test_without_memory_for_forks_it_is_done_here(forks, monkeypatch):
+    def refuse(self):
+        raise OSError("Cannot allocate memory")
+
+    monkeypatch.setattr(multiprocessing.process.BaseProcess, "start", refuse)
+    run(each(*(partial(forks, i) for i in range(3))))
+    assert forks.processes == [(i, os.getpid()) for i in range(3)]
+
+
+def test_a_word_to_those_who_wait(kernel, forks, monkeypatch, caplog):
+    monkeypatch.setattr(compilers, "cores", lambda: 40)
+    kernel.compile = partial(forks, 0)
+    with caplog.at_level("INFO"):
+        run([kernel] * 3)
+    assert caplog.messages == ["Compiling 3 GPU kernels on 3 cores; later runs find them in Triton's cache."]

@@ -1,37 +1,131 @@
-"""Threads that compile kernels and build what launches them, before the first launch would wait for either."""
+"""Kernels compiled, and what launches them built, by forks of this process."""
 
-from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
+import logging
+import multiprocessing
+import os
+import signal
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from concurrent.futures import Executor, Future
+from contextlib import contextmanager, suppress
+from functools import partial
+from multiprocessing.process import BaseProcess
 from typing import Any
 
+log = logging.getLogger(__name__)
 
-class Compilers(ThreadPoolExecutor):
-    """For `triton.AsyncCompileMode`: who compiles a kernel builds its launcher, too.
+MOST = 16  # processes
+PATIENCE = 1.0  # seconds that this process compiles alone; to read all kernels of a network from the disk takes less
 
-    Triton 3.6 has the C compiler build an extension module for every signature (gcc: 0.2 s), keeps it on disk beside
-    the kernels, and would come to it at the first launch of each. Triton 3.8 has one launcher for all, so that nothing
-    is left to build here. No GPU is asked for anything: what is loaded there is loaded at the launch.
+Compile = Callable[[], Any]
+
+
+class Compilers(Executor):
+    """For `triton.AsyncCompileMode`: what is submitted is compiled by `run`.
+
+    Triton's front end is Python, in one thread of a process at a time; hence processes. What one of them compiles, all
+    others find in Triton's cache on disk, so that this one does all again and waits for nothing. A fork knows the
+    kernels as they are here. It neither asks the GPU nor may.
+
+    Triton 3.6 also has the C compiler build an extension module for every signature (gcc: 0.2 s), keeps it on disk
+    beside the kernels, and would come to it at the first launch of each. Triton 3.8 has one launcher for all.
     """
 
-    def __init__(self, threads: int, initializer: Callable[[], object]) -> None:
-        super().__init__(threads, initializer=initializer)
-        self._firsts: dict[tuple[Any, ...], Any] = {}  # kernels by signature
+    def __init__(self) -> None:
+        self._waiting: list[tuple[Future[Any], Compile]] = []
 
     def submit(self, compile_: Callable[..., Any], /, *arguments: Any, **options: Any) -> Future[Any]:
-        """Have a kernel compiled; the promise is kept when its launcher is there as well."""
-        return super().submit(self._compile, compile_, *arguments, **options)
+        """A promise of the kernel, which `run` keeps."""
+        future: Future[Any] = Future()
+        self._waiting.append((future, partial(_compiled, partial(compile_, *arguments, **options))))
+        return future
 
-    def _compile(self, compile_: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
-        kernel = compile_(*arguments, **options)
-        with suppress(Exception):  # no C compiler, or another Triton: the launch builds it, or says why it cannot
-            self._build_launcher(kernel)
-        return kernel
+    def run(self) -> None:
+        """Compile all. A kernel that cannot be compiled raises where its promise is asked."""
+        until = time.monotonic() + PATIENCE
+        try:
+            while self._waiting and time.monotonic() < until:
+                _keep(*self._waiting.pop(0))
+            self._compile_in_forks()
+            while self._waiting:
+                _keep(*self._waiting.pop(0))
+        finally:
+            self.cancel()
 
-    def _build_launcher(self, kernel: Any) -> None:
-        """Once for all kernels of a signature; Triton finds it on disk when it makes this kernel's own."""
+    def cancel(self) -> None:
+        """Compile nothing of what is left, if anything."""
+        for future, _ in self._waiting:
+            future.cancel()
+            future.set_running_or_notify_cancel()  # else who waits for it would not hear
+        self._waiting.clear()
+
+    def _compile_in_forks(self) -> None:
+        count = min(MOST, cores(), len(self._waiting))
+        if count < 2 or not hasattr(os, "fork") or multiprocessing.current_process().daemon:  # which may have none
+            return
+        text = "Compiling %d GPU kernels on %d cores; later runs find them in Triton's cache."
+        log.info(text, len(self._waiting), count)
+        context = multiprocessing.get_context("fork")
+        turn = context.Value("i", 0)
+        with _ended_after() as forks, warnings.catch_warnings():
+            # of threads beside this one; their locks are those of torch, as in a DataLoader's processes
+            warnings.simplefilter("ignore", DeprecationWarning)
+            for _ in range(count):
+                work = [each for _, each in self._waiting]
+                fork = context.Process(target=_compile_in_turn, args=(work, turn), daemon=True)
+                fork.start()
+                forks.append(fork)
+
+
+def cores() -> int:
+    """Those that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _compiled(compile_: Compile) -> Any:
+    kernel = compile_()
+    with suppress(Exception):  # no C compiler, or another Triton: the launch builds it, or says why it cannot
         import triton
 
-        signature = tuple(kernel.src.signature.values())
-        if self._firsts.setdefault(signature, kernel) is kernel:  # the others would build the same side by side
-            triton.runtime.driver.active.launcher_cls(kernel.src, kernel.metadata)
+        triton.runtime.driver.active.launcher_cls(kernel.src, kernel.metadata)
+    return kernel
+
+
+def _keep(promise: Future[Any], compile_: Compile) -> None:
+    try:
+        kernel = compile_()
+    except BaseException as error:
+        promise.set_exception(error)
+        if not isinstance(error, Exception):
+            raise
+    else:
+        promise.set_result(kernel)
+
+
+def _compile_in_turn(waiting: list[Compile], turn: Any) -> None:
+    """What a fork does; what fails here fails again, and in words, in the process that asked for it."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # who has forked ends it
+    while True:
+        with turn.get_lock():
+            index = turn.value
+            turn.value += 1
+        if index >= len(waiting):
+            return
+        with suppress(Exception):
+            waiting[index]()
+
+
+@contextmanager
+def _ended_after() -> Iterator[list[BaseProcess]]:
+    """Forks, to be waited for; where that is interrupted, or no more of them can be had, they end at once."""
+    forks: list[BaseProcess] = []
+    try:
+        with suppress(OSError):  # no memory for another
+            yield forks
+        for fork in forks:
+            fork.join()
+    finally:
+        for fork in forks:
+            fork.kill()
+            fork.join()

@@ -1,11 +1,9 @@
 """How kernels start, and how all those of a pass are compiled before it: side by side instead of one by one."""
 
 import contextvars
-import logging
 import os
 import threading
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, wait
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -14,11 +12,6 @@ from torch import Tensor
 
 from famseg.kernels import _has_triton
 from famseg.kernels.compilers import Compilers
-
-log = logging.getLogger(__name__)
-
-THREADS = 16  # at the most: Triton's front end is Python, in one thread at a time; its passes, ptxas and gcc are not
-PATIENCE = 2.0  # seconds of waiting without a word
 
 _compile: Callable[..., None] | None = None  # no context variable: backward runs in threads of autograd's own
 _owner = 0  # the thread that compiles: another one may predict meanwhile, and must
@@ -40,7 +33,7 @@ def compiling() -> Iterator[None]:
     """Within it, this thread and its backward passes launch no kernel; at its end all these kernels are compiled.
 
     What they would have computed is whatever lay in memory. What a pass launches is known by its end, when nothing of
-    it need be kept any more; only then do threads begin. They build the kernels' launchers, too, so that no launch
+    it need be kept any more; only then are they compiled (`Compilers`), and their launchers built, so that no launch
     waits for a compiler. Of a pass that fails, those are compiled that it came to. A kernel that cannot be compiled
     says so when it is launched. Where Triton has nothing to compile, without a GPU or in its interpreter, kernels are
     launched as ever.
@@ -51,13 +44,11 @@ def compiling() -> Iterator[None]:
         return
     from triton import AsyncCompileMode
 
-    threads = min(THREADS, _cores())
-    begin = threading.Event()
-    pool = Compilers(threads, initializer=begin.wait)
+    compilers = Compilers()
     # Triton finds the mode in it and nowhere else: autograd's threads have another one, and a kernel that a library
-    # launches by itself, mamba-ssm or torch, would wait for `begin` forever
+    # launches by itself, mamba-ssm or torch, would wait for the pass's end forever
     context = contextvars.copy_context()
-    with _entered(AsyncCompileMode(pool, ignore_errors=True), context) as mode:
+    with _entered(AsyncCompileMode(compilers, ignore_errors=True), context):
 
         def compile_(warmup: Any, *arguments: Any, **options: Any) -> None:
             context.copy().run(warmup, *arguments, **options)
@@ -65,16 +56,12 @@ def compiling() -> Iterator[None]:
         _owner, _compile = threading.get_ident(), compile_
         try:
             yield
-            begin.set()
-            _wait(mode.raw_futures, threads)
         except (KeyboardInterrupt, SystemExit):  # nobody would wait
-            for each in mode.raw_futures:
-                each.cancel()
+            compilers.cancel()
             raise
         finally:  # of a pass that failed, too: Triton keeps a kernel's promise; a cancelled one raises at its launch
             _compile = None
-            begin.set()
-            pool.shutdown(wait=False)
+            compilers.run()
 
 
 def compiles() -> bool:
@@ -94,17 +81,3 @@ def _entered(mode: Any, context: contextvars.Context) -> Iterator[Any]:
 
 def _is_ours() -> bool:
     return threading.get_ident() == _owner or torch._C._current_graph_task_id() != -1  # the latter: in backward
-
-
-def _cores() -> int:
-    """Those that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def _wait(compiled: Sequence[Future[Any]], threads: int) -> None:
-    """Until all are there, and say what for."""
-    waiting = wait(compiled, PATIENCE).not_done
-    if waiting:
-        text = "Compiling %d GPU kernels on %d cores; later runs find them in Triton's cache."
-        log.info(text, len(waiting), threads)
-        wait(waiting)
