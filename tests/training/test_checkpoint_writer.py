@@ -3,6 +3,7 @@
 import copy
 import errno
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -58,7 +59,9 @@ def slow(monkeypatch):
         time.sleep(0.15)
         write(io, checkpoint, path)
 
-    monkeypatch.setattr(DurableCheckpointIO, "save_checkpoint", slowly)
+    with monkeypatch.context() as patch:
+        patch.setattr(DurableCheckpointIO, "save_checkpoint", slowly)
+        yield patch
 
 
 @pytest.fixture
@@ -272,15 +275,16 @@ def test_training_goes_on_while_a_file_is_written(fit, tmp_path, slow):
 
 @pytest.mark.parametrize("keep", [1, 2])
 def test_files_and_weights_are_those_of_a_run_that_waits(fit, tmp_path, monkeypatch, slow, keep):
-    scores = [0.1, 0.4, 0.3, 0.5]
+    scores = [0.1, 0.4, 0.3]
     monkeypatch.setattr(
         "famseg.task.SegmentationTask.on_validation_epoch_end",
         lambda task: task.log("val/miou", torch.tensor(scores[task.current_epoch])),
     )
-    fit("beside", keep_best=keep)
+    fit("beside", epochs=3, keep_best=keep)
+    slow.undo()
     for module in (best, last):
         monkeypatch.setattr(module, "beside_training", lambda trainer: nullcontext())
-    fit("waits", keep_best=keep)
+    fit("waits", epochs=3, keep_best=keep)
     names = [sorted(path.name for path in (tmp_path / each).rglob("*.ckpt")) for each in ("beside", "waits")]
     assert names[0] == names[1]
     assert len(names[0]) == (3 if keep == 1 else 5)
@@ -291,6 +295,37 @@ def test_files_and_weights_are_those_of_a_run_that_waits(fit, tmp_path, monkeypa
         for content in (there, want):
             content.pop("callbacks")  # has the folder's name
         assert_same(there, want)
+
+
+class Killed(Callback):
+    """Leaves the folder that a kill in the third epoch would leave."""
+
+    def __init__(self, folder, left):
+        self.folder, self.left = folder, left
+
+    def on_train_batch_end(self, trainer, task, *_):
+        if trainer.global_step == 2 * STEPS + 2:
+            shutil.copytree(self.folder, self.left)
+
+
+def test_killed_while_the_epoch_before_is_written_it_ends_the_same(fit, tmp_path, monkeypatch, fault):
+    fault("kill -9 while training and writing the epoch before", "same weights and metrics.csv, bit for bit")
+    flush = os.fsync
+
+    def slowly(number):
+        time.sleep(0.15 if os.readlink(f"/proc/self/fd/{number}").endswith(".ckpt.partial") else 0)
+        flush(number)
+
+    monkeypatch.setattr(os, "fsync", slowly)
+    _, whole = fit("whole", callbacks=[Killed(tmp_path / "whole", tmp_path / "cut")])
+    checkpoints = tmp_path / "cut" / "checkpoints"
+    assert (checkpoints / f".{LAST}.partial").exists()
+    assert step_of(checkpoints / LAST) == STEPS
+    point = resume.resume_point(str(tmp_path / "cut"), True)
+    _, resumed = fit("cut", ckpt_path=point)
+    assert_same(resumed.state_dict(), whole.state_dict())
+    assert (tmp_path / "whole" / "metrics.csv").read_bytes() == (tmp_path / "cut" / "metrics.csv").read_bytes()
+    assert not list((tmp_path / "cut").rglob("*.ckpt.partial"))
 
 
 class Ctrl(Callback):
