@@ -18,7 +18,7 @@ from lightning.pytorch.loggers import Logger
 from famseg.callbacks.best import BestCheckpoints
 from famseg.callbacks.last import LastCheckpoint
 from famseg.callbacks.preemption import Preemption
-from famseg.checkpoint_io import DurableCheckpointIO
+from famseg.checkpoint_writer import BackgroundCheckpointIO
 from famseg.errors import UserError
 
 REDRAW_SECONDS = 0.25
@@ -96,7 +96,7 @@ def build(
             default_root_dir=output,
             callbacks=[*callbacks, *checkpoints, *bar],
             logger=[logger] if logger else False,
-            plugins=[DurableCheckpointIO()],
+            plugins=[BackgroundCheckpointIO()],
             precision=precision,  # type: ignore[arg-type]
             enable_progress_bar=progress,
             enable_model_summary=False,

@@ -178,7 +178,7 @@ def test_a_best_checkpoint_is_as_good_to_go_on_from(fit, monkeypatch, tmp_path):
 def test_all_devices_do_as_one_of_them_wants(monkeypatch, tmp_path, decision):
     saved = []
     monkeypatch.setattr(ModelCheckpoint, "on_train_epoch_end", lambda *_: saved.append(True))
-    strategy = SimpleNamespace(reduce_boolean_decision=lambda own, all: decision and not all)
+    strategy = SimpleNamespace(reduce_boolean_decision=lambda own, all: decision and not all, checkpoint_io=None)
     trainer = SimpleNamespace(
         strategy=strategy, should_stop=False, current_epoch=1, max_epochs=9, global_step=5, max_steps=-1, callbacks=[]
     )

@@ -8,6 +8,7 @@ import lightning
 from lightning.pytorch.callbacks import ModelCheckpoint
 
 from famseg.checkpoint_io import BEST
+from famseg.checkpoint_writer import beside_training
 from famseg.monitor import require, sign
 from famseg.task import SegmentationTask
 
@@ -62,9 +63,10 @@ class BestCheckpoints(ModelCheckpoint):
     def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         """Save what is among the best, and once more by its own name what is the best."""
         before = self.best_model_path
-        super().on_train_epoch_end(trainer, pl_module)
-        if self.save_top_k > 1 and self.best_model_path != before:
-            trainer.save_checkpoint(Path(str(self.dirpath)) / BEST)
+        with beside_training(trainer):
+            super().on_train_epoch_end(trainer, pl_module)
+            if self.save_top_k > 1 and self.best_model_path != before:
+                trainer.save_checkpoint(Path(str(self.dirpath)) / BEST)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take up the scores, with the files where the folder lies now; without the best of them they are void."""

@@ -1,5 +1,6 @@
 """Keeps the checkpoint that a run goes on from."""
 
+import logging
 import time
 from pathlib import Path
 
@@ -8,6 +9,10 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 
 from famseg.callbacks.preemption import Preemption
 from famseg.checkpoint_io import LAST
+from famseg.checkpoint_writer import beside_training, settle
+from famseg.errors import UserError
+
+log = logging.getLogger(__name__)
 
 
 class LastCheckpoint(ModelCheckpoint):
@@ -35,8 +40,19 @@ class LastCheckpoint(ModelCheckpoint):
         """Save, if it is time on any device: all of them take part, and their clocks differ."""
         wanted = self._is_time() or _is_last_epoch(trainer) or _is_asked_to_stop(trainer)
         if trainer.strategy.reduce_boolean_decision(wanted, all=False):
-            super().on_train_epoch_end(trainer, pl_module)
+            with beside_training(trainer):
+                super().on_train_epoch_end(trainer, pl_module)
             self._written = time.monotonic()
+
+    def on_exception(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, exception: BaseException
+    ) -> None:
+        """Wait for what was saved before; that it could not be written does not hide why the run ends."""
+        super().on_exception(trainer, pl_module, exception)
+        try:
+            settle(trainer)
+        except UserError as error:
+            log.error("%s", error)
 
     def _is_time(self) -> bool:
         return self._written is None or time.monotonic() - self._written >= self.every_s

@@ -10,6 +10,7 @@ import lightning
 from lightning.pytorch.callbacks import Callback
 
 from famseg.checkpoint_io import LAST, damage, step_of
+from famseg.checkpoint_writer import settle
 from famseg.signals import Preempted, give_back, take
 
 log = logging.getLogger(__name__)
@@ -62,8 +63,10 @@ class Preemption(Callback):
         return trainer.strategy.reduce_boolean_decision(self.asked, all=False)
 
     def _is_saved(self, trainer: lightning.Trainer) -> bool:
-        """As the first device sees the file, which wrote it: all must leave, or none."""
-        return trainer.strategy.broadcast(damage(self.last) is None and step_of(self.last) == trainer.global_step)
+        """As the first device sees the file, which writes it: all must leave, or none."""
+        settle(trainer)
+        saved = trainer.is_global_zero and damage(self.last) is None and step_of(self.last) == trainer.global_step
+        return trainer.strategy.broadcast(saved)
 
     def _leave(self, trainer: lightning.Trainer) -> None:
         log.warning("Asked to stop in epoch %d: saved %s; resume=true goes on.", trainer.current_epoch, self.last)
