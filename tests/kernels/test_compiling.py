@@ -332,6 +332,24 @@ def test_who_interrupts_waits_for_nobody(forks, in_fork):
     assert kernels[0].launched
 
 
+def test_one_process_at_a_time_has_forks(forks):
+    """The next one finds what the first has compiled, here as files of the same kernels."""
+
+    def compile_(index):
+        if any(one == index for one, _ in forks.processes):
+            return compiled({"x": "*fp32"})  # as it was read
+        time.sleep(0.2)
+        return forks(index)
+
+    kernels = each(*(partial(compile_, i) for i in range(6)))
+    first = multiprocessing.get_context("fork").Process(target=run, args=(kernels,))
+    first.start()
+    time.sleep(0.1)
+    run(kernels)
+    first.join()
+    assert sorted(index for index, _ in forks.processes) == list(range(6))
+
+
 def test_without_memory_for_forks_it_is_done_here(forks, monkeypatch):
     def refuse(self):
         raise OSError("Cannot allocate memory")

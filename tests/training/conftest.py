@@ -8,7 +8,15 @@ import torch
 from torch import nn
 
 from famseg import schedules
-from famseg.callbacks import NanGuard, OptimizerPhases, Preemption, RunRecord, StepSeed, ValidationOverlays
+from famseg.callbacks import (
+    KernelCompilation,
+    NanGuard,
+    OptimizerPhases,
+    Preemption,
+    RunRecord,
+    StepSeed,
+    ValidationOverlays,
+)
 from famseg.data.phantom import datamodule
 from famseg.losses import CrossEntropyDice
 from famseg.models import SIZES, FAMSeg
@@ -68,6 +76,8 @@ def fit(tmp_path):
             Preemption(output),
         ]
         stop = [StopAfter(stop_after)] if stop_after else []
+        if trainer_options.get("accelerator") == "gpu":
+            own.append(KernelCompilation())  # else kernel by kernel, each process for itself
         every = [*stop, *own, *callbacks]
         options = {"max_epochs": epochs, "accelerator": "cpu", "devices": 1, "progress": False, "save_every_s": 0}
         options |= trainer_options

@@ -1,16 +1,20 @@
 """Kernels compiled, and what launches them built, by forks of this process."""
 
+import fcntl
 import logging
+import math
 import multiprocessing
 import os
 import signal
+import tempfile
 import time
 import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from multiprocessing.process import BaseProcess
+from pathlib import Path
 from typing import Any
 
 log = logging.getLogger(__name__)
@@ -43,13 +47,13 @@ class Compilers(Executor):
 
     def run(self) -> None:
         """Compile all. A kernel that cannot be compiled raises where its promise is asked."""
-        until = time.monotonic() + PATIENCE
         try:
-            while self._waiting and time.monotonic() < until:
-                _keep(*self._waiting.pop(0))
-            self._compile_in_forks()
-            while self._waiting:
-                _keep(*self._waiting.pop(0))
+            self._compile_here(PATIENCE)
+            if self._waiting:
+                with _one_at_a_time():
+                    self._compile_here(PATIENCE)  # what another process has compiled meanwhile
+                    self._compile_in_forks()
+            self._compile_here(math.inf)
         finally:
             self.cancel()
 
@@ -59,6 +63,11 @@ class Compilers(Executor):
             future.cancel()
             future.set_running_or_notify_cancel()  # else who waits for it would not hear
         self._waiting.clear()
+
+    def _compile_here(self, seconds: float) -> None:
+        until = time.monotonic() + seconds
+        while self._waiting and time.monotonic() < until:
+            _keep(*self._waiting.pop(0))
 
     def _compile_in_forks(self) -> None:
         count = min(MOST, cores(), len(self._waiting))
@@ -114,6 +123,17 @@ def _compile_in_turn(waiting: list[Compile], turn: Any) -> None:
             return
         with suppress(Exception):
             waiting[index]()
+
+
+@contextmanager
+def _one_at_a_time() -> Iterator[None]:
+    """Runs that share a machine want the same kernels and the same cores."""
+    with ExitStack() as stack:
+        with suppress(OSError):  # no such file, or no locks of such files: side by side, then
+            name = f"famseg-compiling-{os.getuid()}.lock"
+            file = stack.enter_context((Path(tempfile.gettempdir()) / name).open("w"))
+            fcntl.lockf(file, fcntl.LOCK_EX)  # gone with this process, if not before, and not the forks'
+        yield
 
 
 @contextmanager
