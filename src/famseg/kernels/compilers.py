@@ -121,8 +121,9 @@ def _compile_in_turn(waiting: list[Compile], turn: Any) -> None:
             turn.value += 1
         if index >= len(waiting):
             return
+        compile_ = waiting[index]
         with suppress(Exception):
-            waiting[index]()
+            compile_()
 
 
 @contextmanager
