@@ -19,6 +19,7 @@ import torch
 
 from famseg.kernels import compilers, launch
 from famseg.kernels.launch import compiling, start
+from famseg.signals import STOPS, taken
 
 MODE = contextvars.ContextVar("mode", default=None)
 
@@ -332,11 +333,42 @@ def test_who_interrupts_waits_for_nobody(forks, in_fork):
     assert kernels[0].launched
 
 
-def test_without_memory_for_forks_it_is_done_here(forks, monkeypatch):
-    def refuse(self):
+@pytest.mark.parametrize("number", STOPS)
+def test_what_a_cluster_tells_all_processes_is_heard_here_alone(forks, number):
+    """A run's handlers end it, or save for it; its forks go on until it says otherwise."""
+    here = os.getpid()
+
+    def tell():
+        if os.getpid() != here:
+            os.kill(os.getpid(), number)
+
+    with taken(lambda *_: forks(99)):
+        run(each(*(partial(forks, i, tell) for i in range(6))))
+    assert sorted(index for index, pid in forks.processes if pid != here) == list(range(6))
+
+
+@pytest.mark.timeout(60)
+def test_forks_end_with_a_process_that_is_killed(forks):
+    """For as long as they live the GPU's memory is taken."""
+    kernels = each(*(partial(forks, i, partial(time.sleep, 0.2)) for i in range(100)))
+    parent = multiprocessing.get_context("fork").Process(target=run, args=(kernels,))
+    parent.start()
+    while not forks.processes:
+        time.sleep(0.05)
+    parent.kill()
+    parent.join()
+    time.sleep(0.5)
+    count = len(forks.processes)
+    time.sleep(1)
+    assert len(forks.processes) == count < 100
+
+
+@pytest.mark.parametrize("lacking", [(multiprocessing.process.BaseProcess, "start"), (os, "pipe")])
+def test_without_memory_or_files_for_forks_it_is_done_here(forks, monkeypatch, lacking):
+    def refuse(*_):
         raise OSError("Cannot allocate memory")
 
-    monkeypatch.setattr(multiprocessing.process.BaseProcess, "start", refuse)
+    monkeypatch.setattr(*lacking, refuse)
     run(each(*(partial(forks, i) for i in range(3))))
     assert forks.processes == [(i, os.getpid()) for i in range(3)]
 

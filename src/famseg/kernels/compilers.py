@@ -6,12 +6,15 @@ import os
 import signal
 import time
 import warnings
+from array import array
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future
 from contextlib import contextmanager, suppress
 from functools import partial
 from multiprocessing.process import BaseProcess
 from typing import Any
+
+from famseg.signals import STOPS
 
 log = logging.getLogger(__name__)
 
@@ -66,14 +69,12 @@ class Compilers(Executor):
             return
         text = "Compiling %d GPU kernels on %d cores; later runs find them in Triton's cache."
         log.info(text, len(self._waiting), count)
-        context = multiprocessing.get_context("fork")
-        turn = context.Value("i", 0)
-        with _ended_after() as forks, warnings.catch_warnings():
+        work, context = [each for _, each in self._waiting], multiprocessing.get_context("fork")
+        with _ended_after() as forks, _turns(len(work)) as turns, warnings.catch_warnings():
             # of threads beside this one; their locks are those of torch, as in a DataLoader's processes
             warnings.simplefilter("ignore", DeprecationWarning)
             for _ in range(count):
-                work = [each for _, each in self._waiting]
-                fork = context.Process(target=_compile_in_turn, args=(work, turn), daemon=True)
+                fork = context.Process(target=_compile_in_turn, args=(work, turns, os.getpid()), daemon=True)
                 fork.start()
                 forks.append(fork)
 
@@ -103,17 +104,28 @@ def _keep(promise: Future[Any], compile_: Compile) -> None:
         promise.set_result(kernel)
 
 
-def _compile_in_turn(waiting: list[Compile], turn: Any) -> None:
+@contextmanager
+def _turns(count: int) -> Iterator[int]:
+    """A pipe that has the numbers below `count`: each is read once, and a fork that is killed holds no lock."""
+    numbers, end = os.pipe()
+    try:
+        os.write(end, array("H", range(count)).tobytes())
+        os.close(end)
+        yield numbers
+    finally:
+        os.close(numbers)
+
+
+def _compile_in_turn(waiting: list[Compile], turns: int, parent: int) -> None:
     """What a fork does; what fails here fails again, and in words, in the process that asked for it."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # who has forked ends it
-    while True:
-        with turn.get_lock():
-            index = turn.value
-            turn.value += 1
-        if index >= len(waiting):
+    for number in (signal.SIGINT, *STOPS):  # the handlers are those of a run; who has forked ends this one
+        signal.signal(number, signal.SIG_IGN)
+    while os.getppid() == parent:  # one that was killed would keep the GPU's memory for as long as its forks live
+        turn = os.read(turns, 2)
+        if not turn:
             return
         with suppress(Exception):
-            waiting[index]()
+            waiting[array("H", turn)[0]]()
 
 
 @contextmanager
@@ -121,7 +133,7 @@ def _ended_after() -> Iterator[list[BaseProcess]]:
     """Forks, to be waited for; where that is interrupted, or no more of them can be had, they end at once."""
     forks: list[BaseProcess] = []
     try:
-        with suppress(OSError):  # no memory for another
+        with suppress(OSError):  # no memory for another, or no file
             yield forks
         for fork in forks:
             fork.join()
