@@ -44,7 +44,7 @@ class Kernel:
     """As a `triton.JITFunction`."""
 
     def __init__(self):
-        self.launched, self.specialised, self.compiled = [], [], []
+        self.launched, self.specialised, self.compiled, self.promises = [], [], [], []
         self.compile = lambda: compiled({"x": "*fp32"})
 
     def __getitem__(self, grid):
@@ -53,7 +53,8 @@ class Kernel:
     def warmup(self, *arguments, grid, **options):
         self.specialised.append((grid, arguments, options))
         mode = MODE.get()
-        mode.raw_futures.append(mode.executor.submit(self._compile))
+        self.promises.append(mode.executor.submit(self._compile))
+        mode.raw_futures.append(self.promises[-1])
 
     def _compile(self):
         kernel = self.compile()
@@ -221,7 +222,7 @@ def test_no_launch_waits_for_a_compiler(tmp_path):
 @pytest.mark.timeout(60)
 @pytest.mark.parametrize(("error", "compiled"), [(RuntimeError, 100), (KeyboardInterrupt, 0)])
 def test_of_a_pass_that_fails_all_is_compiled_unless_the_user_ends_it(kernel, error, compiled):
-    """What is cancelled could not be launched any more: Triton keeps the promise, not the kernel."""
+    """The rest is compiled by its launch: Triton keeps the promise, not the kernel."""
 
     def fail():
         for _ in range(100):
@@ -231,8 +232,18 @@ def test_of_a_pass_that_fails_all_is_compiled_unless_the_user_ends_it(kernel, er
     with pytest.raises(error), compiling():
         fail()
     assert len(kernel.compiled) == compiled
+    assert [promise.result().metadata for promise in kernel.promises] == ["of it"] * 100
+    assert len(kernel.compiled) == 100
     start(kernel, (1,), torch.zeros(2))
     assert len(kernel.launched) == 1
+
+
+def test_another_thread_that_launches_the_same_kernel_does_not_wait_for_the_pass(kernel):
+    with compiling():
+        start(kernel, (1,), torch.zeros(2))
+        in_a_thread(kernel.promises[0].result)
+        assert len(kernel.compiled) == 1
+    assert len(kernel.compiled) == 1
 
 
 @pytest.mark.parametrize("without", ["triton", "compiler"])
@@ -329,8 +340,7 @@ def test_who_interrupts_waits_for_nobody(forks, in_fork):
         run(kernels)
     assert time.monotonic() - began < 30
     assert not multiprocessing.active_children()
-    start(kernels[0], (1,), torch.zeros(2))
-    assert kernels[0].launched
+    assert all(kernel.promises[0].result(1).metadata == "of it" for kernel in kernels[1:3])
 
 
 @pytest.mark.parametrize("number", STOPS)

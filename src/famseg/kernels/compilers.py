@@ -4,6 +4,7 @@ import logging
 import multiprocessing
 import os
 import signal
+import threading
 import time
 import warnings
 from array import array
@@ -24,6 +25,34 @@ PATIENCE = 1.0  # seconds that this process compiles alone; to read all kernels 
 Compile = Callable[[], Any]
 
 
+class Promise(Future[Any]):
+    """A kernel that is compiled when it is asked for, if not before; Triton keeps promises and launches by them.
+
+    Args:
+        compile_: -> the kernel.
+    """
+
+    def __init__(self, compile_: Compile) -> None:
+        super().__init__()
+        self.compile = compile_
+        self._one = threading.Lock()  # of the threads that ask
+
+    def result(self, timeout: float | None = None) -> Any:
+        """The kernel, or why there is none; one that was interrupted may be asked again."""
+        self.exception()
+        return super().result()
+
+    def exception(self, timeout: float | None = None) -> BaseException | None:
+        """Why there is no kernel, or None."""
+        with self._one:
+            if not self.done():
+                try:
+                    self.set_result(self.compile())
+                except Exception as error:
+                    self.set_exception(error)
+        return super().exception()
+
+
 class Compilers(Executor):
     """For `triton.AsyncCompileMode`: what is submitted is compiled by `run`.
 
@@ -36,31 +65,25 @@ class Compilers(Executor):
     """
 
     def __init__(self) -> None:
-        self._waiting: list[tuple[Future[Any], Compile]] = []
+        self._waiting: list[Promise] = []
 
     def submit(self, compile_: Callable[..., Any], /, *arguments: Any, **options: Any) -> Future[Any]:
         """A promise of the kernel, which `run` keeps."""
-        future: Future[Any] = Future()
-        self._waiting.append((future, partial(_compiled, partial(compile_, *arguments, **options))))
-        return future
+        promise = Promise(partial(_compiled, partial(compile_, *arguments, **options)))
+        self._waiting.append(promise)
+        return promise
 
     def run(self) -> None:
         """Compile all. A kernel that cannot be compiled raises where its promise is asked."""
         until = time.monotonic() + PATIENCE
-        try:
-            while self._waiting and time.monotonic() < until:
-                _keep(*self._waiting.pop(0))
-            self._compile_in_forks()
-            while self._waiting:
-                _keep(*self._waiting.pop(0))
-        finally:
-            self.cancel()
+        while self._waiting and time.monotonic() < until:
+            self._waiting.pop(0).exception()
+        self._compile_in_forks()
+        while self._waiting:
+            self._waiting.pop(0).exception()
 
     def cancel(self) -> None:
-        """Compile nothing of what is left, if anything."""
-        for future, _ in self._waiting:
-            future.cancel()
-            future.set_running_or_notify_cancel()  # else who waits for it would not hear
+        """Compile nothing of what is left, if anything, before it is asked for."""
         self._waiting.clear()
 
     def _compile_in_forks(self) -> None:
@@ -69,7 +92,7 @@ class Compilers(Executor):
             return
         text = "Compiling %d GPU kernels on %d cores; later runs find them in Triton's cache."
         log.info(text, len(self._waiting), count)
-        work, context = [each for _, each in self._waiting], multiprocessing.get_context("fork")
+        work, context = [promise.compile for promise in self._waiting], multiprocessing.get_context("fork")
         with _ended_after() as forks, _turns(len(work)) as turns, warnings.catch_warnings():
             # of threads beside this one; their locks are those of torch, as in a DataLoader's processes
             warnings.simplefilter("ignore", DeprecationWarning)
@@ -91,17 +114,6 @@ def _compiled(compile_: Compile) -> Any:
 
         triton.runtime.driver.active.launcher_cls(kernel.src, kernel.metadata)
     return kernel
-
-
-def _keep(promise: Future[Any], compile_: Compile) -> None:
-    try:
-        kernel = compile_()
-    except BaseException as error:
-        promise.set_exception(error)
-        if not isinstance(error, Exception):
-            raise
-    else:
-        promise.set_result(kernel)
 
 
 @contextmanager
