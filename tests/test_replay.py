@@ -82,7 +82,8 @@ class Device:
     def __init__(self, monkeypatch, knows):
         self.knows, self.current, self.underway, self.released = knows, "the step's", [], []
         fakes = {"current_stream": lambda: self.current, "stream": self.on, "graph": self.capture}
-        for name, fake in (fakes | {"current_device": lambda: 1}).items():
+        fakes |= {"current_device": lambda: 1, "default_stream": lambda: "the step's"}
+        for name, fake in fakes.items():
             monkeypatch.setattr(torch.cuda, name, fake)
         monkeypatch.setattr(torch._C, "_cuda_endAllocateToPool", self.end)
         monkeypatch.setattr(torch._C, "_cuda_releasePool", lambda *where: self.released.append(where))
@@ -96,8 +97,8 @@ class Device:
             self.current = before
 
     @contextmanager
-    def capture(self, graph, pool, capture_error_mode):
-        before, self.current = self.current, "the capture's"
+    def capture(self, graph, pool, stream, capture_error_mode):
+        before, self.current = self.current, stream or "the capture's"
         self.underway += [] if self.knows else [(1, pool)]
         yield
         self.underway.clear()
@@ -122,6 +123,15 @@ def test_a_capture_that_fails_leaves_nothing(monkeypatch, knows):
     assert device.current == "the step's"
     assert not device.underway
     assert device.released == ([] if knows else [(1, "pool")])
+
+
+def test_what_runs_beside_the_step_is_captured_beside_it(monkeypatch):
+    """On torch's stream for captures it would have the step's workspace of cuBLAS, too."""
+    device = Device(monkeypatch, knows=True)
+    with _captures("graph", "pool"):
+        assert device.current == "the capture's"
+    with device.on("the batches'"), _captures("graph", "pool"):
+        assert device.current == "the batches'"
 
 
 @pytest.mark.gpu

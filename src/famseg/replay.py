@@ -46,11 +46,15 @@ def _captures(graph: torch.cuda.CUDAGraph, pool: Any) -> Iterator[None]:
 
     torch (2.14) leaves the thread on the stream of the capture. Its allocator (2.11; pytorch/pytorch#180395) believes
     in the capture for good: it never again gives memory back that two streams have used, nor empties its cache.
+
+    cuBLAS has a workspace for each stream, and a graph that of the stream it was captured on; so what is replayed
+    beside other graphs is captured on its own stream, not on the one that torch has for all.
     """
-    device = torch.cuda.current_device()
-    with torch.cuda.stream(torch.cuda.current_stream()):
+    device, here = torch.cuda.current_device(), torch.cuda.current_stream()
+    own = None if here == torch.cuda.default_stream() else here
+    with torch.cuda.stream(here):
         try:
-            with torch.cuda.graph(graph, pool, **_MODE):
+            with torch.cuda.graph(graph, pool, own, **_MODE):
                 yield
         except BaseException:
             with suppress(RuntimeError):  # it knows
