@@ -4,7 +4,9 @@ import pytest
 import torch
 from torch import nn
 
+from famseg import inference
 from famseg.data.transforms import Augmentation
+from famseg.evaluation import results
 
 
 class Precisions(nn.Conv2d):
@@ -24,10 +26,21 @@ class Precisions(nn.Conv2d):
 
 def test_overlays_are_predicted_in_the_runs_precision(fit, monkeypatch):
     monkeypatch.setattr(Precisions, "seen", frozenset())
+    drawn = []
+
+    def segment(*arguments):
+        Precisions.seen = frozenset()
+        yield from inference.segment(*arguments)
+        drawn.append(Precisions.seen)
+
+    monkeypatch.setattr(results, "segment", segment)
     trainer, task = fit(epochs=1, switch=None, network=Precisions, precision="bf16-mixed")
+    drawn.append("of the validation")
     trainer.test(task, datamodule=trainer.datamodule, verbose=False)
-    assert 1 in {images for images, _ in Precisions.seen}  # overlays are predicted one by one
-    assert {dtype for _, dtype in Precisions.seen} == {torch.bfloat16}
+    assert drawn[0] != "of the validation" != drawn[-1]
+    for seen in set(drawn) - {"of the validation"}:
+        assert {dtype for _, dtype in seen} == {torch.bfloat16}
+        assert max(images for images, _ in seen) <= trainer.datamodule.batch_size
 
 
 @pytest.mark.parametrize("engine", ["albumentations", "gpu"])
