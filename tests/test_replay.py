@@ -1,11 +1,13 @@
 """Functions and steps as CUDA graphs; what of them needs no GPU is tested without one."""
 
 from contextlib import contextmanager
+from functools import cache
 
 import pytest
 import torch
 from torch import nn
 
+from famseg import replay
 from famseg.gradients import largest_of
 from famseg.replay import ReplayedStep, _apart, _captures, _laid_out_as, _Replay, replayed
 
@@ -80,9 +82,11 @@ class Device:
     """What torch leaves of a capture that fails: this thread on its stream, and, as of 2.11, the allocator in it."""
 
     def __init__(self, monkeypatch, knows):
-        self.knows, self.current, self.underway, self.released = knows, "the step's", [], []
+        self.knows, self.current, self.underway, self.released, self.number = knows, "the step's", [], [], 1
+        monkeypatch.setattr(replay, "_side", cache(replay._side.__wrapped__))
         fakes = {"current_stream": lambda: self.current, "stream": self.on, "graph": self.capture}
-        fakes |= {"current_device": lambda: 1, "default_stream": lambda: "the step's"}
+        fakes |= {"current_device": lambda: self.number, "default_stream": lambda: "the step's"}
+        fakes |= {"Stream": lambda number: f"captures of {number}"}
         for name, fake in fakes.items():
             monkeypatch.setattr(torch.cuda, name, fake)
         monkeypatch.setattr(torch._C, "_cuda_endAllocateToPool", self.end)
@@ -98,7 +102,7 @@ class Device:
 
     @contextmanager
     def capture(self, graph, pool, stream, capture_error_mode):
-        before, self.current = self.current, stream or "the capture's"
+        before, self.current = self.current, stream
         self.underway += [] if self.knows else [(1, pool)]
         yield
         self.underway.clear()
@@ -115,7 +119,7 @@ def test_a_capture_that_fails_leaves_nothing(monkeypatch, knows):
     device = Device(monkeypatch, knows)
 
     def wait():
-        assert device.current == "the capture's"
+        assert device.current == "captures of 1"
         raise ValueError("waits for the GPU")
 
     with pytest.raises(ValueError, match="waits for the GPU"), _captures("graph", "pool"):
@@ -129,9 +133,17 @@ def test_what_runs_beside_the_step_is_captured_beside_it(monkeypatch):
     """On torch's stream for captures it would have the step's workspace of cuBLAS, too."""
     device = Device(monkeypatch, knows=True)
     with _captures("graph", "pool"):
-        assert device.current == "the capture's"
+        assert device.current == "captures of 1"
     with device.on("the batches'"), _captures("graph", "pool"):
         assert device.current == "the batches'"
+
+
+def test_each_gpu_is_captured_on_a_stream_of_its_own(monkeypatch):
+    """On that of another GPU nothing would be captured, and each replay leave the first result."""
+    device = Device(monkeypatch, knows=True)
+    for device.number in (0, 1, 0):
+        with _captures("graph", "pool"):
+            assert device.current == f"captures of {device.number}"
 
 
 @pytest.mark.gpu

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from functools import cache
 from typing import Any
 
 import torch
@@ -48,19 +49,23 @@ def _captures(graph: torch.cuda.CUDAGraph, pool: Any) -> Iterator[None]:
     in the capture for good: it never again gives memory back that two streams have used, nor empties its cache.
 
     cuBLAS has a workspace for each stream, and a graph that of the stream it was captured on; so what is replayed
-    beside other graphs is captured on its own stream, not on the one that torch has for all.
+    beside other graphs is captured on its own stream. torch's for captures is one for all, on the GPU of the first.
     """
     device, here = torch.cuda.current_device(), torch.cuda.current_stream()
-    own = None if here == torch.cuda.default_stream() else here
     with torch.cuda.stream(here):
         try:
-            with torch.cuda.graph(graph, pool, own, **_MODE):
+            with torch.cuda.graph(graph, pool, _side(device) if here == torch.cuda.default_stream() else here, **_MODE):
                 yield
         except BaseException:
             with suppress(RuntimeError):  # it knows
                 torch._C._cuda_endAllocateToPool(device, pool)
                 torch._C._cuda_releasePool(device, pool)
             raise
+
+
+@cache
+def _side(device: int) -> torch.cuda.Stream:
+    return torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
 
 
 def captured(function: Callable[[], Any]) -> torch.cuda.CUDAGraph:
