@@ -63,8 +63,7 @@ def ours(source: Source, options: argparse.Namespace, cache: str, engine: str, f
     def batches() -> Iterator[Any]:
         for batch in loader:
             tensors = data.on_before_batch_transfer(batch, 0)
-            there = {key: value.to(DEVICE, non_blocking=True) for key, value in tensors.items()}
-            yield data.on_after_batch_transfer(there, 0)
+            yield data.on_after_batch_transfer(data.transfer_batch_to_device(tensors, DEVICE, 0), 0)
 
     return batches
 

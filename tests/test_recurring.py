@@ -68,6 +68,28 @@ def test_kernels_of_a_new_shape_are_compiled_before_they_run(captures, monkeypat
     assert events == ["compile", 1, "compiled", 1, "compile", 2, "compiled", 2, 1, 2]
 
 
+def test_a_function_that_minds_what_lies_in_memory_is_called_all_the_same(captures, monkeypatch):
+    """Kernels that are only compiled write nothing; or there is no memory for one pass more."""
+    compiling = []
+
+    @contextmanager
+    def within():
+        compiling.append(True)
+        try:
+            yield
+        finally:
+            compiling.clear()
+
+    def function(a):
+        if compiling:
+            raise RuntimeError("not finite")
+        return a
+
+    monkeypatch.setattr(recurring, "compiling", within)
+    monkeypatch.setattr(recurring, "compiles", lambda: True)
+    assert torch.equal(Recurring(function, "kept", captures)(torch.ones(1)), torch.ones(1))
+
+
 def test_where_nothing_is_compiled_the_function_runs_once(monkeypatch):
     monkeypatch.setattr(recurring, "compiles", lambda: False)
     calls = []

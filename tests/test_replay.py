@@ -1,11 +1,15 @@
 """Functions and steps as CUDA graphs; what of them needs no GPU is tested without one."""
 
+from contextlib import contextmanager
+from functools import cache
+
 import pytest
 import torch
 from torch import nn
 
+from famseg import replay
 from famseg.gradients import largest_of
-from famseg.replay import ReplayedStep, _apart, _laid_out_as, _Replay, replayed
+from famseg.replay import ReplayedStep, _apart, _captures, _laid_out_as, _Replay, replayed
 
 
 class Stand:
@@ -72,6 +76,91 @@ def test_they_are_clipped_as_autograd_s_are():
         torch.nn.utils.clip_grad_norm_(biases, 0.01)
         clipped.append([bias.grad.clone() for bias in biases])
     torch.testing.assert_close(*clipped)
+
+
+class Device:
+    """What torch leaves of a capture that fails: this thread on its stream, and, as of 2.11, the allocator in it."""
+
+    def __init__(self, monkeypatch, knows):
+        self.knows, self.current, self.underway, self.released, self.number = knows, "the step's", [], [], 1
+        monkeypatch.setattr(replay, "_side", cache(replay._side.__wrapped__))
+        fakes = {"current_stream": lambda: self.current, "stream": self.on, "graph": self.capture}
+        fakes |= {"current_device": lambda: self.number, "default_stream": lambda: "the step's"}
+        fakes |= {"Stream": lambda number: f"captures of {number}"}
+        for name, fake in fakes.items():
+            monkeypatch.setattr(torch.cuda, name, fake)
+        monkeypatch.setattr(torch._C, "_cuda_endAllocateToPool", self.end)
+        monkeypatch.setattr(torch._C, "_cuda_releasePool", lambda *where: self.released.append(where))
+
+    @contextmanager
+    def on(self, stream):
+        before, self.current = self.current, stream
+        try:
+            yield
+        finally:
+            self.current = before
+
+    @contextmanager
+    def capture(self, graph, pool, stream, capture_error_mode):
+        before, self.current = self.current, stream
+        self.underway += [] if self.knows else [(1, pool)]
+        yield
+        self.underway.clear()
+        self.current = before
+
+    def end(self, *where):
+        if where not in self.underway:
+            raise RuntimeError("endAllocatePool: not currently recording to mempool_id")
+        self.underway.remove(where)
+
+
+@pytest.mark.parametrize("knows", [False, True])
+def test_a_capture_that_fails_leaves_nothing(monkeypatch, knows):
+    device = Device(monkeypatch, knows)
+
+    def wait():
+        assert device.current == "captures of 1"
+        raise ValueError("waits for the GPU")
+
+    with pytest.raises(ValueError, match="waits for the GPU"), _captures("graph", "pool"):
+        wait()
+    assert device.current == "the step's"
+    assert not device.underway
+    assert device.released == ([] if knows else [(1, "pool")])
+
+
+def test_what_runs_beside_the_step_is_captured_beside_it(monkeypatch):
+    """On torch's stream for captures it would have the step's workspace of cuBLAS, too."""
+    device = Device(monkeypatch, knows=True)
+    with _captures("graph", "pool"):
+        assert device.current == "captures of 1"
+    with device.on("the batches'"), _captures("graph", "pool"):
+        assert device.current == "the batches'"
+
+
+def test_each_gpu_is_captured_on_a_stream_of_its_own(monkeypatch):
+    """On that of another GPU nothing would be captured, and each replay leave the first result."""
+    device = Device(monkeypatch, knows=True)
+    for device.number in (0, 1, 0):
+        with _captures("graph", "pool"):
+            assert device.current == f"captures of {device.number}"
+
+
+@pytest.mark.gpu
+def test_nor_does_it_on_a_gpu():
+    stream, x = torch.cuda.current_stream(), torch.zeros(1 << 20, device="cuda")
+    with pytest.raises(RuntimeError):
+        replayed(lambda a: a + a.sum().item(), x)
+    assert torch.cuda.current_stream() == stream
+    torch.cuda.empty_cache()  # refused, while a capture is under way
+    side = torch.cuda.Stream()
+    before = torch.cuda.memory_stats()["active_bytes.all.current"]
+    for _ in range(100):
+        x.clone().record_stream(side)
+        torch.cuda.synchronize()
+    x.clone()
+    assert torch.cuda.memory_stats()["active_bytes.all.current"] <= before + 2 * x.nbytes
+    assert replayed(lambda a: a + 1, x)(x + 1)[0] == 2
 
 
 @pytest.mark.gpu

@@ -3,6 +3,7 @@
 import logging
 from collections import OrderedDict
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import torch
@@ -41,7 +42,8 @@ class Recurring:
         seen = kind in self._graphs
         graph = self._graphs.pop(kind, None)
         if not seen and compiles():
-            with compiling():  # all kernels at once
+            # a pass on what lies in memory: the function itself will say if there is too little of it
+            with suppress(RuntimeError), compiling():  # all kernels at once
                 self._function(*inputs)
         if seen and graph is None:
             graph = self._captured(*inputs)

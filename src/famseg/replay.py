@@ -1,6 +1,8 @@
 """Functions of tensors as CUDA graphs: many launches become one."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from functools import cache
 from typing import Any
 
 import torch
@@ -27,7 +29,7 @@ def replayed(function: Callable[..., Any], *inputs: Tensor) -> Callable[..., Any
     fixed = [tensor.clone() for tensor in inputs]
     function(*fixed)  # compiles kernels and chooses algorithms
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph, **_MODE):
+    with _captures(graph, torch.cuda.graph_pool_handle()):
         results = function(*fixed)
 
     def replay(*new: Tensor, _read_by_the_graph: Callable[..., Any] = function) -> Any:
@@ -37,6 +39,33 @@ def replayed(function: Callable[..., Any], *inputs: Tensor) -> Callable[..., Any
         return results.clone() if isinstance(results, Tensor) else tuple(result.clone() for result in results)
 
     return replay
+
+
+@contextmanager
+def _captures(graph: torch.cuda.CUDAGraph, pool: Any) -> Iterator[None]:
+    """`torch.cuda.graph`, but one that fails leaves this thread and the allocator as they were.
+
+    torch (2.14) leaves the thread on the stream of the capture. Its allocator (2.11; pytorch/pytorch#180395) believes
+    in the capture for good: it never again gives memory back that two streams have used, nor empties its cache.
+
+    cuBLAS has a workspace for each stream, and a graph that of the stream it was captured on; so what is replayed
+    beside other graphs is captured on its own stream. torch's for captures is one for all, on the GPU of the first.
+    """
+    device, here = torch.cuda.current_device(), torch.cuda.current_stream()
+    with torch.cuda.stream(here):
+        try:
+            with torch.cuda.graph(graph, pool, _side(device) if here == torch.cuda.default_stream() else here, **_MODE):
+                yield
+        except BaseException:
+            with suppress(RuntimeError):  # it knows
+                torch._C._cuda_endAllocateToPool(device, pool)
+                torch._C._cuda_releasePool(device, pool)
+            raise
+
+
+@cache
+def _side(device: int) -> torch.cuda.Stream:
+    return torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
 
 
 def captured(function: Callable[[], Any]) -> torch.cuda.CUDAGraph:
@@ -91,10 +120,10 @@ class ReplayedStep:
         torch.cuda.current_stream().wait_stream(side)
         self._forward, self._backward = torch.cuda.CUDAGraph(), torch.cuda.CUDAGraph()
         pool = torch.cuda.graph_pool_handle()
-        with torch.cuda.graph(self._forward, pool, **_MODE):
+        with _captures(self._forward, pool):
             loss = function(*self._inputs)
         self._scale = torch.ones_like(loss)
-        with torch.cuda.graph(self._backward, pool, **_MODE):
+        with _captures(self._backward, pool):
             grads = torch.autograd.grad(loss, parameters, self._scale, allow_unused=True)
             pairs = [(p, g) for p, g in zip(parameters, grads, strict=True) if g is not None]
             own = _apart([_laid_out_as(p, g) for p, g in pairs])

@@ -73,7 +73,8 @@ class SegmentationTask(lightning.LightningModule):
         self.phase = 0
         self.losses: list[float] = []  # mean training loss of every finished epoch: the state of the decay
         self.train_loss, self.val_loss = FiniteMean(), MeanMetric()
-        self.confusion = MulticlassConfusionMatrix(len(self.classes), validate_args=False)  # reads values, and waits
+        # to validate its arguments it sorts all pixels of a batch; `Preparation.outputs` has checked each image
+        self.confusion = MulticlassConfusionMatrix(len(self.classes), validate_args=False)
         self.test_rows: list[dict[str, Any]] = []
         self.test_totals: dict[str, float] = {}
 

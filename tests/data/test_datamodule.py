@@ -281,6 +281,21 @@ def test_both_engines_make_batches_of_the_same_images(toy, roomy, augment):
             torch.testing.assert_close(one["image"], other["image"], atol=1e-4, rtol=0)
 
 
+@pytest.mark.filterwarnings("ignore")
+def test_nothing_lies_on_the_device_after_a_training(toy, roomy):
+    """Pictures and graphs; and a later validation, by another trainer, may be on another device."""
+    model, data = Batches(), SegmentationDataModule(toy(), cache="gpu", augment=None, **OPTIONS)
+    trainer = Trainer(accelerator="cpu", max_epochs=1, logger=False, enable_checkpointing=False, num_sanity_val_steps=0)
+    trainer.fit(model, data)
+    assert data._assembly is None
+    assert not data.lies_on_device
+    made, model.val_batches = model.val_batches, []
+    trainer.validate(model, data)
+    for one, other in zip(made, model.val_batches, strict=True):
+        torch.testing.assert_close(one["image"], other["image"])
+        assert torch.equal(one["mask"], other["mask"])
+
+
 @pytest.mark.gpu
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("cache", ["gpu", "ram"])

@@ -19,6 +19,7 @@ import torch
 
 from famseg.kernels import compilers, launch
 from famseg.kernels.launch import compiling, start
+from famseg.signals import STOPS, taken
 
 MODE = contextvars.ContextVar("mode", default=None)
 
@@ -43,7 +44,7 @@ class Kernel:
     """As a `triton.JITFunction`."""
 
     def __init__(self):
-        self.launched, self.specialised, self.compiled = [], [], []
+        self.launched, self.specialised, self.compiled, self.promises = [], [], [], []
         self.compile = lambda: compiled({"x": "*fp32"})
 
     def __getitem__(self, grid):
@@ -52,7 +53,8 @@ class Kernel:
     def warmup(self, *arguments, grid, **options):
         self.specialised.append((grid, arguments, options))
         mode = MODE.get()
-        mode.raw_futures.append(mode.executor.submit(self._compile))
+        self.promises.append(mode.executor.submit(self._compile))
+        mode.raw_futures.append(self.promises[-1])
 
     def _compile(self):
         kernel = self.compile()
@@ -220,7 +222,7 @@ def test_no_launch_waits_for_a_compiler(tmp_path):
 @pytest.mark.timeout(60)
 @pytest.mark.parametrize(("error", "compiled"), [(RuntimeError, 100), (KeyboardInterrupt, 0)])
 def test_of_a_pass_that_fails_all_is_compiled_unless_the_user_ends_it(kernel, error, compiled):
-    """What is cancelled could not be launched any more: Triton keeps the promise, not the kernel."""
+    """The rest is compiled by its launch: Triton keeps the promise, not the kernel."""
 
     def fail():
         for _ in range(100):
@@ -230,8 +232,18 @@ def test_of_a_pass_that_fails_all_is_compiled_unless_the_user_ends_it(kernel, er
     with pytest.raises(error), compiling():
         fail()
     assert len(kernel.compiled) == compiled
+    assert [promise.result().metadata for promise in kernel.promises] == ["of it"] * 100
+    assert len(kernel.compiled) == 100
     start(kernel, (1,), torch.zeros(2))
     assert len(kernel.launched) == 1
+
+
+def test_another_thread_that_launches_the_same_kernel_does_not_wait_for_the_pass(kernel):
+    with compiling():
+        start(kernel, (1,), torch.zeros(2))
+        in_a_thread(kernel.promises[0].result)
+        assert len(kernel.compiled) == 1
+    assert len(kernel.compiled) == 1
 
 
 @pytest.mark.parametrize("without", ["triton", "compiler"])
@@ -328,8 +340,7 @@ def test_who_interrupts_waits_for_nobody(forks, in_fork):
         run(kernels)
     assert time.monotonic() - began < 30
     assert not multiprocessing.active_children()
-    start(kernels[0], (1,), torch.zeros(2))
-    assert kernels[0].launched
+    assert all(kernel.promises[0].result(1).metadata == "of it" for kernel in kernels[1:3])
 
 
 def test_one_process_at_a_time_has_forks(forks):
@@ -350,11 +361,42 @@ def test_one_process_at_a_time_has_forks(forks):
     assert sorted(index for index, _ in forks.processes) == list(range(6))
 
 
-def test_without_memory_for_forks_it_is_done_here(forks, monkeypatch):
-    def refuse(self):
+@pytest.mark.parametrize("number", STOPS)
+def test_what_a_cluster_tells_all_processes_is_heard_here_alone(forks, number):
+    """A run's handlers end it, or save for it; its forks go on until it says otherwise."""
+    here = os.getpid()
+
+    def tell():
+        if os.getpid() != here:
+            os.kill(os.getpid(), number)
+
+    with taken(lambda *_: forks(99)):
+        run(each(*(partial(forks, i, tell) for i in range(6))))
+    assert sorted(index for index, pid in forks.processes if pid != here) == list(range(6))
+
+
+@pytest.mark.timeout(60)
+def test_forks_end_with_a_process_that_is_killed(forks):
+    """For as long as they live the GPU's memory is taken."""
+    kernels = each(*(partial(forks, i, partial(time.sleep, 0.2)) for i in range(100)))
+    parent = multiprocessing.get_context("fork").Process(target=run, args=(kernels,))
+    parent.start()
+    while not forks.processes:
+        time.sleep(0.05)
+    parent.kill()
+    parent.join()
+    time.sleep(0.5)
+    count = len(forks.processes)
+    time.sleep(1)
+    assert len(forks.processes) == count < 100
+
+
+@pytest.mark.parametrize("lacking", [(multiprocessing.process.BaseProcess, "start"), (os, "pipe")])
+def test_without_memory_or_files_for_forks_it_is_done_here(forks, monkeypatch, lacking):
+    def refuse(*_):
         raise OSError("Cannot allocate memory")
 
-    monkeypatch.setattr(multiprocessing.process.BaseProcess, "start", refuse)
+    monkeypatch.setattr(*lacking, refuse)
     run(each(*(partial(forks, i) for i in range(3))))
     assert forks.processes == [(i, os.getpid()) for i in range(3)]
 

@@ -48,6 +48,30 @@ def test_weights_are_those_of_plain_steps(fit, precision):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5, msg=name)
 
 
+class Waits(nn.Conv2d):
+    """Asks the GPU for a value where it does not train."""
+
+    def __init__(self):
+        super().__init__(1, 3, 3, padding=1)
+
+    def forward(self, image):
+        logits = super().forward(image)
+        return logits if self.training else logits * float(image.isfinite().all().item())
+
+
+@pytest.mark.gpu
+def test_a_validation_that_cannot_be_captured_is_plain_and_costs_nothing_else(fit, caplog):
+    options = {"network": Waits, "accelerator": "gpu", "deterministic": True, "switch": None, "epochs": 4}
+    stream = torch.cuda.current_stream()
+    with caplog.at_level("INFO"):
+        _, ours = fit("graphs", callbacks=[CUDAGraphs(True)], **options)
+    assert "is validated without a CUDA graph" in caplog.text
+    assert torch.cuda.current_stream() == stream
+    _, plain = fit("plain", **options)
+    for (name, a), b in zip(plain.state_dict().items(), ours.state_dict().values(), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5, msg=name)
+
+
 @pytest.mark.parametrize("later", [GradientAccumulationScheduler({4: 2}), StochasticWeightAveraging(1e-3)])
 def test_steps_that_will_be_others_in_a_later_epoch_are_not_captured(later):
     trainer = SimpleNamespace(world_size=1, accumulate_grad_batches=1, callbacks=[later])

@@ -22,6 +22,37 @@ def test_between_a_step_and_the_next_batch(monkeypatch):
     assert clock.seconds() == 0.125
 
 
+class Event:
+    """A GPU's, by a clock of whole seconds."""
+
+    alive = clock = 0
+
+    def __init__(self):
+        Event.alive, Event.clock = Event.alive + 1, Event.clock + 1
+        self.at, self.over = Event.clock, False
+
+    def __del__(self):
+        Event.alive -= 1
+
+    def synchronize(self):
+        self.over = True
+
+    def elapsed_time(self, later):
+        assert later.over
+        return 1000 * (later.at - self.at)
+
+
+def test_a_long_epoch_does_not_keep_all_its_events(monkeypatch):
+    monkeypatch.setattr(DataTime, "_now", lambda self: Event())
+    monkeypatch.setattr(data_time, "MOST", 10)
+    clock = DataTime(torch.device("cpu"))
+    for _ in range(100):
+        clock.batch_is_there()
+        clock.step_ends()
+    assert Event.alive <= 2 * 10 + 1
+    assert clock.seconds() == clock.seconds() == 100
+
+
 @pytest.mark.gpu
 def test_a_gpu_that_works_does_not_wait():
     clock = DataTime(torch.device("cuda"))

@@ -41,4 +41,4 @@ def rehearse(trainer: lightning.Trainer, task: SegmentationTask) -> None:
         torch.autograd.grad(loss, trained(task), allow_unused=True)
         task.eval()
         with torch.no_grad(), precision.forward_context():
-            task.loss(task(image), mask, known)
+            task.batch_evaluation(image, mask, known)

@@ -1,9 +1,12 @@
 """How long a device waits for batches, by its own clock."""
 
 import time
+from collections import deque
 from typing import Any
 
 import torch
+
+MOST = 1000  # batches whose events are kept: a GPU has long made the one before them
 
 Moment = Any  # a clock's seconds, or an event of a GPU
 
@@ -24,7 +27,8 @@ class DataTime:
 
     def begin(self) -> None:
         """Forget what was measured; the device has nothing to do from now on."""
-        self._spans: list[tuple[Moment, Moment]] = []
+        self._spans: deque[tuple[Moment, Moment]] = deque()
+        self._before = 0.0  # seconds of those that are kept no longer
         self.step_ends()
 
     def step_ends(self) -> None:
@@ -34,12 +38,12 @@ class DataTime:
     def batch_is_there(self) -> None:
         """So has all that makes its next batch."""
         self._spans.append((self._since, self._now()))
+        if len(self._spans) > MOST:
+            self._before += _seconds(*self._spans.popleft())
 
     def seconds(self) -> float:
         """Of all batches so far; waits for a GPU."""
-        if self._stream is not None:
-            self._stream.synchronize()
-        return sum((_seconds(*span) for span in self._spans), 0.0)
+        return sum((_seconds(*span) for span in self._spans), self._before)
 
     def _now(self) -> Moment:
         if self._stream is None:
@@ -48,4 +52,7 @@ class DataTime:
 
 
 def _seconds(start: Moment, end: Moment) -> float:
-    return float(end - start if isinstance(start, float) else start.elapsed_time(end) / 1000)
+    if isinstance(start, float):
+        return float(end - start)
+    end.synchronize()
+    return float(start.elapsed_time(end)) / 1000

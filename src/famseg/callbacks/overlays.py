@@ -45,6 +45,6 @@ class ValidationOverlays(Callback):
         chosen = np.unique(np.linspace(0, len(names) - 1, self.images).round().astype(int))
         captions = [(names[i], names[i]) for i in chosen]
         with trainer.precision_plugin.forward_context():  # as validated, and in another precision kernels are others
-            drawn = panels(task.predictor(), data.source, captions)
+            drawn = panels(task.predictor(), data.source, captions, data.batch_size)
         write(self.folder / "overlays" / f"val_epoch_{epoch:03d}.png", sheet(drawn, data.source.classes))
         log_panels(trainer.loggers, "val/overlays", drawn, data.source.classes)

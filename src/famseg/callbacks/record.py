@@ -140,11 +140,10 @@ class RunRecord(Callback):
         """Write the table of images, the scores of the split, and overlays of the best, median and worst images."""
         if not trainer.is_global_zero:
             return
-        source = trainer.datamodule.source  # type: ignore[attr-defined]
+        data: Any = trainer.datamodule  # type: ignore[attr-defined]
+        source, tested = data.source, (task.test_rows, task.test_totals, task.predictor())
         with trainer.precision_plugin.forward_context():  # for the overlays: as tested
-            drawn = write_results(
-                self.folder, task.test_rows, task.test_totals, task.predictor(), source, overlays=self.overlays
-            )
+            drawn = write_results(self.folder, *tested, source, self.overlays, data.batch_size)
         Console().print(table(task.test_totals, f"{len(task.test_rows)} test images"))
         log_panels(trainer.loggers, "test/extremes", drawn, source.classes)
         log_classes(trainer.loggers, "test/classes", task.test_totals)

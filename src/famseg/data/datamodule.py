@@ -193,6 +193,10 @@ class SegmentationDataModule(LightningDataModule):
                 warn_of_unshown(self.source, self._prepare.shown)
             self._choose_engine(cache)
 
+    def teardown(self, stage: str) -> None:
+        """Give the device's memory back; what is validated or tested later may be so on another one."""
+        self._assembly = self._pictures = None
+
     def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
         """Make tensors of what is to go to the device; only what the device makes batches of comes as arrays."""
         return with_tensors(batch)

@@ -52,7 +52,7 @@ def evaluate(config: DictConfig, folder: Path) -> dict[str, float]:
     split_file = _home(config.run) / "split.csv"
     if config.data:
         rows = with_split(rows, split_file)
-    write_results(folder, rows, totals, predictor, data.source, overlays=config.overlays)
+    write_results(folder, rows, totals, predictor, data.source, config.overlays, data.batch_size)
     Console().print(table(totals, title(rows, split_file)), f"A row per image: {folder / 'test.csv'}", sep="\n")
     return totals
 

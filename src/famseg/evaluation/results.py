@@ -17,11 +17,15 @@ from famseg.overlays import Panel, sheet, write
 
 Rows = Sequence[Mapping[str, Any]]
 
-AT_ONCE = 8  # images that the network predicts for a sheet
-
 
 def write_results(
-    folder: Path, rows: Rows, totals: Mapping[str, float], predictor: Predictor, source: Source, overlays: int = 8
+    folder: Path,
+    rows: Rows,
+    totals: Mapping[str, float],
+    predictor: Predictor,
+    source: Source,
+    overlays: int = 8,
+    at_once: int = 1,
 ) -> list[Panel]:
     """Write `test.csv`, `test_scores.csv`, `test_summary.csv` and `overlays/test_extremes.png`.
 
@@ -36,6 +40,7 @@ def write_results(
         predictor: the tested network, to draw with.
         source: holds the images.
         overlays: how many images to draw.
+        at_once: images that the network predicts at a time.
 
     Returns:
         What the sheet of overlays shows: the best, median and worst images.
@@ -44,7 +49,7 @@ def write_results(
     write_table(folder / "test_scores.csv", [totals])
     write_table(folder / "test_summary.csv", summaries(rows, source))
     write_agreement(folder, rows, _groups(rows, source))
-    drawn = panels(predictor, source, extremes(rows, overlays))
+    drawn = panels(predictor, source, extremes(rows, overlays), at_once)
     if drawn:
         write(folder / "overlays" / "test_extremes.png", sheet(drawn, source.classes))
     return drawn
@@ -94,18 +99,19 @@ def extremes(rows: Rows, images: int) -> list[tuple[str, str]]:
     return [(name, f"{place}: {name}  Dice {score:.3f}") for place, part in parts.items() for score, name in part]
 
 
-def panels(predictor: Predictor, source: Source, captions: Sequence[tuple[str, str]]) -> list[Panel]:
+def panels(predictor: Predictor, source: Source, captions: Sequence[tuple[str, str]], at_once: int = 1) -> list[Panel]:
     """Panels of images, predicted now.
 
     Args:
         predictor: the network.
         source: holds the images.
         captions: (name of the image, caption).
+        at_once: images that the network predicts at a time.
     """
     index = {name: i for i, name in enumerate(source.names)}
     drawn = []
-    for first in range(0, len(captions), AT_ONCE):
-        some = captions[first : first + AT_ONCE]
+    for first in range(0, len(captions), at_once):
+        some = captions[first : first + at_once]
         samples = [source[index[name]] for name, _ in some]
         predictions = segment([predictor], [sample.image for sample in samples])
         for sample, prediction, (_, caption) in zip(samples, predictions, some, strict=True):

@@ -7,8 +7,10 @@ import multiprocessing
 import os
 import signal
 import tempfile
+import threading
 import time
 import warnings
+from array import array
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future
 from contextlib import ExitStack, contextmanager, suppress
@@ -17,12 +19,42 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
+from famseg.signals import STOPS
+
 log = logging.getLogger(__name__)
 
 MOST = 16  # processes
 PATIENCE = 1.0  # seconds that this process compiles alone; to read all kernels of a network from the disk takes less
 
 Compile = Callable[[], Any]
+
+
+class Promise(Future[Any]):
+    """A kernel that is compiled when it is asked for, if not before; Triton keeps promises and launches by them.
+
+    Args:
+        compile_: -> the kernel.
+    """
+
+    def __init__(self, compile_: Compile) -> None:
+        super().__init__()
+        self.compile = compile_
+        self._one = threading.Lock()  # of the threads that ask
+
+    def result(self, timeout: float | None = None) -> Any:
+        """The kernel, or why there is none; one that was interrupted may be asked again."""
+        self.exception()
+        return super().result()
+
+    def exception(self, timeout: float | None = None) -> BaseException | None:
+        """Why there is no kernel, or None."""
+        with self._one:
+            if not self.done():
+                try:
+                    self.set_result(self.compile())
+                except Exception as error:
+                    self.set_exception(error)
+        return super().exception()
 
 
 class Compilers(Executor):
@@ -37,37 +69,31 @@ class Compilers(Executor):
     """
 
     def __init__(self) -> None:
-        self._waiting: list[tuple[Future[Any], Compile]] = []
+        self._waiting: list[Promise] = []
 
     def submit(self, compile_: Callable[..., Any], /, *arguments: Any, **options: Any) -> Future[Any]:
         """A promise of the kernel, which `run` keeps."""
-        future: Future[Any] = Future()
-        self._waiting.append((future, partial(_compiled, partial(compile_, *arguments, **options))))
-        return future
+        promise = Promise(partial(_compiled, partial(compile_, *arguments, **options)))
+        self._waiting.append(promise)
+        return promise
 
     def run(self) -> None:
         """Compile all. A kernel that cannot be compiled raises where its promise is asked."""
-        try:
-            self._compile_here(PATIENCE)
-            if self._waiting:
-                with _one_at_a_time():
-                    self._compile_here(PATIENCE)  # what another process has compiled meanwhile
-                    self._compile_in_forks()
-            self._compile_here(math.inf)
-        finally:
-            self.cancel()
+        self._compile_here(PATIENCE)
+        if self._waiting:
+            with _one_at_a_time():
+                self._compile_here(PATIENCE)  # what another process has compiled meanwhile
+                self._compile_in_forks()
+        self._compile_here(math.inf)
 
     def cancel(self) -> None:
-        """Compile nothing of what is left, if anything."""
-        for future, _ in self._waiting:
-            future.cancel()
-            future.set_running_or_notify_cancel()  # else who waits for it would not hear
+        """Compile nothing of what is left, if anything, before it is asked for."""
         self._waiting.clear()
 
     def _compile_here(self, seconds: float) -> None:
         until = time.monotonic() + seconds
         while self._waiting and time.monotonic() < until:
-            _keep(*self._waiting.pop(0))
+            self._waiting.pop(0).exception()
 
     def _compile_in_forks(self) -> None:
         count = min(MOST, cores(), len(self._waiting))
@@ -75,14 +101,12 @@ class Compilers(Executor):
             return
         text = "Compiling %d GPU kernels on %d cores; later runs find them in Triton's cache."
         log.info(text, len(self._waiting), count)
-        context = multiprocessing.get_context("fork")
-        turn = context.Value("i", 0)
-        with _ended_after() as forks, warnings.catch_warnings():
+        work, context = [promise.compile for promise in self._waiting], multiprocessing.get_context("fork")
+        with _ended_after() as forks, _turns(len(work)) as turns, warnings.catch_warnings():
             # of threads beside this one; their locks are those of torch, as in a DataLoader's processes
             warnings.simplefilter("ignore", DeprecationWarning)
             for _ in range(count):
-                work = [each for _, each in self._waiting]
-                fork = context.Process(target=_compile_in_turn, args=(work, turn), daemon=True)
+                fork = context.Process(target=_compile_in_turn, args=(work, turns, os.getpid()), daemon=True)
                 fork.start()
                 forks.append(fork)
 
@@ -101,27 +125,27 @@ def _compiled(compile_: Compile) -> Any:
     return kernel
 
 
-def _keep(promise: Future[Any], compile_: Compile) -> None:
+@contextmanager
+def _turns(count: int) -> Iterator[int]:
+    """A pipe that has the numbers below `count`: each is read once, and a fork that is killed holds no lock."""
+    numbers, end = os.pipe()
     try:
-        kernel = compile_()
-    except BaseException as error:
-        promise.set_exception(error)
-        if not isinstance(error, Exception):
-            raise
-    else:
-        promise.set_result(kernel)
+        os.write(end, array("H", range(count)).tobytes())
+        os.close(end)
+        yield numbers
+    finally:
+        os.close(numbers)
 
 
-def _compile_in_turn(waiting: list[Compile], turn: Any) -> None:
+def _compile_in_turn(waiting: list[Compile], turns: int, parent: int) -> None:
     """What a fork does; what fails here fails again, and in words, in the process that asked for it."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # who has forked ends it
-    while True:
-        with turn.get_lock():
-            index = turn.value
-            turn.value += 1
-        if index >= len(waiting):
+    for number in (signal.SIGINT, *STOPS):  # the handlers are those of a run; who has forked ends this one
+        signal.signal(number, signal.SIG_IGN)
+    while os.getppid() == parent:  # one that was killed would keep the GPU's memory for as long as its forks live
+        turn = os.read(turns, 2)
+        if not turn:
             return
-        compile_ = waiting[index]
+        compile_ = waiting[array("H", turn)[0]]
         with suppress(Exception):
             compile_()
 
@@ -142,7 +166,7 @@ def _ended_after() -> Iterator[list[BaseProcess]]:
     """Forks, to be waited for; where that is interrupted, or no more of them can be had, they end at once."""
     forks: list[BaseProcess] = []
     try:
-        with suppress(OSError):  # no memory for another
+        with suppress(OSError):  # no memory for another, or no file
             yield forks
         for fork in forks:
             fork.join()

@@ -36,7 +36,7 @@ def compiling() -> Iterator[None]:
     it need be kept any more; only then are they compiled (`Compilers`), and their launchers built, so that no launch
     waits for a compiler. Of a pass that fails, those are compiled that it came to. A kernel that cannot be compiled
     says so when it is launched. Where Triton has nothing to compile, without a GPU or in its interpreter, kernels are
-    launched as ever.
+    launched as ever. So they are, each compiled at its launch, where the user ends the pass or the compilation.
     """
     global _compile, _owner
     if not compiles():
@@ -59,7 +59,7 @@ def compiling() -> Iterator[None]:
         except (KeyboardInterrupt, SystemExit):  # nobody would wait
             compilers.cancel()
             raise
-        finally:  # of a pass that failed, too: Triton keeps a kernel's promise; a cancelled one raises at its launch
+        finally:  # of a pass that failed, too: what it came to is launched again
             _compile = None
             compilers.run()
 
@@ -76,6 +76,7 @@ def _entered(mode: Any, context: contextvars.Context) -> Iterator[Any]:
     try:
         yield mode
     finally:
+        mode.raw_futures[:] = [future for future in mode.raw_futures if future.done()]  # it would wait for the others
         context.run(mode.__exit__, None, None, None)
 
 
