@@ -176,12 +176,14 @@ def test_one_file_at_a_time_in_order(tmp_path, writer):
         io.save_checkpoint({"x": torch.zeros(3)}, tmp_path / BEST)
         later(writer.may)
         io.save_checkpoint({"x": torch.ones(3)}, tmp_path / LAST)
-        assert writer.ended == [BEST]
+        assert writer.ended[0] == BEST
         io.save_checkpoint({"x": torch.ones(3) * 2}, tmp_path / LAST)
     io.wait()
     assert writer.began == writer.ended == [BEST, LAST, LAST]
     assert [torch.load(tmp_path / name)["x"][0] for name in (BEST, BEFORE_LAST, LAST)] == [0, 1, 2]
-    assert not any(thread.is_alive() for thread in writer.threads if thread is not threading.main_thread())
+    for thread in writer.threads:
+        thread.join(5)
+        assert not thread.is_alive()
 
 
 @pytest.mark.parametrize("inside", [False, True])
