@@ -1,21 +1,105 @@
+"""Work on many files: results in order and errors as they are, by threads and by processes."""
+
+import multiprocessing
+import os
+import signal
+import sys
 import time
 
+import numpy as np
 import pytest
+import torch
 
 from famseg.data import progress
+from famseg.errors import UserError
 
 
-def test_results_come_in_the_order_of_the_items():
+@pytest.fixture(params=["threads", "processes"])
+def by(request, monkeypatch):
+    """Has few items done by processes, too."""
+    if request.param == "processes" and sys.platform != "linux":
+        pytest.skip("no forks here")
+    monkeypatch.setattr(progress, "cores", lambda: 2)
+    monkeypatch.setattr(progress, "MANY", 2 if request.param == "processes" else 1000)
+    return request.param
+
+
+def test_results_come_in_the_order_of_the_items(by):
     def work(number):
-        time.sleep(0.002 * (5 - number))
-        return number * 10
+        time.sleep(0.002 * (50 - number))
+        return number * 10, os.getpid() == here
 
-    assert list(progress.parallel(work, range(5), "Working")) == [0, 10, 20, 30, 40]
+    here = os.getpid()
+    results = list(progress.parallel(work, range(50), "Working"))
+    assert [number for number, _ in results] == [10 * number for number in range(50)]
+    assert {is_here for _, is_here in results} == {by == "threads"}
 
 
-def test_what_goes_wrong_is_raised():
-    with pytest.raises(ZeroDivisionError):
-        list(progress.parallel(lambda number: 1 / number, [1, 0, 2], "Working"))
+def test_arrays_come_as_they_are(by):
+    results = list(progress.parallel(lambda n: (np.full((2, 3), n, np.uint8), n), range(9), "Working"))
+    for number, (array, same) in enumerate(results):
+        assert array.dtype == np.uint8
+        assert (array == number).all()
+        assert same == number
+
+
+class Strange(Exception):
+    """Cannot travel."""
+
+    def __init__(self, one, two):
+        super().__init__(f"{one} and {two}")
+
+
+@pytest.mark.parametrize(
+    ("error", "seen", "message"),
+    [
+        (UserError("a.png: is no image."), UserError, "^a.png: is no image.$"),
+        (Strange("this", "that"), Exception, "this and that"),
+    ],
+)
+def test_what_goes_wrong_first_is_raised(by, error, seen, message):
+    def work(number):
+        if number == 7:
+            raise error
+        return 1 / (number - 30)
+
+    taken = []
+    with pytest.raises(seen, match=message):
+        taken.extend(progress.parallel(work, range(60), "Working"))
+    assert not multiprocessing.active_children()
+
+
+def test_who_stops_early_leaves_nothing(by):
+    results = progress.parallel(lambda number: number, range(1000), "Working")
+    assert next(results) == 0
+    results.close()
+    assert not multiprocessing.active_children()
+
+
+def test_random_numbers_of_the_run_are_left_alone(by):
+    torch.manual_seed(0)
+    wanted = torch.rand(3)
+    torch.manual_seed(0)
+    list(progress.parallel(abs, range(10), "Working"))
+    assert torch.equal(torch.rand(3), wanted)
+
+
+def test_a_process_that_may_have_none_uses_threads(monkeypatch):
+    monkeypatch.setattr(progress, "MANY", 2)
+    monkeypatch.setitem(multiprocessing.current_process()._config, "daemon", True)
+    assert set(progress.parallel(lambda _: os.getpid(), range(10), "Working")) == {os.getpid()}
+
+
+def test_processes_go_on_when_a_cluster_tells_all_of_a_job(monkeypatch):
+    """Whether to stop is decided where the results go."""
+    monkeypatch.setattr(progress, "MANY", 2)
+    monkeypatch.setattr(progress, "cores", lambda: 2)
+
+    def work(number):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return number
+
+    assert list(progress.parallel(work, range(10), "Working")) == list(range(10))
 
 
 @pytest.mark.parametrize(("after", "shown"), [(0.0, True), (60.0, False)])

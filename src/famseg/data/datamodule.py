@@ -1,12 +1,10 @@
 """Splits, memory and loaders of a data set, for Lightning."""
 
-import signal
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
-import cv2
 import torch
 from lightning.fabric.utilities.data import suggested_max_num_workers
 from lightning.pytorch import LightningDataModule
@@ -27,6 +25,7 @@ from famseg.data.source import Source
 from famseg.data.splits import Splits, read_split, split_by_group, thin_out, write_split
 from famseg.data.survey import Seen, survey
 from famseg.data.transforms import Augmentation, Letterbox
+from famseg.data.workers import serve_quietly
 from famseg.errors import UserError
 
 
@@ -289,7 +288,7 @@ class SegmentationDataModule(LightningDataModule):
             sampler=sampler,
             collate_fn=collate_raw if isinstance(dataset, RawItems) else collate,
             num_workers=workers,
-            worker_init_fn=_serve_quietly,
+            worker_init_fn=serve_quietly,
             persistent_workers=workers > 0,
             pin_memory=torch.cuda.is_available() and not numbers_only,  # by one more thread; `with_tensors` pins them
         )
@@ -308,13 +307,3 @@ def _traits(image: Seen) -> tuple[float, float]:
 def _workers_beside_a_gpu() -> int:
     devices = torch.cuda.device_count()
     return min(8, suggested_max_num_workers(devices)) if devices else 0
-
-
-def _serve_quietly(_: int) -> None:
-    """Of a worker: no threads of its own, and no ear for what a cluster tells all processes of a job.
-
-    The trainer decides whether to stop; were its workers gone by then, it could not finish its step and save.
-    """
-    cv2.setNumThreads(0)  # the workers are the threads
-    for number in (signal.SIGTERM, signal.SIGUSR1):
-        signal.signal(number, signal.SIG_IGN)

@@ -95,7 +95,9 @@ class Preparation:
         if self.mean is None or self.std is None:
             counts = np.zeros(256, np.int64)
             outputs = np.zeros(256, np.int64)
-            for prepared, more in parallel(self._entry, indices, what):
+            kept = all(index in self._kept for index in indices)
+            entries = map(self._entry, indices) if kept else parallel(self._entry, indices, what)
+            for prepared, more in entries:
                 counts += more
                 outputs += np.bincount(prepared.mask.ravel(), minlength=256)
             self.shown = {number for number in self.source.classes.values() if outputs[self._outputs[number]]}

@@ -19,6 +19,7 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
+from famseg.processes import cores
 from famseg.signals import STOPS
 
 log = logging.getLogger(__name__)
@@ -109,11 +110,6 @@ class Compilers(Executor):
                 fork = context.Process(target=_compile_in_turn, args=(work, turns, os.getpid()), daemon=True)
                 fork.start()
                 forks.append(fork)
-
-
-def cores() -> int:
-    """Those that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _compiled(compile_: Compile) -> Any:

@@ -1,0 +1,15 @@
+"""What a loader process does first."""
+
+import signal
+
+import cv2
+
+
+def serve_quietly(_: int) -> None:
+    """No threads of its own, and no ear for what a cluster tells all processes of a job.
+
+    The trainer decides whether to stop; were its workers gone by then, it could not finish its step and save.
+    """
+    cv2.setNumThreads(0)  # the workers are the threads
+    for number in (signal.SIGTERM, signal.SIGUSR1):
+        signal.signal(number, signal.SIG_IGN)
