@@ -82,8 +82,9 @@ class Compilers(Executor):
         """Compile all. A kernel that cannot be compiled raises where its promise is asked."""
         self._compile_here(PATIENCE)
         if self._waiting:
-            with _one_at_a_time():
-                self._compile_here(PATIENCE)  # what another process has compiled meanwhile
+            with _one_at_a_time() as waited:
+                if waited:
+                    self._compile_here(PATIENCE)  # what another process has compiled meanwhile
                 self._compile_in_forks()
         self._compile_here(math.inf)
 
@@ -147,14 +148,19 @@ def _compile_in_turn(waiting: list[Compile], turns: int, parent: int) -> None:
 
 
 @contextmanager
-def _one_at_a_time() -> Iterator[None]:
-    """Runs that share a machine want the same kernels and the same cores."""
+def _one_at_a_time() -> Iterator[bool]:
+    """Runs that share a machine want the same kernels and the same cores. Tells whether there was another one."""
+    waited = False
     with ExitStack() as stack:
         with suppress(OSError):  # no such file, or no locks of such files: side by side, then
             name = f"famseg-compiling-{os.getuid()}.lock"
-            file = stack.enter_context((Path(tempfile.gettempdir()) / name).open("w"))
-            fcntl.lockf(file, fcntl.LOCK_EX)  # gone with this process, if not before, and not the forks'
-        yield
+            file = stack.enter_context((Path(tempfile.gettempdir()) / name).open("a"))
+            try:  # of this process, and so gone with it, if not before; not the forks'
+                fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except (BlockingIOError, PermissionError):
+                waited = True
+                fcntl.lockf(file, fcntl.LOCK_EX)
+        yield waited
 
 
 @contextmanager
