@@ -143,6 +143,7 @@ def test_mistakes_end_in_one_message(name, arguments, words, repository, tmp_pat
     assert json.loads((tmp_path / "status.json").read_text())["state"] == "failed"
 
 
+@pytest.mark.slow
 def test_a_folder_without_rights_is_named(repository, tmp_path, fault):
     fault("a folder that cannot be written", "one sentence that names it, before anything starts")
     (tmp_path / "file").touch()

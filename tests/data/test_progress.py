@@ -26,7 +26,7 @@ def by(request, monkeypatch):
 
 def test_results_come_in_the_order_of_the_items(by):
     def work(number):
-        time.sleep(0.002 * (50 - number))
+        time.sleep(0.0004 * (50 - number))
         return number * 10, os.getpid() == here
 
     here = os.getpid()

@@ -385,9 +385,9 @@ def test_forks_end_with_a_process_that_is_killed(forks):
         time.sleep(0.05)
     parent.kill()
     parent.join()
-    time.sleep(0.5)
+    time.sleep(0.4)  # twice what a kernel takes
     count = len(forks.processes)
-    time.sleep(1)
+    time.sleep(0.4)
     assert len(forks.processes) == count < 100
 
 

@@ -42,9 +42,9 @@ def arguments(shape, side, seed, dtype=torch.float32, device="cpu", layout="chan
 @pytest.mark.parametrize(
     ("shape", "dtype", "layout"),
     [
-        ((1, 1, 1, 1), torch.float32, "channels_last"),
+        ((1, 1, 1, 1), torch.bfloat16, "channels_last"),
         ((2, 5, 9, 3), torch.float32, "contiguous"),
-        ((1, 40, 2, 18), torch.bfloat16, "sliced"),
+        pytest.param((1, 40, 2, 18), torch.bfloat16, "sliced", marks=pytest.mark.slow),  # the interpreter takes 5 s
     ],
 )
 def test_like_the_twin(shape, dtype, layout, side, gelu, biases, device):
@@ -66,7 +66,7 @@ def test_several_tiles_of_a_program(side, device, monkeypatch):
     torch.testing.assert_close(dbias, g.sum((0, 2, 3))[None])
 
 
-@pytest.mark.parametrize("shape", [(2, 5, 6, 7), (1, 3, 1, 9), (3, 2, 11, 1)])
+@pytest.mark.parametrize("shape", [pytest.param((2, 5, 6, 7), marks=pytest.mark.slow), (1, 3, 1, 9), (3, 2, 11, 1)])
 def test_several_tiles_of_a_program_of_3x3(shape, device, monkeypatch):
     """Patches of two lines, runs of four pixels: borders of tiles lie everywhere on the map."""
     monkeypatch.setattr("famseg.kernels.lines.RUNS", (4,))
@@ -82,7 +82,7 @@ def test_without_gelu_and_with_a_bias_of_the_input(device):
     assert_like_twin(kernel(False), twin(False), args, TOLERANCE[torch.float32])
 
 
-@pytest.mark.parametrize(("side", "gelu"), [(3, True), (7, False)])
+@pytest.mark.parametrize(("side", "gelu"), [(3, True), pytest.param(7, False, marks=pytest.mark.slow)])
 def test_without_a_bias(side, gelu, device):
     x, weight, _ = arguments((2, 3, 5, 7), side, 0, device=device)
     assert_like_twin(
@@ -110,7 +110,7 @@ def test_gelu_far_out(device):
     torch.testing.assert_close(slope, expected.float(), atol=1e-6, rtol=0)
 
 
-@pytest.mark.parametrize("gelu", [True, False])
+@pytest.mark.parametrize("gelu", [pytest.param(True, marks=pytest.mark.slow), False])
 def test_the_same_bits_every_time(gelu, device):
     def run():
         args = [t.requires_grad_() for t in arguments((2, 4, 5, 9), 3, 3, device=device, biases=2)]

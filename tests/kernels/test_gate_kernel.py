@@ -26,7 +26,7 @@ def arguments(shape, seed, dtype=torch.float32, device="cpu", layout="channels_l
         ((1, 1, 1, 1), torch.float32, "channels_last"),
         ((2, 5, 9, 13), torch.float32, "contiguous"),
         ((3, 64, 5, 7), torch.float16, "sliced"),  # the interpreter cannot multiply bf16 matrices
-        ((1, 80, 3, 5), torch.float32, "channels_last"),
+        pytest.param((1, 80, 3, 5), torch.float32, "channels_last", marks=pytest.mark.slow),  # takes 3 s
     ],
 )
 def test_like_the_twin(shape, dtype, layout, device):

@@ -136,6 +136,7 @@ def test_attention_is_the_same_on_kernels(scan, device):
         assert relative_norm(ours, theirs.double()) < 1e-5
 
 
+@pytest.mark.slow
 def test_block_is_the_same_on_kernels_and_keeps_autocast(device):
     x = random_map((2, 4, 4, 5), 0, device=device)
     with torch.autocast(device.type, torch.float16):  # the interpreter cannot multiply bf16 matrices

@@ -48,7 +48,8 @@ def test_logits_are_those_of_the_network(network, file, backend):
     assert predictor.classes == {"BG": 0, "FL": 1, "FB": 2}
 
 
-@pytest.mark.parametrize("backend", ["onnxruntime", pytest.param("openvino", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("backend", BACKENDS)
 def test_mambas_scan_is_that_of_the_network(tmp_path, backend):
     """OpenVINO 2026.4.1 gets it wrong where the batch is free."""
     torch.manual_seed(0)

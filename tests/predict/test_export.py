@@ -94,7 +94,8 @@ def plain():
 METADATA = {"model": {"in_channels": 1}, "data": {"size": [32, 64], "mean": 0.2}}
 
 
-@pytest.mark.parametrize("kind", [pytest.param("onnx", marks=pytest.mark.slow), "pt2"])
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["onnx", "pt2"])
 def test_any_batch_of_a_fixed_size(plain, tmp_path, kind):
     pytest.importorskip("onnxruntime")
     formats.write(plain, kind, tmp_path / "famseg", METADATA, (32, 64))
