@@ -31,6 +31,7 @@ from torch import Tensor, nn
 from famseg.backends import load_network
 from famseg.data.phantom import Phantom
 from famseg.models import SIZES, FAMSeg
+from famseg.processes import cores
 
 DATA = {"classes": {"BG": 0, "FB": 2}, "resize": "letterbox", "mean": 0.2, "std": 0.2}
 
@@ -174,7 +175,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--size", nargs=2, type=int, default=[256, 384], metavar=("HEIGHT", "WIDTH"))
     parser.add_argument("--models", nargs="+", default=list(MODELS), choices=list(MODELS))
     parser.add_argument("--runtimes", nargs="+", default=["torch", "onnxruntime", "openvino"])
-    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
+    parser.add_argument("--threads", type=int, default=cores())
     parser.add_argument("--rounds", type=int, default=20, help="rounds whose median counts (20)")
     parser.add_argument("--repeats", type=int, default=5, help="of the whole command (5)")
     parser.add_argument("--json", type=Path, metavar="FILE")

@@ -13,7 +13,6 @@ and <!-- end -->.
 
 import argparse
 import json
-import os
 import resource
 import statistics
 import subprocess
@@ -36,6 +35,7 @@ from famseg.data.hc18 import HC18
 from famseg.data.phantom import Phantom
 from famseg.data.source import Sample, Source, Stamp
 from famseg.data.transforms import Augmentation
+from famseg.processes import cores
 
 HC18_SIZE = (540, 800)  # px of its images
 HC18_IMAGES = 999
@@ -238,7 +238,7 @@ def environment(options: argparse.Namespace) -> dict[str, Any]:
     return {
         "device": torch.cuda.get_device_name() if DEVICE.type == "cuda" else "CPU",
         "processor": processor(),
-        "cpus": len(os.sched_getaffinity(0)),
+        "cpus": cores(),
         "batch": options.batch,
         "size": list(options.size),
         "workers": options.workers,
@@ -258,7 +258,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--memory", action="store_true", help="peak memory instead of images per second")
     parser.add_argument("--size", nargs=2, type=int, default=[256, 384], metavar=("HEIGHT", "WIDTH"))
     parser.add_argument("--batch", type=int, default=16)
-    parser.add_argument("--workers", type=int, default=min(8, len(os.sched_getaffinity(0))), help="loader processes")
+    parser.add_argument("--workers", type=int, default=min(8, cores()), help="loader processes")
     parser.add_argument("--blocks", type=int, default=5, help="blocks whose median counts (5)")
     parser.add_argument("--seconds", type=float, default=4.0, help="length of a block (4)")
     parser.add_argument("--epochs", type=int, default=4, help="of the trainings of --steps (4)")

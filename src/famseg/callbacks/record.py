@@ -141,11 +141,18 @@ class RunRecord(Callback):
         if not trainer.is_global_zero:
             return
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
-        source, tested = data.source, (task.test_rows, task.test_totals, task.predictor())
         with trainer.precision_plugin.forward_context():  # for the overlays: as tested
-            drawn = write_results(self.folder, *tested, source, self.overlays, data.batch_size)
+            drawn = write_results(
+                self.folder,
+                task.test_rows,
+                task.test_totals,
+                task.predictor(),
+                data.source,
+                self.overlays,
+                data.batch_size,
+            )
         Console().print(table(task.test_totals, f"{len(task.test_rows)} test images"))
-        log_panels(trainer.loggers, "test/extremes", drawn, source.classes)
+        log_panels(trainer.loggers, "test/extremes", drawn, data.source.classes)
         log_classes(trainer.loggers, "test/classes", task.test_totals)
 
 

@@ -4,6 +4,8 @@ import signal
 
 import cv2
 
+from famseg.signals import STOPS
+
 
 def serve_quietly(_: int) -> None:
     """No threads of its own, and no ear for what a cluster tells all processes of a job.
@@ -11,5 +13,5 @@ def serve_quietly(_: int) -> None:
     The trainer decides whether to stop; were its workers gone by then, it could not finish its step and save.
     """
     cv2.setNumThreads(0)  # the workers are the threads
-    for number in (signal.SIGTERM, signal.SIGUSR1):
+    for number in STOPS:
         signal.signal(number, signal.SIG_IGN)

@@ -99,7 +99,7 @@ class Compilers(Executor):
 
     def _compile_in_forks(self) -> None:
         count = min(MOST, cores(), len(self._waiting))
-        if count < 2 or not hasattr(os, "fork") or multiprocessing.current_process().daemon:  # which may have none
+        if count < 2 or multiprocessing.current_process().daemon:  # which may have none
             return
         text = "Compiling %d GPU kernels on %d cores; later runs find them in Triton's cache."
         log.info(text, len(self._waiting), count)
