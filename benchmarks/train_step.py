@@ -205,10 +205,11 @@ def environment() -> dict[str, Any]:
 
 
 def make_deterministic() -> None:
-    """What Lightning sets for trainer.deterministic=true; cuBLAS reads its variable when it starts."""
+    """What trainer.deterministic=true sets; cuBLAS reads its variable when it starts."""
     os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"
     torch.use_deterministic_algorithms(True)
     torch.backends.cudnn.deterministic = True
+    torch.utils.deterministic.fill_uninitialized_memory = False
 
 
 def markdown(results: list[Result]) -> str:

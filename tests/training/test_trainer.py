@@ -1,6 +1,7 @@
 """Values of `trainer` that Lightning would take in silence, or refuse in words of its own."""
 
 import pytest
+import torch
 
 from famseg import trainer
 from famseg.errors import UserError
@@ -25,3 +26,9 @@ def test_a_value_that_cannot_be(options, message, tmp_path):
     with pytest.raises(UserError) as caught:
         trainer.build(output=str(tmp_path), **{"accelerator": "cpu", "precision": "32-true", **options})
     assert message in str(caught.value)
+
+
+def test_a_deterministic_run_fills_no_new_tensors(tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.utils.deterministic, "fill_uninitialized_memory", True)
+    trainer.build(output=str(tmp_path), accelerator="cpu", deterministic=True)
+    assert not torch.utils.deterministic.fill_uninitialized_memory

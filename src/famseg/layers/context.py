@@ -4,11 +4,11 @@ from collections.abc import Sequence
 from typing import cast
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from famseg.kernels import use_triton
 from famseg.layers.basic import as_autocast, normalised, pointwise_conv, taps_and_bias
+from famseg.layers.resize import resize
 
 
 class AggregatedDepthConv(nn.Module):
@@ -37,7 +37,7 @@ class AggregatedDepthConv(nn.Module):
         levels = [
             pointwise_conv(x, cast(nn.Conv2d, level), self.backend) for level, x in zip(self.levels, maps, strict=True)
         ]
-        stack = [levels[0], *(F.interpolate(x, size, mode="bilinear") for x in levels[1:])]
+        stack = [levels[0], *(resize(x, size) for x in levels[1:])]
         stacked = self._scanned(torch.cat(stack, dim=1))
         return pointwise_conv(normalised(stacked, self.norm, self.backend, gelu=True), self.project, self.backend)
 

@@ -5,6 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from famseg.layers.options import require_numbers
+from famseg.layers.resize import resize
 from famseg.models.images import cropped, padded, require_batch
 
 
@@ -95,9 +96,9 @@ class GuidedAggregation(nn.Module):
     def forward(self, detail: Tensor, meaning: Tensor) -> Tensor:
         """Detail (B, channels, H / 8, W / 8) and meaning (B, channels, H / 32, W / 32) -> like detail."""
         size = detail.shape[-2:]
-        fine = self.detail(detail) * F.interpolate(self.meaning_up(meaning), size, mode="bilinear").sigmoid()
+        fine = self.detail(detail) * resize(self.meaning_up(meaning), size).sigmoid()
         coarse = self.detail_down(detail) * self.meaning(meaning).sigmoid()
-        y: Tensor = self.mix(fine + F.interpolate(coarse, size, mode="bilinear"))
+        y: Tensor = self.mix(fine + resize(coarse, size))
         return y
 
 
@@ -167,5 +168,5 @@ class BiSeNetV2(nn.Module):
         if self.training:
             outputs += [booster(y) for booster, y in zip(self.boosters, maps, strict=False)]
         size = x.shape[-2:]
-        logits = tuple(cropped(F.interpolate(output, size, mode="bilinear"), image) for output in outputs)
+        logits = tuple(cropped(resize(output, size), image) for output in outputs)
         return logits if len(logits) > 1 else logits[0]

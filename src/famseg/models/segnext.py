@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from famseg.errors import UserError
 from famseg.layers.basic import ChannelNorm, conv_norm
 from famseg.layers.hamburger import GROUPS, Hamburger
 from famseg.layers.options import require_lengths, require_numbers, require_rate
+from famseg.layers.resize import resize
 from famseg.layers.stem import Stem
 from famseg.layers.strip import StripBlock
 from famseg.models.images import cropped, padded
@@ -109,7 +109,7 @@ class HamburgerHead(nn.Module):
     def forward(self, maps: Sequence[Tensor]) -> Tensor:
         """Maps (B, in_channels[i], H_i, W_i), i = 0 to 2 -> (B, num_classes, H_0, W_0)."""
         size = maps[0].shape[-2:]
-        stack = [maps[0], *(F.interpolate(x, size, mode="bilinear") for x in maps[1:])]
+        stack = [maps[0], *(resize(x, size) for x in maps[1:])]
         x = self.align(self.hamburger(self.squeeze(torch.cat(stack, dim=1))))
         logits: Tensor = self.classify(self.dropout(x))
         return logits
@@ -176,4 +176,4 @@ class SegNeXt(nn.Module):
         """(B, in_channels, H, W), H and W >= 32 -> logits (B, num_classes, H, W)."""
         x = padded(image, self.in_channels)
         logits: Tensor = self.head(self.encoder(x)[1:])
-        return cropped(F.interpolate(logits, x.shape[-2:], mode="bilinear"), image)
+        return cropped(resize(logits, x.shape[-2:]), image)

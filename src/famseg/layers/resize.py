@@ -1,0 +1,31 @@
+"""Bilinear resizing that stays fast where a gradient must be the same in every run."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def resize(x: Tensor, size: tuple[int, ...]) -> Tensor:
+    """Bilinear resizing of maps, pixel centres kept in place: (B, C, H, W) -> (B, C, *size).
+
+    On a GPU that must be deterministic, two matrix products. There PyTorch gathers each pixel's four neighbours one map
+    after the other, and has their gradients sorted by where they belong.
+    """
+    if x.is_cuda and torch.are_deterministic_algorithms_enabled():
+        return multiplied(x, size)
+    return F.interpolate(x, size, mode="bilinear")
+
+
+def multiplied(x: Tensor, size: tuple[int, ...]) -> Tensor:
+    """The same as products with one matrix of weights for the rows and one for the columns."""
+    rows, columns = (_weights(before, after, x.device) for before, after in zip(x.shape[-2:], size, strict=True))
+    with torch.autocast(x.device.type, enabled=False):
+        y = rows @ x.float() @ columns.mT
+    last = x.is_contiguous(memory_format=torch.channels_last)
+    return y.to(x.dtype, memory_format=torch.channels_last if last else torch.contiguous_format)
+
+
+@torch.no_grad()
+def _weights(before: int, after: int, device: torch.device) -> Tensor:
+    """(after, before): what each pixel of a line is made of, which is what becomes of the unit vectors."""
+    return F.interpolate(torch.eye(before, device=device)[None], after, mode="linear")[0].mT
