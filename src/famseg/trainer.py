@@ -88,7 +88,7 @@ def build(
         raise UserError(f"trainer.precision={precision}: give auto or one of {', '.join(map(str, PRECISIONS))}.")
     _hush()
     if options.get("deterministic"):  # filled tensors would make mistakes alike, at the price of a pass over each
-        torch.utils.deterministic.fill_uninitialized_memory = False
+        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     folder, every = Path(output) / "checkpoints", options.get("check_val_every_n_epoch", 1)
     checkpoints = [BestCheckpoints(folder, monitor, keep_best, every), LastCheckpoint(folder, save_every_s)]
     bar = [ProgressBar(leave=True)] if progress else []
