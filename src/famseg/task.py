@@ -168,12 +168,12 @@ class SegmentationTask(lightning.LightningModule):
         self.test_rows = []
 
     def test_step(self, batch: dict[str, Any], batch_idx: int) -> None:
-        """Score every image of the batch in its original size."""
-        self.test_rows += self.scorer.score(self(batch["image"]), batch)
+        """Predict every image of the batch in its original size; many are scored together."""
+        self.scorer.add(self(batch["image"]), batch)
 
     def on_test_epoch_end(self) -> None:
         """Log `test/...` of the whole split; `test_rows` and `test_totals` keep it for the run's folder."""
-        self.test_rows, confusion = _gathered(self.test_rows, self.scorer.confusion)
+        self.test_rows, confusion = _gathered(self.scorer.rows(), self.scorer.confusion)
         self.test_totals = self.scorer.totals(self.test_rows, confusion)
         self.log_dict({f"test/{name}": value for name, value in self.test_totals.items()})
 

@@ -53,10 +53,12 @@ def test_axes_must_be_ordered():
         Ellipse(0, 0, 1, 2, 0)
 
 
-def test_mask_holds_the_pixels_whose_centre_is_inside():
+@pytest.mark.parametrize("centre", [(310.3, 240.8), (-90.7, 500.2), (590.1, -20.3), (900.4, 100.6), (300.3, -700.8)])
+def test_mask_holds_the_pixels_whose_centre_is_inside(centre):
     y, x = np.mgrid[:480, :600]
-    inside = (SKULL.distances(np.stack([x.ravel(), y.ravel()], axis=1)) <= 0).reshape(480, 600)
-    assert np.array_equal(SKULL.mask(480, 600), inside)
+    ellipse = Ellipse(*centre, SKULL.a, SKULL.b, SKULL.angle)
+    inside = (ellipse.distances(np.stack([x.ravel(), y.ravel()], axis=1)) <= 0).reshape(480, 600)
+    assert np.array_equal(ellipse.mask(480, 600), inside)
 
 
 def test_mask_area():

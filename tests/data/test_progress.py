@@ -1,5 +1,6 @@
 """Work on many files: results in order and errors as they are, by threads and by processes."""
 
+import io
 import multiprocessing
 import os
 import signal
@@ -12,6 +13,7 @@ import torch
 
 from famseg.data import progress
 from famseg.errors import UserError
+from famseg.signals import Preempted, leaving
 
 
 @pytest.fixture(params=["threads", "processes"])
@@ -102,6 +104,29 @@ def test_processes_go_on_when_a_cluster_tells_all_of_a_job(monkeypatch):
     assert list(progress.parallel(work, range(10), "Working")) == list(range(10))
 
 
+def test_processes_do_not_write_through_what_shows_progress(monkeypatch):
+    """Rich puts itself in the place of stderr; who warned in a process could wait for its lock for ever."""
+    monkeypatch.setattr(progress, "MANY", 2)
+    monkeypatch.setattr(progress, "cores", lambda: 2)
+    monkeypatch.setattr(sys, "stderr", io.StringIO())
+    assert all(progress.parallel(lambda _: sys.stderr is sys.__stderr__, range(10)))
+
+
+@pytest.mark.parametrize(("number", "error"), [(signal.SIGTERM, Preempted), (signal.SIGINT, KeyboardInterrupt)])
+def test_who_is_stopped_leaves_nothing(by, number, error):
+    here = os.getpid()
+
+    def work(item):
+        if item == 9:
+            os.kill(here, number)
+        time.sleep(0.001)
+        return item
+
+    with pytest.raises(error), leaving():
+        list(progress.parallel(work, range(1000)))
+    assert not multiprocessing.active_children()
+
+
 @pytest.mark.parametrize(("after", "shown"), [(0.0, True), (60.0, False)])
 def test_a_line_is_shown_only_when_it_takes_a_while(monkeypatch, capsys, after, shown):
     monkeypatch.setenv("FORCE_COLOR", "1")  # as in a terminal
@@ -110,8 +135,11 @@ def test_a_line_is_shown_only_when_it_takes_a_while(monkeypatch, capsys, after, 
     assert ("Working" in capsys.readouterr().err) == shown
 
 
-def test_nothing_is_printed_into_a_log(monkeypatch, capsys):
+@pytest.mark.parametrize(("terminal", "what"), [(False, "Working"), (True, None)])
+def test_nothing_is_printed_into_a_log_or_beside_another_line(monkeypatch, capsys, terminal, what):
     monkeypatch.delenv("FORCE_COLOR", raising=False)
+    if terminal:
+        monkeypatch.setenv("FORCE_COLOR", "1")
     monkeypatch.setattr(progress, "SHOW_AFTER_S", 0.0)
-    list(progress.parallel(abs, [1, 2], "Working"))
+    list(progress.parallel(abs, [1, 2], what))
     assert capsys.readouterr() == ("", "")

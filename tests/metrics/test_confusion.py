@@ -15,6 +15,13 @@ def test_matrix_has_the_truth_in_its_rows():
     assert confusion_matrix(TRUTH, PREDICTION, 3).tolist() == [[1, 1, 0], [0, 1, 0], [1, 0, 2]]
 
 
+@pytest.mark.parametrize("classes", [16, 17])
+def test_as_many_classes_as_a_byte_has_pairs_and_one_more(classes):
+    truth, prediction = np.divmod(np.arange(classes**2).astype(np.uint16), classes)
+    matrix = confusion_matrix(truth.astype(np.uint8), prediction.astype(np.uint8), classes)
+    assert (matrix == 1).all()
+
+
 def test_iou_and_dice_by_hand():
     matrix = confusion_matrix(TRUTH, PREDICTION, 3)
     assert iou(matrix) == pytest.approx([1 / 3, 1 / 2, 2 / 3])

@@ -3,6 +3,7 @@ import math
 import numpy as np
 import pytest
 
+from famseg.metrics import summary
 from famseg.metrics.summary import summarize
 
 
@@ -40,3 +41,12 @@ def test_images_of_one_examination_do_not_count_as_many():
 
 def test_deterministic():
     assert summarize([1, 2, 3], draws=50) == summarize([1, 2, 3], draws=50)
+
+
+@pytest.mark.parametrize("together", [1, 25, 10**9])
+def test_no_draw_depends_on_how_many_are_made_at_once(monkeypatch, together):
+    monkeypatch.setattr(summary, "TOGETHER", together)
+    rng = np.random.default_rng(0)
+    means = [np.mean(np.array([1.0, 2.0, 6.0])[rng.integers(3, size=3)]) for _ in range(50)]
+    found = summarize([1, 2, 6], draws=50)
+    assert (found.low, found.high) == pytest.approx(np.percentile(means, [2.5, 97.5]))

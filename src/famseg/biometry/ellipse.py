@@ -49,13 +49,16 @@ class Ellipse:
 
     def mask(self, height: int, width: int) -> NDArray[np.bool_]:
         """Pixels whose centre lies inside, (height, width); what leaves the picture is cut off."""
-        x = np.arange(width) - self.cx
-        y = np.arange(height)[:, None] - self.cy
         c, s = math.cos(self.angle), math.sin(self.angle)
+        rows = _span(self.cy, math.hypot(self.a * s, self.b * c), height)
+        columns = _span(self.cx, math.hypot(self.a * c, self.b * s), width)
+        x = np.arange(columns.start, columns.stop) - self.cx
+        y = np.arange(rows.start, rows.stop)[:, None] - self.cy
         xx = (c / self.a) ** 2 + (s / self.b) ** 2
         yy = (s / self.a) ** 2 + (c / self.b) ** 2
         xy = 2 * c * s * (1 / self.a**2 - 1 / self.b**2)
-        inside: NDArray[np.bool_] = x * (xx * x + xy * y) + yy * y**2 <= 1
+        inside = np.zeros((height, width), np.bool_)
+        inside[rows, columns] = x * (xx * x + xy * y) + yy * y**2 <= 1
         return inside
 
     def scaled(self, factor_x: float, factor_y: float | None = None) -> Ellipse:
@@ -174,6 +177,12 @@ def _binary(mask: ArrayLike) -> NDArray[np.bool_]:
     if m.ndim != 2:
         raise ValueError(f"a mask has two dimensions (height, width), got shape {m.shape}")
     return m.astype(bool)
+
+
+def _span(centre: float, reach: float, size: int) -> slice:
+    """Pixels of a side of the picture within the reach of a centre, and one more against rounding."""
+    low, high = math.floor(centre - reach) - 1, math.ceil(centre + reach) + 2
+    return slice(min(max(low, 0), size), min(max(high, 0), size))
 
 
 def _ordered(cx: float, cy: float, a: float, b: float, angle: float) -> Ellipse:

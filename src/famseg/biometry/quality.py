@@ -45,8 +45,8 @@ def main_object(mask: ArrayLike) -> tuple[NDArray[np.bool_], list[Flag]]:
         return binary, [Flag.EMPTY]
     rows, columns = np.flatnonzero(binary.any(axis=1)), np.flatnonzero(binary.any(axis=0))
     box = np.s_[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
-    count, labels, stats, _ = cv2.connectedComponentsWithStats(binary[box].astype(np.uint8), connectivity=8)
-    areas = stats[1:count, cv2.CC_STAT_AREA]
+    count, labels = cv2.connectedComponents(binary[box].view(np.uint8), connectivity=8)
+    areas = np.bincount(labels.ravel(), minlength=count)[1:]  # OpenCV's statistics take three times as long
     largest = np.zeros_like(binary)
     largest[box] = _filled(labels == 1 + int(areas.argmax()))
     flags = []

@@ -1,4 +1,4 @@
-"""Work on many files at once, with a progress line when it takes a while."""
+"""Work on many files or images at once, with a progress line when it takes a while."""
 
 import multiprocessing
 import pickle
@@ -24,7 +24,7 @@ MANY = 64  # items; fewer are done before processes are there
 CHUNK = 4  # items that a process sends at once
 
 
-def parallel(work: Callable[[In], Out], items: Sequence[In], what: str) -> Iterator[Out]:
+def parallel(work: Callable[[In], Out], items: Sequence[In], what: str | None = None) -> Iterator[Out]:
     """Results of `work` in the order of `items`: of many by processes, of few by threads.
 
     Decoding an image takes a hundred steps of Python, and threads take turns at them: on 16 cores they are no faster
@@ -33,15 +33,19 @@ def parallel(work: Callable[[In], Out], items: Sequence[In], what: str) -> Itera
 
     Only a few results are ahead of who takes them, so that a large set does not gather in memory.
 
+    Args:
+        work: Item -> result, in any process.
+        items: Processes have them as they were when the first result is taken.
+        what: Begins the line; None: there is none, as beside another one.
+
     Raises:
         Exception: What `work` raised, for the first item concerned; most of the rest is not begun.
     """
     start = time.monotonic()
     console = Console(stderr=True)
-    line = Progress(transient=True, console=console, disable=not console.is_terminal)
-    task = line.add_task(what, total=len(items))
-    forks = len(items) >= MANY and sys.platform == "linux" and not multiprocessing.current_process().daemon
-    results = _by_processes(work, items) if forks and cores() > 1 else _by_threads(work, items)
+    line = Progress(transient=True, console=console, disable=what is None or not console.is_terminal)
+    task = line.add_task(what or "", total=len(items))
+    results = _by_processes(work, items) if len(items) >= MANY and forks() else _by_threads(work, items)
     try:
         for result in results:
             line.advance(task)
@@ -52,6 +56,11 @@ def parallel(work: Callable[[In], Out], items: Sequence[In], what: str) -> Itera
         if line.live.is_started:
             line.stop()
         results.close()
+
+
+def forks() -> bool:
+    """Whether this process may fork others, and has cores for them."""
+    return sys.platform == "linux" and not multiprocessing.current_process().daemon and cores() > 1
 
 
 def _by_threads(work: Callable[[In], Out], items: Sequence[In]) -> Generator[Out, None, None]:

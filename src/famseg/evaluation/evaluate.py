@@ -45,9 +45,9 @@ def evaluate(config: DictConfig, folder: Path) -> dict[str, float]:
     _require_common_class(config.run, predictor.classes, data.source.classes)
     data.setup("test")
     scorer = ImageScorer(predictor.classes, data.source.classes, data.letterbox)
-    rows: list[dict[str, Any]] = []
     for batch in track(data.test_dataloader(), "Scoring", transient=True):
-        rows += scorer.score(predictor(batch["image"]), batch)
+        scorer.add(predictor(batch["image"]), batch)
+    rows = scorer.rows()
     totals = scorer.totals(rows)
     split_file = _home(config.run) / "split.csv"
     if config.data:

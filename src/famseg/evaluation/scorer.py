@@ -2,12 +2,15 @@
 
 import math
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from famseg.data.progress import forks, parallel
 from famseg.data.transforms import Letterbox
 from famseg.metrics.confusion import class_scores, confusion_matrix, dice, iou
 from famseg.metrics.image import measure_image
@@ -16,6 +19,26 @@ Row = dict[str, Any]
 _LENGTHS = ("hc", "bpd", "ofd", "fl")
 _MEANS = ("hd95_mm", "assd_mm", "nsd", "boundary_iou", "jaggedness")
 _COUNTS = ("missed", "false_alarm")
+BLOCK = 2**28  # pixels of images that wait to be scored together: some 600 of HC18, at two bytes a pixel half a GB
+
+
+@dataclass(frozen=True)
+class Pair:
+    """What the scores of an image follow from.
+
+    Attributes:
+        file: name of the image.
+        prediction: uint8 (h, w), indices of `ImageScorer.confusion`.
+        truth: uint8 (h, w), likewise.
+        spacing: mm per px; NaN when unknown.
+        lengths: true values of the biometry in mm that are known from elsewhere than the mask.
+    """
+
+    file: str
+    prediction: NDArray[np.uint8]
+    truth: NDArray[np.uint8]
+    spacing: float
+    lengths: Mapping[str, float]
 
 
 class ImageScorer:
@@ -24,6 +47,8 @@ class ImageScorer:
     The first one is the background, whatever it is called. A class that the model knows and the data does not (a femur
     in a head image) counts as an error where it is predicted, unless the image does not know it: then it counts as
     background. A class that the model lacks has no scores, and is not in the mean IoU.
+
+    Images wait until there are many, which processes then share. The scores are the same, in the order of the images.
 
     Args:
         model_classes: names in the order of the model's outputs -> ids.
@@ -42,31 +67,46 @@ class ImageScorer:
         self._everything = everything
         self.known = [name in outputs for name in self.names]
         self.confusion = np.zeros((len(everything), len(everything)), np.int64)
-        self._from_output = np.array([everything.index(name) for name in outputs])
-        self._from_id = np.zeros(256, np.int64)
+        self._from_output = np.array([everything.index(name) for name in outputs], np.uint8)
+        self._from_id = np.zeros(256, np.uint8)
         for index, name in enumerate(self.names):
             self._from_id[data_classes[name]] = index
+        self._rows: list[Row] = []
+        self._waiting: list[Pair] = []
+        self._block = BLOCK if forks() else 0  # without processes nothing is gained by waiting
 
-    def score(self, logits: Tensor, batch: Mapping[str, Any]) -> list[Row]:
-        """One row per image: overlap, boundaries, jaggedness, biometry.
+    def add(self, logits: Tensor, batch: Mapping[str, Any]) -> None:
+        """Take the predictions of a batch.
 
         Args:
             logits: (B, classes, H, W) at the network's resolution.
             batch: `name`, `size` (h, w), `spacing` (mm per px), `original_mask` (h, w), `truth`, `known_names`
                 (`Sample.known`), a list of B each.
         """
-        rows = []
         for i, name in enumerate(batch["name"]):
             restored = self.letterbox.restore(logits[i : i + 1].float(), batch["size"][i])[0]
-            labelled = self._labelled(batch["known_names"][i])
-            prediction = labelled[self._from_output[restored.argmax(0).cpu().numpy()]]
+            output = restored.argmax(0).to(torch.uint8).cpu().numpy()  # (h, w); one byte a pixel leaves the device
+            prediction = self._from_output_of(batch["known_names"][i])[output]
             truth = self._from_id[batch["original_mask"][i]]
-            rows.append({"file": name, **self._score(prediction, truth, batch["spacing"][i], batch["truth"][i])})
-        return rows
+            self._waiting.append(Pair(name, prediction, truth, batch["spacing"][i], batch["truth"][i]))
+        if sum(pair.truth.size for pair in self._waiting) >= self._block:
+            self._score_waiting()
 
-    def _labelled(self, known: Collection[str] | None) -> NDArray[np.int64]:
-        """Index -> itself, or the background's where the image does not know the class."""
-        return np.array([i if known is None or name in known else 0 for i, name in enumerate(self._everything)])
+    def rows(self) -> list[Row]:
+        """One row per image taken so far: overlap, boundaries, jaggedness, biometry."""
+        self._score_waiting()
+        return self._rows
+
+    def _score_waiting(self) -> None:
+        for row, matrix in parallel(self._score, self._waiting):
+            self._rows.append(row)
+            self.confusion += matrix
+        self._waiting = []
+
+    def _from_output_of(self, known: Collection[str] | None) -> NDArray[np.uint8]:
+        """Output of the model -> index; the background's where the image does not know the class."""
+        labelled = [i if known is None or name in known else 0 for i, name in enumerate(self._everything)]
+        return np.array(labelled, np.uint8)[self._from_output]
 
     def totals(self, rows: Sequence[Row], confusion: NDArray[np.int64] | None = None) -> dict[str, float]:
         """Scores of the split.
@@ -75,7 +115,7 @@ class ImageScorer:
         over the images, `..._mae_mm` the mean absolute error of a measurement, `missed_...` a number of images.
 
         Args:
-            rows: a row per image, as `score` returns them.
+            rows: a row per image, as `rows` returns them.
             confusion: pixel counts of these images; None: those that this scorer has counted.
         """
         scores = class_scores(self.confusion if confusion is None else confusion, self.names)
@@ -91,22 +131,20 @@ class ImageScorer:
             scores |= {f"{score}_{name}": _sum(_column(rows, f"{score}_{name}")) for score in _COUNTS}
         return scores
 
-    def _score(
-        self, prediction: NDArray[np.int64], truth: NDArray[np.int64], spacing: float, known: Mapping[str, float]
-    ) -> Row:
-        matrix = confusion_matrix(truth, prediction, len(self.confusion))
-        self.confusion += matrix
+    def _score(self, pair: Pair) -> tuple[Row, NDArray[np.int64]]:
+        """An image's row and pixel counts. Nothing is kept here: a process may do it, whose memory is lost."""
+        matrix = confusion_matrix(pair.truth, pair.prediction, len(self.confusion))
         dices, ious = dice(matrix), iou(matrix)
-        row: Row = {}
+        row: Row = {"file": pair.file}
         for i, name in enumerate(self.names):
             row[f"dice_{name.lower()}"] = float(dices[i]) if self.known[i] else math.nan
             row[f"iou_{name.lower()}"] = float(ious[i]) if self.known[i] else math.nan
         indices = {name: i for i, name in enumerate(self.names) if i and self.known[i]}
-        row |= measure_image(truth, prediction, indices, spacing, known)
+        row |= measure_image(pair.truth, pair.prediction, indices, pair.spacing, pair.lengths)
         for length in _LENGTHS:
             if f"{length}_mm" in row:
                 row[f"{length}_error_mm"] = row[f"{length}_mm_predicted"] - row[f"{length}_mm"]
-        return row
+        return row, matrix
 
 
 def _column(rows: Sequence[Row], name: str) -> list[float]:

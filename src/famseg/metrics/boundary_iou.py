@@ -27,7 +27,7 @@ def boundary_iou(first: ArrayLike, second: ArrayLike, width: float | None = None
     rows, columns = np.flatnonzero(union.any(axis=1)), np.flatnonzero(union.any(axis=0))
     box = np.s_[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
     margin_a, margin_b = _margin(a[box], width), _margin(b[box], width)
-    return float((margin_a & margin_b).sum() / (margin_a | margin_b).sum())
+    return float(np.count_nonzero(margin_a & margin_b) / np.count_nonzero(margin_a | margin_b))
 
 
 def _margin(mask: NDArray[np.bool_], width: float) -> NDArray[np.bool_]:

@@ -14,7 +14,8 @@ def confusion_matrix(truth: NDArray[np.integer], prediction: NDArray[np.integer]
         prediction: class indices of the same shape.
         classes: number of classes; all indices lie below it.
     """
-    pairs = truth.astype(np.int64).ravel() * classes + prediction.ravel()
+    number: type[np.integer] = np.uint8 if classes**2 <= 256 else np.int64  # of a pair
+    pairs = truth.astype(number).ravel() * classes + prediction.ravel()
     return np.bincount(pairs, minlength=classes**2).reshape(classes, classes)
 
 

@@ -44,7 +44,7 @@ def measure_image(
         if name == BACKGROUND:
             continue
         true, predicted, suffix = truth == index, prediction == index, name.lower()
-        row[f"size_{suffix}"] = float(true.mean())
+        row[f"size_{suffix}"] = float(np.count_nonzero(true) / true.size)
         row |= {f"{score}_{suffix}": value for score, value in score_boundary(true, predicted, spacing).items()}
         if name in _BIOMETRY:
             row |= _measure(name, true, predicted, spacing, known or {})

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+TOGETHER = 65536  # groups drawn at once: a few bootstrap samples of many groups, all of few
+
 
 @dataclass(frozen=True)
 class Summary:
@@ -60,7 +62,7 @@ def _bootstrap_means(
     sizes = sizes[sizes > 0]
     rng = np.random.default_rng(seed)
     means = np.empty(draws)
-    for i in range(draws):
-        drawn = rng.integers(len(sizes), size=len(sizes))
-        means[i] = sums[drawn].sum() / sizes[drawn].sum()
+    for part in np.array_split(means, math.ceil(draws * len(sizes) / TOGETHER)):
+        drawn = rng.integers(len(sizes), size=(len(part), len(sizes)))
+        part[:] = sums[drawn].sum(1) / sizes[drawn].sum(1)
     return means
