@@ -43,6 +43,7 @@ class Kernel:
     def __init__(self):
         self.launched, self.specialised, self.compiled, self.promises = [], [], [], []
         self.compile = lambda: compiled({"x": "*fp32"})
+        self.src = "def kernel(x): ..."
 
     def __getitem__(self, grid):
         return lambda *arguments, **options: self.launched.append((grid, arguments, options))
@@ -293,6 +294,17 @@ def test_forks_compile_each_once_and_this_process_takes_it_from_them(forks):
     assert sorted(index for index, _ in others) == list(range(12))
     assert len({pid for _, pid in others}) == 3
     assert forks.processes[12:] == [(i, os.getpid()) for i in range(12)]
+
+
+def test_long_kernels_come_first(forks):
+    kernels = each(*(partial(forks, i, partial(time.sleep, 0.01)) for i in range(12)))
+    for i, one in enumerate(kernels):
+        one.src *= i + 1
+    run(kernels)
+    others = {pid: [i for i, of in forks.processes if of == pid] for _, pid in forks.processes if pid != os.getpid()}
+    assert sum(len(indices) for indices in others.values()) == 12
+    for indices in others.values():
+        assert indices == sorted(indices, reverse=True)
 
 
 def test_what_is_quickly_done_is_done_here(forks, monkeypatch):

@@ -1,6 +1,7 @@
 """Kernels compiled, and what launches them built, by forks of this process."""
 
 import fcntl
+import gc
 import logging
 import math
 import multiprocessing
@@ -35,11 +36,12 @@ class Promise(Future[Any]):
 
     Args:
         compile_: -> the kernel.
+        length: of its source.
     """
 
-    def __init__(self, compile_: Compile) -> None:
+    def __init__(self, compile_: Compile, length: int) -> None:
         super().__init__()
-        self.compile = compile_
+        self.compile, self.length = compile_, length
         self._one = threading.Lock()  # of the threads that ask
 
     def result(self, timeout: float | None = None) -> Any:
@@ -67,14 +69,18 @@ class Compilers(Executor):
 
     Triton 3.6 also has the C compiler build an extension module for every signature (gcc: 0.2 s), keeps it on disk
     beside the kernels, and would come to it at the first launch of each. Triton 3.8 has one launcher for all.
+
+    Attributes:
+        length: of the source of what is submitted next. Longer sources take longer, by and large, and come first.
     """
 
     def __init__(self) -> None:
+        self.length = 0
         self._waiting: list[Promise] = []
 
     def submit(self, compile_: Callable[..., Any], /, *arguments: Any, **options: Any) -> Future[Any]:
         """A promise of the kernel, which `run` keeps."""
-        promise = Promise(partial(_compiled, partial(compile_, *arguments, **options)))
+        promise = Promise(partial(_compiled, partial(compile_, *arguments, **options)), self.length)
         self._waiting.append(promise)
         return promise
 
@@ -103,7 +109,8 @@ class Compilers(Executor):
             return
         text = "Compiling %d GPU kernels on %d cores; later runs find them in Triton's cache."
         log.info(text, len(self._waiting), count)
-        work, context = [promise.compile for promise in self._waiting], multiprocessing.get_context("fork")
+        longest_first = sorted(self._waiting, key=lambda promise: promise.length, reverse=True)
+        work, context = [promise.compile for promise in longest_first], multiprocessing.get_context("fork")
         with _ended_after() as forks, _turns(len(work)) as turns, warnings.catch_warnings():
             # of threads beside this one; their locks are those of torch, as in a DataLoader's processes
             warnings.simplefilter("ignore", DeprecationWarning)
@@ -138,6 +145,7 @@ def _compile_in_turn(waiting: list[Compile], turns: int, parent: int) -> None:
     """What a fork does; what fails here fails again, and in words, in the process that asked for it."""
     for number in (signal.SIGINT, *STOPS):  # the handlers are those of a run; who has forked ends this one
         signal.signal(number, signal.SIG_IGN)
+    gc.disable()  # it would go through all that the run has in memory, again and again; this process ends soon
     while os.getppid() == parent:  # one that was killed would keep the GPU's memory for as long as its forks live
         turn = os.read(turns, 2)
         if not turn:

@@ -47,6 +47,43 @@ def values_of(at, mask, shift, INPUT_BIAS: tl.constexpr):
 
 
 @triton.jit
+def taps_of(
+    weight, row, C, c, c_mask, GROUPS: tl.constexpr, SIDE: tl.constexpr, FLIP: tl.constexpr, EVEN: tl.constexpr
+):
+    """A row of the taps, each for all groups."""
+    taps = ()
+    for j in tl.static_range(SIDE):
+        tap = SIDE * SIDE - 1 - (row * SIDE + j) if FLIP else row * SIDE + j
+        at = weight + tap * C + (tl.zeros((GROUPS, 1), tl.int32) + c[None, :])
+        value = tl.load(at) if EVEN else tl.load(at, mask=c_mask[None, :], other=0.0)
+        taps = taps + (value.to(tl.float32),)  # type: ignore[assignment]
+    return taps
+
+
+@triton.jit
+def with_line(
+    sums, taps, i, at, shift, h, w, H, W, C, c_mask, FIRST: tl.constexpr, LAST: tl.constexpr,
+    SIDE: tl.constexpr, INPUT_BIAS: tl.constexpr, PATCH_W: tl.constexpr, EVEN: tl.constexpr,
+):  # fmt: skip
+    """The sums and what line i of the pixels that they need adds to lines FIRST to LAST of the patches.
+
+    The rows of taps for these lines are in reverse: that for line LAST is the first.
+    """
+    HALF: tl.constexpr = SIDE // 2
+    in_h = inside(h + (i - HALF), H)
+    for j in tl.static_range(SIDE + PATCH_W - 1):
+        pixels = in_h & inside(w + (j - HALF), W)
+        here = at + ((i - HALF) * W + (j - HALF)) * C
+        value = values_of(here, over(pixels, c_mask, EVEN), shift, INPUT_BIAS)
+        for p in tl.static_range(FIRST, LAST + 1):
+            for q in tl.static_range(PATCH_W):
+                if (j >= q) & (j - q < SIDE):
+                    product = value * taps[(LAST - p) * SIDE + j - q]
+                    sums = put(sums, p * PATCH_W + q, sums[p * PATCH_W + q] + product)
+    return sums
+
+
+@triton.jit
 def patch_sums(
     at,
     weight,
@@ -65,21 +102,30 @@ def patch_sums(
     PATCH_W: tl.constexpr,
     EVEN: tl.constexpr,
 ):
-    """The convolution at the PATCH_H x PATCH_W pixels of each group whose first pixel (h, w) lies at `at`."""
-    HALF: tl.constexpr = SIDE // 2
+    """The convolution at the PATCH_H x PATCH_W pixels of each group whose first pixel (h, w) lies at `at`.
+
+    PATCH_H is at most SIDE + 1. Most lines of pixels serve all lines of the patch: these are a loop. Written out, the
+    7x7 would take Triton five times as long to compile: where loads and stores are many, its time for each of them
+    grows with the square of the program. A row of taps waits in registers until the patch's last line has met it.
+    """
     sums = zeros(PATCH_H * PATCH_W, h.shape[0], c.shape[0])
-    for i in tl.static_range(SIDE + PATCH_H - 1):
-        in_h = inside(h + (i - HALF), H)
-        for j in tl.static_range(SIDE + PATCH_W - 1):
-            pixels = in_h & inside(w + (j - HALF), W)
-            here = at + ((i - HALF) * W + (j - HALF)) * C
-            value = values_of(here, over(pixels, c_mask, EVEN), shift, INPUT_BIAS)
-            for p in tl.static_range(PATCH_H):
-                for q in tl.static_range(PATCH_W):
-                    if (i >= p) & (i - p < SIDE) & (j >= q) & (j - q < SIDE):
-                        tap = (i - p) * SIDE + j - q
-                        product = value * row_of(weight, SIDE * SIDE - 1 - tap if FLIP else tap, C, c, c_mask)
-                        sums = put(sums, p * PATCH_W + q, sums[p * PATCH_W + q] + product)
+    taps = ()
+    for i in tl.static_range(PATCH_H - 1):
+        taps = taps + taps_of(weight, i, C, c, c_mask, h.shape[0], SIDE, FLIP, EVEN)
+        sums = with_line(
+            sums, taps, i, at, shift, h, w, H, W, C, c_mask, 0, i, SIDE, INPUT_BIAS, PATCH_W, EVEN
+        )  # fmt: skip
+    for i in range(PATCH_H - 1, SIDE):
+        taps = taps + taps_of(weight, i, C, c, c_mask, h.shape[0], SIDE, FLIP, EVEN)
+        sums = with_line(
+            sums, taps, i, at, shift, h, w, H, W, C, c_mask, 0, PATCH_H - 1, SIDE, INPUT_BIAS, PATCH_W, EVEN
+        )  # fmt: skip
+        taps = taps[SIDE:]
+    for i in tl.static_range(SIDE, SIDE + PATCH_H - 1):
+        sums = with_line(
+            sums, taps, i, at, shift, h, w, H, W, C, c_mask, i - SIDE + 1, PATCH_H - 1, SIDE, INPUT_BIAS, PATCH_W, EVEN
+        )  # fmt: skip
+        taps = taps[SIDE:]  # type: ignore[assignment]
     return sums
 
 

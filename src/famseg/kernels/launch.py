@@ -23,7 +23,7 @@ def start(kernel: Any, grid: tuple[int, ...], *arguments: Any, **options: Any) -
     with torch.cuda.device_of(x):
         compile_ = _compile  # another thread may end its own `compiling` meanwhile
         if compile_ is not None and _is_ours():
-            compile_(kernel.warmup, *arguments, grid=grid, **options)
+            compile_(kernel, *arguments, grid=grid, **options)
         else:
             kernel[grid](*arguments, **options)
 
@@ -50,8 +50,9 @@ def compiling() -> Iterator[None]:
     context = contextvars.copy_context()
     with _entered(AsyncCompileMode(compilers, ignore_errors=True), context):
 
-        def compile_(warmup: Any, *arguments: Any, **options: Any) -> None:
-            context.copy().run(warmup, *arguments, **options)
+        def compile_(kernel: Any, *arguments: Any, **options: Any) -> None:
+            compilers.length = len(kernel.src)
+            context.copy().run(kernel.warmup, *arguments, **options)
 
         _owner, _compile = threading.get_ident(), compile_
         try:
