@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from famseg import schedules
-from famseg.callbacks import OptimizerPhases, StepSeed
+from famseg.callbacks import KernelCompilation, OptimizerPhases, StepSeed
 from famseg.data.phantom import datamodule
 from famseg.losses import CrossEntropyDice
 from famseg.models import SIZES, FAMSeg
@@ -62,7 +62,8 @@ def main(devices, folder, accelerator="cpu"):
     losses = Losses()
     strategy = {"strategy": "ddp"} if devices > 1 else {}
     options = {"max_epochs": 4, "devices": devices, "progress": False, **settings}
-    trainer = build(output=str(folder), callbacks=[OptimizerPhases(), StepSeed(0), losses], **options, **strategy)
+    callbacks = [OptimizerPhases(), StepSeed(0), KernelCompilation(), losses]  # on GPUs: else kernel by kernel
+    trainer = build(output=str(folder), callbacks=callbacks, **options, **strategy)
     trainer.fit(task, datamodule=data)
     if trainer.is_global_zero:
         (folder / "losses.json").write_text(json.dumps({"losses": losses.values, "epochs": task.losses}))
