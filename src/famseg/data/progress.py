@@ -90,11 +90,15 @@ def _by_processes(work: Callable[[In], Out], items: Sequence[In]) -> Generator[O
         multiprocessing_context="fork",
         generator=torch.Generator(),  # the default one is the run's
     )
-    for results in loader:
-        for result in results:
-            if isinstance(result, _Failure):
-                raise result.error
-            yield result
+    processes: Any = iter(loader)
+    try:
+        for results in processes:
+            for result in results:
+                if isinstance(result, _Failure):
+                    raise result.error
+                yield result
+    finally:  # an interruption's traceback holds the iterator, and Python would not exit while they wait for work
+        processes._shutdown_workers()
 
 
 @dataclass(frozen=True)
