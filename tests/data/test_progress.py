@@ -10,6 +10,8 @@ import time
 import numpy as np
 import pytest
 import torch
+from rich.console import Console
+from rich.file_proxy import FileProxy
 
 from famseg.data import progress
 from famseg.errors import UserError
@@ -104,12 +106,18 @@ def test_processes_go_on_when_a_cluster_tells_all_of_a_job(monkeypatch):
     assert list(progress.parallel(work, range(10), "Working")) == list(range(10))
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="no forks here")
 def test_processes_do_not_write_through_what_shows_progress(monkeypatch):
-    """Rich puts itself in the place of stderr; who warned in a process could wait for its lock for ever."""
+    """Rich puts itself in the place of stderr; who warned in a process could wait for its lock for ever.
+
+    What the user puts there stays: all that waits in the stream behind it would be written by every process.
+    """
     monkeypatch.setattr(progress, "MANY", 2)
     monkeypatch.setattr(progress, "cores", lambda: 2)
-    monkeypatch.setattr(sys, "stderr", io.StringIO())
-    assert all(progress.parallel(lambda _: sys.stderr is sys.__stderr__, range(10)))
+    out, err = io.StringIO(), io.StringIO()
+    monkeypatch.setattr(sys, "stdout", out)
+    monkeypatch.setattr(sys, "stderr", FileProxy(Console(), err))
+    assert all(progress.parallel(lambda _: sys.stdout is out and sys.stderr is err, range(10)))
 
 
 @pytest.mark.parametrize(("number", "error"), [(signal.SIGTERM, Preempted), (signal.SIGINT, KeyboardInterrupt)])
@@ -122,9 +130,13 @@ def test_who_is_stopped_leaves_nothing(by, number, error):
         time.sleep(0.001)
         return item
 
-    with pytest.raises(error), leaving():
-        list(progress.parallel(work, range(1000)))
-    assert not multiprocessing.active_children()
+    with pytest.raises(error) as caught, leaving():
+        list(progress.parallel(work, range(900)))
+    left = multiprocessing.active_children()
+    for process in left:  # the tests would not end either
+        process.kill()
+    assert not left
+    del caught  # until here its traceback holds all that it went through, as it does where Python exits by it
 
 
 @pytest.mark.parametrize(("after", "shown"), [(0.0, True), (60.0, False)])

@@ -2,8 +2,10 @@
 
 import signal
 import sys
+from typing import TextIO
 
 import cv2
+from rich.file_proxy import FileProxy
 
 from famseg.signals import STOPS
 
@@ -14,6 +16,11 @@ def serve_quietly(_: int) -> None:
     The trainer decides whether to stop; were its workers gone by then, it could not finish its step and save.
     """
     cv2.setNumThreads(0)  # the workers are the threads
-    sys.stdout, sys.stderr = sys.__stdout__, sys.__stderr__  # the bar's lock is as it was at the fork, held or not
+    sys.stdout, sys.stderr = _behind_bar(sys.stdout), _behind_bar(sys.stderr)
     for number in STOPS:
         signal.signal(number, signal.SIG_IGN)
+
+
+def _behind_bar(stream: TextIO) -> TextIO:
+    """What a progress bar has put itself in front of: its lock is as it was at the fork, held or not."""
+    return stream.rich_proxied_file if isinstance(stream, FileProxy) else stream  # type: ignore[return-value]
