@@ -85,10 +85,11 @@ class BackgroundCheckpointIO(DurableCheckpointIO):
 def snapshot(value: Any) -> Any:
     """A copy of a checkpoint, in the computer's memory, that shares nothing with what training goes on to change.
 
-    From a GPU it arrives later, but as it is now: the stream copies before it does what is launched afterwards.
+    From a CUDA device it arrives later, but as it is now: the stream copies before it does what is launched afterwards.
     """
     if isinstance(value, torch.Tensor):
-        return value.detach().to("cpu", copy=True, non_blocking=True)  # not one of thousands is waited for by itself
+        # Not one of thousands is waited for by itself. On a Mac's GPU there is no event that says when they are there.
+        return value.detach().to("cpu", copy=True, non_blocking=value.is_cuda)
     if isinstance(value, dict):
         copied = copy.copy(value)  # of its class, with the versions that a state dict carries
         copied.update((key, snapshot(item)) for key, item in value.items())

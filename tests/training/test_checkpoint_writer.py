@@ -16,6 +16,7 @@ import pytest
 import torch
 from lightning.pytorch.callbacks import Callback
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from famseg import resume
 from famseg.callbacks import best, last
@@ -167,6 +168,20 @@ def test_a_snapshot_shares_no_memory():
     copied = snapshot({"a": [weight, (weight,)], "b": {"c": weight}})
     weight.fill_(1)
     assert all(not value.any() for value in (*copied["a"][:1], *copied["a"][1], copied["b"]["c"]))
+
+
+def test_only_what_an_event_tells_of_arrives_later():
+    class Copies(TorchDispatchMode):
+        def __torch_dispatch__(self, function, types, arguments=(), options=None):
+            said.append((options or {}).get("non_blocking", False))
+            return function(*arguments, **(options or {}))
+
+    said = []
+    weight = torch.zeros(3)
+    with Copies():
+        snapshot(weight)
+    assert said
+    assert not any(said)
 
 
 def test_one_file_at_a_time_in_order(tmp_path, writer):
