@@ -29,6 +29,11 @@ def test_half_precision_is_rounded_once():
     assert torch.equal(y, multiplied(x.float(), (15, 8)).bfloat16())
 
 
+def test_double_precision_stays():
+    x = torch.randn(1, 2, 5, 6, dtype=torch.float64)
+    torch.testing.assert_close(multiplied(x, (13, 11)), F.interpolate(x, (13, 11), mode="bilinear"))
+
+
 @pytest.mark.gpu
 def test_a_deterministic_gpu_multiplies(monkeypatch):
     """And has no operation that PyTorch would refuse."""

@@ -18,14 +18,16 @@ def resize(x: Tensor, size: tuple[int, ...]) -> Tensor:
 
 def multiplied(x: Tensor, size: tuple[int, ...]) -> Tensor:
     """The same as products with one matrix of weights for the rows and one for the columns."""
-    rows, columns = (_weights(before, after, x.device) for before, after in zip(x.shape[-2:], size, strict=True))
+    wide = x.to(torch.promote_types(x.dtype, torch.float32))
+    rows, columns = (_weights(before, after, wide) for before, after in zip(x.shape[-2:], size, strict=True))
     with torch.autocast(x.device.type, enabled=False):
-        y = rows @ x.float() @ columns.mT
+        y = rows @ wide @ columns.mT
     last = x.is_contiguous(memory_format=torch.channels_last)
     return y.to(x.dtype, memory_format=torch.channels_last if last else torch.contiguous_format)
 
 
 @torch.no_grad()
-def _weights(before: int, after: int, device: torch.device) -> Tensor:
+def _weights(before: int, after: int, like: Tensor) -> Tensor:
     """(after, before): what each pixel of a line is made of, which is what becomes of the unit vectors."""
-    return F.interpolate(torch.eye(before, device=device)[None], after, mode="linear")[0].mT
+    units = torch.eye(before, dtype=like.dtype, device=like.device)
+    return F.interpolate(units[None], after, mode="linear")[0].mT
