@@ -3,6 +3,7 @@
 import importlib
 import os
 import pkgutil
+import signal
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("WANDB_MODE", "offline")
@@ -16,6 +17,9 @@ import pytest
 import torch
 
 torch.set_num_threads(1)
+
+# A shell has its background jobs ignore Ctrl+C, and so all their children: no test could interrupt anything.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Triton decides when it is imported whether its interpreter runs kernels: before any library imports it, and for the
 # kernels themselves. That a layer may use them is said by the tests of the kernels alone.
