@@ -47,12 +47,10 @@ class BackgroundCheckpointIO(DurableCheckpointIO):
             super().save_checkpoint(checkpoint, path, storage_options)
             return
         executor = futures.ThreadPoolExecutor(1)  # Python does not exit before its thread has ended
-        self._pending = executor.submit(self._write, snapshot(checkpoint), path, _copied())
+        self._pending = executor.submit(self._write, snapshot(checkpoint), path)
         executor.shutdown(wait=False)  # the thread ends with this file
 
-    def _write(self, checkpoint: dict[str, Any], path: str | Path, copied: torch.cuda.Event | None) -> None:
-        if copied:
-            copied.synchronize()
+    def _write(self, checkpoint: dict[str, Any], path: str | Path) -> None:
         with _writing:
             super().save_checkpoint(checkpoint, path)
 
@@ -83,13 +81,9 @@ class BackgroundCheckpointIO(DurableCheckpointIO):
 
 
 def snapshot(value: Any) -> Any:
-    """A copy of a checkpoint, in the computer's memory, that shares nothing with what training goes on to change.
-
-    From a CUDA device it arrives later, but as it is now: the stream copies before it does what is launched afterwards.
-    """
+    """A copy of a checkpoint, in the computer's memory, that shares nothing with what training goes on to change."""
     if isinstance(value, torch.Tensor):
-        # Not one of thousands is waited for by itself. On a Mac's GPU there is no event that says when they are there.
-        return value.detach().to("cpu", copy=True, non_blocking=value.is_cuda)
+        return value.detach().to("cpu", copy=True)
     if isinstance(value, dict):
         copied = copy.copy(value)  # of its class, with the versions that a state dict carries
         copied.update((key, snapshot(item)) for key, item in value.items())
@@ -97,15 +91,6 @@ def snapshot(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return type(value)(map(snapshot, value))
     return copy.deepcopy(value)
-
-
-def _copied() -> torch.cuda.Event | None:
-    """When what this stream was told to copy has arrived."""
-    if not torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
-        return None
-    event = torch.cuda.Event()  # type: ignore[no-untyped-call]
-    event.record()
-    return event
 
 
 @contextmanager

@@ -170,7 +170,7 @@ def test_a_snapshot_shares_no_memory():
     assert all(not value.any() for value in (*copied["a"][:1], *copied["a"][1], copied["b"]["c"]))
 
 
-def test_only_what_an_event_tells_of_arrives_later():
+def test_a_snapshot_has_arrived_when_it_is_taken():
     class Copies(TorchDispatchMode):
         def __torch_dispatch__(self, function, types, arguments=(), options=None):
             said.append((options or {}).get("non_blocking", False))
