@@ -5,6 +5,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from lightning.pytorch.callbacks import GradientAccumulationScheduler, StochasticWeightAveraging
+from lightning.pytorch.plugins import MixedPrecision
 from torch import nn
 
 from famseg.callbacks import CUDAGraphs, graphs
@@ -35,6 +36,23 @@ def test_after_training_no_gradient_holds_the_graphs_memory():
 def test_an_unknown_value():
     with pytest.raises(UserError, match="enabled=maybe: give auto, true or false"):
         CUDAGraphs("maybe")
+
+
+def test_gradients_are_captured_outside_of_autocast(monkeypatch):
+    """As Lightning takes them: autocast would round the products of a backward pass in float32."""
+    seen = []
+    task = nn.Linear(2, 2)
+    task.classes, task.batch_loss = ("bg", "fb"), lambda *batch: seen.append(torch.is_autocast_enabled("cpu"))
+
+    def capture(loss, parameters, batch):
+        loss(*batch)
+        seen.append(torch.is_autocast_enabled("cpu"))
+
+    monkeypatch.setattr(graphs, "ReplayedStep", capture)
+    data = SimpleNamespace(batch_size=1, size=(2, 2))
+    task.device = torch.device("cpu")
+    graphs.replayed(SimpleNamespace(precision_plugin=MixedPrecision("bf16-mixed", "cpu"), datamodule=data), task)
+    assert seen == [True, False]
 
 
 @pytest.mark.gpu

@@ -120,8 +120,14 @@ def _obstacle(trainer: lightning.Trainer, task: SegmentationTask) -> str:
 
 def replayed(trainer: lightning.Trainer, task: SegmentationTask) -> ReplayedStep:
     """The task's function (image, mask, known) -> loss; batch statistics and random numbers stay as they are."""
-    with unchanged(task), trainer.precision_plugin.forward_context(), _renewed_casts():
-        return ReplayedStep(task.batch_loss, trained(task), sample(trainer, task))
+    plain = task.batch_loss
+
+    def loss(*batch: Tensor) -> Tensor:
+        with trainer.precision_plugin.forward_context():  # not around gradients, whose products autocast would round
+            return plain(*batch)
+
+    with unchanged(task):
+        return ReplayedStep(loss, trained(task), sample(trainer, task))
 
 
 def evaluation(task: SegmentationTask) -> Recurring:
