@@ -3,6 +3,8 @@
 import hydra
 from omegaconf import DictConfig
 
+from famseg import collector
+
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="eval")
 def main(config: DictConfig) -> None:
@@ -15,4 +17,5 @@ def main(config: DictConfig) -> None:
 
 
 if __name__ == "__main__":
+    collector.relax()
     main()

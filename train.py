@@ -3,6 +3,7 @@
 import hydra
 from omegaconf import DictConfig, OmegaConf
 
+from famseg import collector
 from famseg.resume import resume_point
 
 
@@ -26,4 +27,5 @@ def main(config: DictConfig) -> float:
 
 
 if __name__ == "__main__":
+    collector.relax()
     main()

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Sequence
 
 import famseg
+from famseg import collector
 from famseg.commands.costs import add_cost_command
 from famseg.commands.data import add_data_commands
 from famseg.commands.networks import add_network_commands
@@ -24,6 +25,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         mistake that the user can mend, 130 after Ctrl-C.
     """
     options = _parser().parse_args(arguments)
+    if arguments is None:
+        collector.relax()
     try:
         code: int = options.command(options)
         sys.stdout.flush()
