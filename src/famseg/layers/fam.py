@@ -12,6 +12,7 @@ from famseg.errors import UserError
 from famseg.kernels import BACKENDS, use_triton
 from famseg.layers.basic import narrow_convolved, pointwise_conv, pointwise_conv_shared
 from famseg.layers.options import require_choice
+from famseg.layers.resize import resize
 
 SCALE = 2  # every FAM of the decoder doubles the map
 PHASES = SCALE * SCALE  # output positions of one input position
@@ -194,4 +195,6 @@ class InterpolateUpsample(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, in_channels, H, W) -> (B, out_channels, 2 H, 2 W)."""
-        return F.interpolate(self.reduce(x), scale_factor=float(SCALE), mode=self.mode)
+        y = self.reduce(x)
+        size = (SCALE * x.shape[-2], SCALE * x.shape[-1])
+        return resize(y, size) if self.mode == "bilinear" else F.interpolate(y, size, mode=self.mode)
