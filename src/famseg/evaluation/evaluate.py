@@ -45,9 +45,9 @@ def evaluate(config: DictConfig, folder: Path) -> dict[str, float]:
     _require_common_class(config.run, predictor.classes, data.source.classes)
     data.setup("test")
     scorer = ImageScorer(predictor.classes, data.source.classes, data.letterbox)
-    for batch in track(data.test_dataloader(), "Scoring", transient=True):
+    for batch in track(data.test_dataloader(), "Predicting", transient=True):
         scorer.add(predictor(batch["image"]), batch)
-    rows = scorer.rows()
+    rows = scorer.rows("Scoring")
     totals = scorer.totals(rows)
     split_file = _home(config.run) / "split.csv"
     if config.data:

@@ -92,13 +92,17 @@ class ImageScorer:
         if sum(pair.truth.size for pair in self._waiting) >= self._block:
             self._score_waiting()
 
-    def rows(self) -> list[Row]:
-        """One row per image taken so far: overlap, boundaries, jaggedness, biometry."""
-        self._score_waiting()
+    def rows(self, what: str | None = None) -> list[Row]:
+        """One row per image taken so far: overlap, boundaries, jaggedness, biometry.
+
+        Args:
+            what: begins a progress line; None: there is none, as beside another one.
+        """
+        self._score_waiting(what)
         return self._rows
 
-    def _score_waiting(self) -> None:
-        for row, matrix in parallel(self._score, self._waiting):
+    def _score_waiting(self, what: str | None = None) -> None:
+        for row, matrix in parallel(self._score, self._waiting, what):
             self._rows.append(row)
             self.confusion += matrix
         self._waiting = []
