@@ -29,6 +29,7 @@ from train_step import captured
 
 from famseg.checkpoint import build
 from famseg.configuration import composed, folder
+from famseg.kernels.launch import compiling
 from famseg.losses import CrossEntropyDice, supervised
 from famseg.task import parameter_groups
 
@@ -104,6 +105,13 @@ def steps_of(option: str, options: argparse.Namespace) -> tuple[Callable[[], Non
     return train, infer
 
 
+def compile_kernels(option: str, options: argparse.Namespace) -> None:
+    """All of them side by side, on a network that is thrown away: its weights become whatever lay in memory."""
+    with compiling():
+        for step in steps_of(option, options):
+            step()
+
+
 def images_per_second(step: Callable[[], None], options: argparse.Namespace) -> tuple[float, ...]:
     """Of each block; a block takes about `options.seconds`, and one step at least."""
     seconds(step, options.warmup, options.device)
@@ -126,6 +134,7 @@ def measure(option: str, options: argparse.Namespace) -> Result:
     try:
         result.parameters, result.macs = count(option, tuple(options.size))
         if options.device == "cuda":
+            compile_kernels(option, options)
             torch.cuda.empty_cache()
             torch.cuda.reset_peak_memory_stats()
         train, infer = steps_of(option, options)
