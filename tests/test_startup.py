@@ -49,3 +49,30 @@ def test_a_training_imports_only_what_it_uses(repository):
     )
     assert "lightning" in found
     assert not found & {"albumentations", "wandb"}
+
+
+def test_a_command_has_the_collector_relaxed(repository):
+    """From before its imports on, and until all that ends with it has ended."""
+    told = "import atexit, gc, sys; from famseg import collector; before = gc.get_threshold(); collector.relax(); "
+    end = "print(gc.get_threshold()[0] > before[0], gc.get_threshold()[1:] == before[1:], gc.get_freeze_count()); "
+    after = "atexit._run_exitfuncs(); print(gc.get_freeze_count() > 0)"
+    run = subprocess.run([sys.executable, "-c", told + end + after], capture_output=True, text=True, check=True)
+    assert run.stdout.split() == ["True", "True", "0", "True"]
+
+
+@pytest.mark.parametrize(
+    ("how", "command"), [("run_path", "train.py"), ("run_path", "eval.py"), ("run_module", "famseg.cli")]
+)
+def test_every_command_relaxes_it(repository, how, command):
+    program = f"""
+import gc, runpy, sys
+sys.path.insert(0, ".")
+sys.argv = [{command!r}, "--help"]
+try:
+    runpy.{how}({command!r}, run_name="__main__")
+except SystemExit:
+    pass
+print("threshold", gc.get_threshold()[0])
+"""
+    run = subprocess.run([sys.executable, "-c", program], cwd=repository, capture_output=True, text=True, check=True)
+    assert int(run.stdout.split()[-1]) >= 10_000

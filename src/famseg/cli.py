@@ -24,9 +24,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         0, 1 where a check found something, a file could not be used or nobody reads the output any more, 2 for a
         mistake that the user can mend, 130 after Ctrl-C.
     """
-    options = _parser().parse_args(arguments)
     if arguments is None:
         collector.relax()
+    options = _parser().parse_args(arguments)
     try:
         code: int = options.command(options)
         sys.stdout.flush()
