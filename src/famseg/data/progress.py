@@ -13,7 +13,7 @@ from typing import Any, Generic, TypeVar
 from rich.console import Console
 from rich.progress import Progress
 
-from famseg.data.workers import serve_quietly
+from famseg.data.workers import batches_of, serve_quietly
 from famseg.processes import cores
 
 In = TypeVar("In")
@@ -90,15 +90,12 @@ def _by_processes(work: Callable[[In], Out], items: Sequence[In]) -> Generator[O
         multiprocessing_context="fork",
         generator=torch.Generator(),  # the default one is the run's
     )
-    processes: Any = iter(loader)
-    try:
-        for results in processes:
+    with batches_of(loader) as batches:
+        for results in batches:
             for result in results:
                 if isinstance(result, _Failure):
                     raise result.error
                 yield result
-    finally:  # an interruption's traceback holds the iterator, and Python would not exit while they wait for work
-        processes._shutdown_workers()
 
 
 @dataclass(frozen=True)

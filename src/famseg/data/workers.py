@@ -1,8 +1,10 @@
-"""What a loader process does first."""
+"""What a loader process does first, and when it ends."""
 
 import signal
 import sys
-from typing import TextIO
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any, TextIO
 
 import cv2
 from rich.file_proxy import FileProxy
@@ -19,6 +21,21 @@ def serve_quietly(_: int) -> None:
     sys.stdout, sys.stderr = _behind_bar(sys.stdout), _behind_bar(sys.stderr)
     for number in STOPS:
         signal.signal(number, signal.SIG_IGN)
+
+
+@contextmanager
+def batches_of(loader: Iterable[Any]) -> Iterator[Iterator[Any]]:
+    """What a torch loader makes, outside of Lightning; its processes end with this context.
+
+    The traceback of an interruption holds the loader's iterator, and Python would not exit while they wait for work.
+    """
+    batches = iter(loader)
+    try:
+        yield batches
+    finally:
+        end = getattr(batches, "_shutdown_workers", None)  # which one without processes lacks
+        if end is not None:
+            end()
 
 
 def _behind_bar(stream: TextIO) -> TextIO:

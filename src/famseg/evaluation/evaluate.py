@@ -12,6 +12,7 @@ from rich.progress import track
 
 from famseg.checkpoint import load_predictor, resolve
 from famseg.data.datamodule import SegmentationDataModule
+from famseg.data.workers import batches_of
 from famseg.deploy import deployed
 from famseg.errors import UserError
 from famseg.evaluation.results import table, write_results
@@ -45,8 +46,10 @@ def evaluate(config: DictConfig, folder: Path) -> dict[str, float]:
     _require_common_class(config.run, predictor.classes, data.source.classes)
     data.setup("test")
     scorer = ImageScorer(predictor.classes, data.source.classes, data.letterbox)
-    for batch in track(data.test_dataloader(), "Predicting", transient=True):
-        scorer.add(predictor(batch["image"]), batch)
+    loader = data.test_dataloader()
+    with batches_of(loader) as batches:
+        for batch in track(batches, "Predicting", len(loader), transient=True):
+            scorer.add(predictor(batch["image"]), batch)
     rows = scorer.rows("Scoring")
     totals = scorer.totals(rows)
     split_file = _home(config.run) / "split.csv"
