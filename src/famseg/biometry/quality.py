@@ -43,8 +43,7 @@ def main_object(mask: ArrayLike) -> tuple[NDArray[np.bool_], list[Flag]]:
         raise ValueError(f"a mask has two dimensions (height, width), got shape {binary.shape}")
     if not binary.any():
         return binary, [Flag.EMPTY]
-    rows, columns = np.flatnonzero(binary.any(axis=1)), np.flatnonzero(binary.any(axis=0))
-    box = np.s_[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+    box = bounding_box(binary)
     count, labels = cv2.connectedComponents(binary[box].view(np.uint8), connectivity=8)
     areas = np.bincount(labels.ravel(), minlength=count)[1:]  # OpenCV's statistics take three times as long
     largest = np.zeros_like(binary)
@@ -55,6 +54,12 @@ def main_object(mask: ArrayLike) -> tuple[NDArray[np.bool_], list[Flag]]:
     if largest[[0, -1]].any() or largest[:, [0, -1]].any():
         flags.append(Flag.TOUCHES_BORDER)
     return largest, flags
+
+
+def bounding_box(mask: NDArray[np.bool_]) -> tuple[slice, slice]:
+    """Rows and columns of a mask (height, width) from its first pixel to its last; it holds one at least."""
+    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+    return slice(int(rows[0]), int(rows[-1]) + 1), slice(int(columns[0]), int(columns[-1]) + 1)
 
 
 def _filled(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:

@@ -6,6 +6,8 @@ import cv2
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from famseg.biometry.quality import bounding_box
+
 
 def boundary_iou(first: ArrayLike, second: ArrayLike, width: float | None = None) -> float:
     """Intersection over union of the parts of two masks (height, width) next to their boundaries.
@@ -24,8 +26,7 @@ def boundary_iou(first: ArrayLike, second: ArrayLike, width: float | None = None
         return math.nan
     if width is None:
         width = 0.02 * math.hypot(*a.shape)
-    rows, columns = np.flatnonzero(union.any(axis=1)), np.flatnonzero(union.any(axis=0))
-    box = np.s_[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+    box = bounding_box(union)
     margin_a, margin_b = _margin(a[box], width), _margin(b[box], width)
     return float(np.count_nonzero(margin_a & margin_b) / np.count_nonzero(margin_a | margin_b))
 

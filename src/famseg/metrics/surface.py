@@ -14,6 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.spatial import KDTree
 
 from famseg.biometry.ellipse import pixels
+from famseg.biometry.quality import bounding_box
 
 Float = NDArray[np.float64]
 
@@ -85,9 +86,8 @@ def surface_distances(first: ArrayLike, second: ArrayLike, spacing: float = 1.0)
 def _outline(mask: NDArray[np.bool_]) -> tuple[Float, Float, NDArray[np.bool_]]:
     """Marching squares: points (n, 2) as (x, y), the length in px of each, and whether it lies within the picture."""
     height, width = mask.shape
-    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
-    top, left = int(rows[0]), int(columns[0])
-    m = np.pad(mask[top : rows[-1] + 1, left : columns[-1] + 1], 2)
+    rows, columns = bounding_box(mask)
+    m = np.pad(mask[rows, columns], 2)
     # length of the piece of outline in the cell between four pixels: 1 along the grid, else across a corner
     along = ((m[1:, 1:] == m[1:, :-1]) & (m[:-1, 1:] == m[:-1, :-1])) | (
         (m[1:, 1:] == m[:-1, 1:]) & (m[1:, :-1] == m[:-1, :-1])
@@ -95,7 +95,8 @@ def _outline(mask: NDArray[np.bool_]) -> tuple[Float, Float, NDArray[np.bool_]]:
     cell = np.where(along, 1.0, math.sqrt(0.5))
     beside, below = pixels(m[1:-1, 1:] != m[1:-1, :-1]), pixels(m[1:, 1:-1] != m[:-1, 1:-1])
     (x, y), (x2, y2) = beside.astype(int).T, below.astype(int).T
-    points = np.concatenate([beside - np.array([1.5, 1.0]), below - np.array([1.0, 1.5])]) + np.array([left, top])
+    corner = np.array([columns.start, rows.start])
+    points = np.concatenate([beside - np.array([1.5, 1.0]), below - np.array([1.0, 1.5])]) + corner
     length = np.concatenate([cell[y, x] + cell[y + 1, x], cell[y2, x2] + cell[y2, x2 + 1]]) / 2
     inside = (points > -0.5).all(axis=1) & (points[:, 0] < width - 0.5) & (points[:, 1] < height - 0.5)
     return points, length, inside
