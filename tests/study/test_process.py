@@ -99,6 +99,18 @@ def test_a_module_that_cannot_be_imported_is_the_affair_of_cells_that_need_it(tm
     assert in_fresh_python(program) == ["True"]
 
 
+def test_collectors_of_cells_leave_alone_what_they_share():
+    """They would write to all of it, and each cell would have its own copy."""
+    program = """
+    import gc
+    import famseg.study
+    famseg.__path__ = []
+    from famseg.study import preload
+    print(gc.get_freeze_count() > 1000)
+    """
+    assert in_fresh_python(program) == ["True"]
+
+
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGUSR1"])
 def test_a_signal_to_all_processes_lets_the_sweep_wait_for_its_cell(tmp_path, fault, name):
     """A cell that has to save first, as `famseg.callbacks.Preemption` does."""
