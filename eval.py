@@ -12,6 +12,7 @@ def main(config: DictConfig) -> None:
     from famseg import run  # torch and Lightning, which --help does not wait for
     from famseg.evaluation.evaluate import evaluate
 
+    collector.spare_imports()
     with run.recorded(config) as folder:
         evaluate(config, folder)
 

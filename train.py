@@ -12,6 +12,7 @@ def main(config: DictConfig) -> float:
     """One run, from a composed configuration to a tested checkpoint."""
     from famseg import checkpoint, run  # torch and Lightning, which --help does not wait for
 
+    collector.spare_imports()
     with run.recorded(config):
         data = hydra.utils.instantiate(config.data)
         OmegaConf.update(config, "model.num_classes", len(data.classes), force_add=True)

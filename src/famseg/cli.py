@@ -30,6 +30,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         code: int = options.command(options)
         sys.stdout.flush()
+        if arguments is None:
+            collector.spare_imports()  # at the end: each command has imports of its own, and nothing left to finish
     except UserError as error:
         print(f"famseg: {error}", file=sys.stderr)
         return 2

@@ -25,7 +25,7 @@ def serve_quietly(_: int) -> None:
 
 @contextmanager
 def batches_of(loader: Iterable[Any]) -> Iterator[Iterator[Any]]:
-    """What a torch loader makes, outside of Lightning; its processes end with this context.
+    """What a torch loader makes, outside of Lightning, once; its processes end with this context.
 
     The traceback of an interruption holds the loader's iterator, and Python would not exit while they wait for work.
     """
