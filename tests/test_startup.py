@@ -51,7 +51,7 @@ def test_a_training_imports_only_what_it_uses(repository):
     assert not found & {"albumentations", "wandb"}
 
 
-def test_a_relaxed_collector_spares_what_was_imported_and_ends_what_came_later(tmp_path):
+def test_a_relaxed_collector_spares_what_was_imported_and_ends_what_came_later():
     program = """
 import gc
 from famseg import collector
@@ -77,7 +77,7 @@ Circle("after")
 @pytest.mark.parametrize(
     ("how", "command"), [("run_path", "train.py"), ("run_path", "eval.py"), ("run_module", "famseg.cli")]
 )
-def test_every_command_relaxes_it(repository, how, command):
+def test_every_command_relaxes_the_collector(repository, how, command):
     program = f"""
 import gc, runpy, sys
 sys.path.insert(0, ".")

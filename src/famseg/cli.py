@@ -31,7 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         code: int = options.command(options)
         sys.stdout.flush()
         if arguments is None:
-            collector.spare_imports()  # at the end: each command has imports of its own, and nothing left to finish
+            collector.spare_imports()  # now, since each command has imports of its own
     except UserError as error:
         print(f"famseg: {error}", file=sys.stderr)
         return 2

@@ -15,6 +15,7 @@ def relax() -> None:
 def spare_imports() -> None:
     """What there is by now is not looked at again, not even when the process ends, which took a second.
 
-    For the moment after the imports: of what comes later, the last look finds what stands in circles, and ends it.
+    For the moment after the imports: of what comes later, the last look finds what stands in circles, and ends it. Or
+    for the last moment of a command that has nothing of that kind.
     """
     gc.freeze()
