@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from famseg.casts import PrecastWeights
 from famseg.losses import CrossEntropyDice
 from famseg.models import SIZES, FAMSeg
+from famseg.replay import gradients_of
 from famseg.run import revision
 from famseg.task import parameter_groups
 
@@ -84,10 +85,15 @@ def training_step(
         return loss(logits, mask)  # type: ignore[no-any-return]
 
     run = torch.compile(forward, dynamic=False) if compiled else forward
+    parameters = list(model.parameters())
 
     def step() -> None:
         optimizer.zero_grad(set_to_none=True)
-        run().backward()
+        if graph and not compiled:  # as training does
+            for parameter, gradient in gradients_of(run(), parameters):
+                parameter.grad = gradient
+        else:
+            run().backward()
         optimizer.step()
 
     return captured(step) if graph else step

@@ -86,7 +86,7 @@ class Device:
         monkeypatch.setattr(replay, "_side", cache(replay._side.__wrapped__))
         fakes = {"current_stream": lambda: self.current, "stream": self.on, "graph": self.capture}
         fakes |= {"current_device": lambda: self.number, "default_stream": lambda: "the step's"}
-        fakes |= {"Stream": lambda number: f"captures of {number}"}
+        fakes |= {"Stream": lambda number, priority: f"captures of {number}"}
         for name, fake in fakes.items():
             monkeypatch.setattr(torch.cuda, name, fake)
         monkeypatch.setattr(torch._C, "_cuda_endAllocateToPool", self.end)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from famseg.gradients import largest_of
+from famseg.streams import URGENT, WeightStream
 
 _MODE: Any = {"capture_error_mode": "thread_local"}  # other threads, such as those that pin batches, may use the GPU
 
@@ -65,7 +66,7 @@ def _captures(graph: torch.cuda.CUDAGraph, pool: Any) -> Iterator[None]:
 
 @cache
 def _side(device: int) -> torch.cuda.Stream:
-    return torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+    return torch.cuda.Stream(device, priority=URGENT)  # type: ignore[no-untyped-call]
 
 
 def captured(function: Callable[[], Any]) -> torch.cuda.CUDAGraph:
@@ -124,11 +125,8 @@ class ReplayedStep:
             loss = function(*self._inputs)
         self._scale = torch.ones_like(loss)
         with _captures(self._backward, pool):
-            grads = torch.autograd.grad(loss, parameters, self._scale, allow_unused=True)
-            pairs = [(p, g) for p, g in zip(parameters, grads, strict=True) if g is not None]
-            own = _apart([_laid_out_as(p, g) for p, g in pairs])
-            self.gradients = [(p, g) for (p, _), g in zip(pairs, own, strict=True)]
-            self.largest = largest_of(own)
+            self.gradients = gradients_of(loss, parameters, self._scale)
+            self.largest = largest_of([gradient for _, gradient in self.gradients])
         self._loss = loss.detach()
 
     def __call__(self, *batch: Tensor) -> Tensor:
@@ -148,6 +146,17 @@ class ReplayedStep:
         self._backward.replay()
         for parameter, gradient in self.gradients:
             parameter.grad = gradient
+
+
+def gradients_of(
+    loss: Tensor, parameters: Sequence[Tensor], scale: Tensor | None = None
+) -> list[tuple[Tensor, Tensor]]:
+    """Parameters that have a gradient of scale times the loss, each with it as `backward` leaves it; in a capture."""
+    with WeightStream():
+        grads = torch.autograd.grad(loss, parameters, scale, allow_unused=True)
+    pairs = [(p, g) for p, g in zip(parameters, grads, strict=True) if g is not None]
+    own = _apart([_laid_out_as(p, g) for p, g in pairs])
+    return [(p, g) for (p, _), g in zip(pairs, own, strict=True)]
 
 
 class _Replay(torch.autograd.Function):

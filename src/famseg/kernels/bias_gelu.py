@@ -18,6 +18,7 @@ from famseg.kernels.partials import merged
 from famseg.kernels.rows import rows_at, rows_of
 from famseg.kernels.sharing import doubling
 from famseg.kernels.tiles import block_of, channels_last, empty_map, row_of, run_of
+from famseg.streams import for_weight
 
 
 @triton.jit(do_not_specialize=["R"])
@@ -92,7 +93,7 @@ def bias_gelu_backward(da: Tensor, z: Tensor, bias: Tensor, other: Tensor | None
     """Gradients of z, for da + other, the latter channels last, and of the bias in float32."""
     da, z = channels_last(da), channels_last(z)
     dz = empty_map(z)
-    return dz, _sums(da, other, z, bias, dz, gelu=True)
+    return dz, for_weight(merged, _partials(da, other, z, bias, dz, gelu=True))
 
 
 @bias_gelu_backward.register_fake
@@ -104,7 +105,7 @@ def _(da: Tensor, z: Tensor, bias: Tensor, other: Tensor | None = None) -> tuple
 def pixel_sums(x: Tensor) -> Tensor:
     """Of a map's channels, (C,) float32."""
     x = channels_last(x)
-    return _sums(x, None, x, x, x, gelu=False)
+    return for_weight(_sums, x)
 
 
 @pixel_sums.register_fake
@@ -112,8 +113,12 @@ def _(x: Tensor) -> Tensor:
     return x.new_empty(x.shape[1], dtype=torch.float32)
 
 
-def _sums(da: Tensor, other: Tensor | None, z: Tensor, bias: Tensor, dz: Tensor, gelu: bool) -> Tensor:
-    """Over the pixels of dz, which is written with GELU; without it, no map but the gradient is read."""
+def _sums(x: Tensor) -> Tensor:
+    return merged(_partials(x, None, x, x, x, gelu=False))
+
+
+def _partials(da: Tensor, other: Tensor | None, z: Tensor, bias: Tensor, dz: Tensor, gelu: bool) -> Tensor:
+    """Sums over the pixels of dz, which is written with GELU; without it, no map but the gradient is read."""
     rows = rows_of(da)
     chunks = rows.chunks()
     partials = torch.empty(chunks, rows.channels, dtype=torch.float32, device=da.device)
@@ -122,7 +127,7 @@ def _sums(da: Tensor, other: Tensor | None, z: Tensor, bias: Tensor, dz: Tensor,
         da, da if other is None else other, z, bias, dz, partials, rows.number, rows.channels,
         OTHER=other is not None, GELU=gelu, **rows.arguments,
     )  # fmt: skip
-    return merged(partials)
+    return partials
 
 
 def _keep(ctx, inputs, output) -> None:

@@ -15,6 +15,7 @@ from famseg.kernels.launch import start
 from famseg.kernels.partials import merged
 from famseg.kernels.rows import rows_at, rows_of
 from famseg.kernels.tiles import block_of, channels_last, empty_map, row_of, run_of
+from famseg.streams import for_weight
 
 HELD = 2048  # values of a map in a program: backward has three at once
 
@@ -82,7 +83,7 @@ def bias_product_backward(dy: Tensor, z: Tensor, bias: Tensor, x: Tensor) -> tup
         product_backward_kernel, (chunks, rows.blocks),
         dy, z, bias, x, dz, dx, partials, rows.number, rows.channels, **rows.arguments,
     )  # fmt: skip
-    return dz, merged(partials), dx
+    return dz, for_weight(merged, partials), dx
 
 
 @bias_product_backward.register_fake

@@ -36,6 +36,7 @@ from famseg.kernels.tiles import (
     tile_at,
     zeros,
 )
+from famseg.streams import for_weight
 
 FILTER = Tile(32, 4, 4, 2, 4, warps=4)  # how maps are cut; chosen on a GPU by `benchmarks/blocks.py --sweep`
 
@@ -225,7 +226,7 @@ def depthwise_backward(
         return depthwise3.gradients(dy, x, weight, input_bias)
     dx = _filter(dy, weight, flip=True)
     if input_bias is None:
-        return dx, *tap_gradients(dy, x, side=_side(weight))
+        return dx, *for_weight(tap_gradients, dy, x, _side(weight))
     dweight, dbias = tap_gradients(dy, x + input_bias.to(x.dtype).view(-1, 1, 1), side=_side(weight))
     return dx, dweight, torch.cat((dbias, dx.sum((0, 2, 3), dtype=torch.float32)[None]))
 

@@ -18,6 +18,7 @@ from famseg.kernels.launch import start
 from famseg.kernels.lines import Walk, four_of
 from famseg.kernels.partials import merged_taps
 from famseg.kernels.tiles import empty_map, inside, offset_of, over, row_of, run_of, tile_at, zeros
+from famseg.streams import for_weight
 
 PATCH = 4  # pixels of a thread, below each other
 FORWARD = Walk(lines=16, step=4, programs=660, registers=96, block_c=64)  # 5 programs share a processor
@@ -245,4 +246,4 @@ def gradients(g: Tensor, x: Tensor, weight: Tensor, input_bias: Tensor | None) -
         g, x, weight, weight if input_bias is None else input_bias, dx, partials, b, h, w, c, run,
         INPUT_BIAS=input_bias is not None, PATCH=PATCH, **GRADIENTS.arguments(c),
     )  # fmt: skip
-    return dx, *merged_taps(partials, 9)
+    return dx, *for_weight(merged_taps, partials, 9)

@@ -25,6 +25,7 @@ from famseg.kernels.partials import merged
 from famseg.kernels.rows import PROGRAMS
 from famseg.kernels.tiles import channels_last
 from famseg.layers.fam import MAX_CHANNELS, PHASES
+from famseg.streams import for_weight
 
 FEW = 16  # taps, in the power of two that holds them
 
@@ -119,7 +120,7 @@ def _backward_op(grad: Tensor, features: Tensor, weights: Tensor, row: int) -> t
         grad, features, weights, grad_logits, partials, number, height, width,
         channels, row, kernel, block_n, block_c, block_t, num_warps=1,
     )  # fmt: skip
-    return grad_features, grad_logits, merged(partials)
+    return grad_features, grad_logits, for_weight(merged, partials)
 
 
 @_backward_op.register_fake

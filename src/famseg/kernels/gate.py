@@ -14,6 +14,7 @@ from famseg.kernels.dots import operand
 from famseg.kernels.launch import start
 from famseg.kernels.partials import merged
 from famseg.kernels.tiles import block_of, channels_last, empty_map, over, row_of, run_of
+from famseg.streams import for_weight
 
 MAX_CHANNELS = 128
 PIXELS = 64  # of a program
@@ -123,7 +124,7 @@ def gate_backward(dy: Tensor, s: Tensor, x: Tensor, weight: Tensor, bias: Tensor
     chunks = min(PROGRAMS, triton.cdiv(pixels, PIXELS))
     partials = torch.empty(chunks, channels + 1, channels, dtype=torch.float32, device=x.device)
     start(gate_backward_kernel, (chunks,), dy, s, x, weight, bias, ds, dx, partials, pixels, channels, **arguments)
-    return ds, dx, merged(partials)
+    return ds, dx, for_weight(merged, partials)
 
 
 @gate_backward.register_fake

@@ -14,6 +14,7 @@ from famseg.kernels.launch import start
 from famseg.kernels.partials import merged
 from famseg.kernels.rows import Rows, rows_of
 from famseg.kernels.tiles import block_of, channels_last, empty_map, over, put, row_of, run_of, zeros
+from famseg.streams import for_weight
 
 MAX_CLASSES = 4  # whose weights' gradients a program holds
 HELD = 2048  # values of the map in a program
@@ -116,7 +117,7 @@ def head_backward(dy: Tensor, x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor
         head_backward_kernel, (chunks,),
         dy, x, weight, dx, partials, rows.number, channels, CLASSES=classes, **rows.arguments,
     )  # fmt: skip
-    return dx, merged(partials)
+    return dx, for_weight(merged, partials)
 
 
 @head_backward.register_fake

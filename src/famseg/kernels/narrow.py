@@ -25,6 +25,7 @@ from famseg.kernels.launch import start
 from famseg.kernels.narrow_programs import narrow_kernel, products_kernel, weight_gradient_kernel
 from famseg.kernels.partials import LAUNCH
 from famseg.kernels.tiles import channels_last, lends
+from famseg.streams import for_weight
 
 RUNS = 64  # of a program: the rows of a product
 SIDE = 3  # of the kernel
@@ -191,9 +192,7 @@ def _(dy: Tensor, weight: Tensor) -> Tensor:
 @torch.library.custom_op("famseg::narrow_conv_of_weight", mutates_args=())
 def of_weight(dy: Tensor, x: Tensor, weight: Tensor, stride: int) -> Tensor:
     """The gradient of `narrow_conv` for the weight, laid out as it is; sums are rounded to its dtype alone."""
-    dy, x, dweight = channels_last(dy), channels_last(x), torch.empty_like(weight)
-    _sum_products(x, dy, stride, weight, dweight)
-    return dweight
+    return for_weight(_of_weight, channels_last(dy), channels_last(x), weight, stride)
 
 
 @of_weight.register_fake
@@ -204,10 +203,10 @@ def _(dy: Tensor, x: Tensor, weight: Tensor, stride: int) -> Tensor:
 @torch.library.custom_op("famseg::narrow_conv_of_both", mutates_args=())
 def of_both(dy: Tensor, x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
     """`of_map` and `of_weight` in one pass over dy, with stride 1: the windows of dy are those of both."""
-    dy, x, dweight = channels_last(dy), channels_last(x), torch.empty_like(weight)
+    dy, x = channels_last(dy), channels_last(x)
     dx = _result(dy, x.shape[1], 1)
-    _sum_products(dy, x, 1, weight, dweight, dx)
-    return dx, dweight
+    cut, partials = _sum_products(dy, x, 1, weight, dx)
+    return dx, for_weight(_merged, partials, weight, cut, True)
 
 
 @of_both.register_fake
@@ -234,10 +233,15 @@ def _convolve(x: Tensor, weight: Tensor, y: Tensor, stride: int, turned: bool) -
     )  # fmt: skip
 
 
+def _of_weight(dy: Tensor, x: Tensor, weight: Tensor, stride: int) -> Tensor:
+    cut, partials = _sum_products(x, dy, stride, weight)
+    return _merged(partials, weight, cut, turned=False)
+
+
 def _sum_products(
-    x: Tensor, other: Tensor, stride: int, weight: Tensor, dweight: Tensor, convolved: Tensor | None = None
-) -> None:
-    """Write the weights' gradient, from windows of x and runs of `other`.
+    x: Tensor, other: Tensor, stride: int, weight: Tensor, convolved: Tensor | None = None
+) -> tuple[Cut, Tensor]:
+    """Partial sums of the weights' gradient, from windows of x and runs of `other`, and how the maps were cut for them.
 
     With `convolved`, x is the gradient, `other` the map, whose own gradient is written there.
     """
@@ -246,18 +250,26 @@ def _sum_products(
     pace = WIDE if cut.wide else BOTH if turned else SUMS
     chunks = cut.chunks(other, pace)
     partials = torch.empty(chunks, SIDE, cut.window, cut.run * cut.row_out, dtype=torch.float32, device=x.device)
-    view, result = (t.transpose(0, 1) if turned else t for t in (weight, dweight))
-    channels = tuple(view.shape[:2])
+    view = weight.transpose(0, 1) if turned else weight
     start(
         products_kernel, (cut.blocks, chunks),
         x, other, partials, weight, convolved, b, h, w,
-        STRIDES=view.stride(), CHANNELS=channels, WITH_MAP=turned, **cut.arguments(pace),
+        STRIDES=view.stride(), CHANNELS=tuple(view.shape[:2]), WITH_MAP=turned, **cut.arguments(pace),
     )  # fmt: skip
+    return cut, partials
+
+
+def _merged(partials: Tensor, weight: Tensor, cut: Cut, turned: bool) -> Tensor:
+    """The weights' gradient, laid out as they are."""
+    dweight = torch.empty_like(weight)
+    view = dweight.transpose(0, 1) if turned else dweight
     start(
         weight_gradient_kernel, (triton.cdiv(dweight.numel(), FEW),),
-        partials, dweight, chunks,
-        STRIDES=result.stride(), CHANNELS=channels, TURNED=turned, AT_ONCE=AT_ONCE, FEW=FEW, **cut.shape, **LAUNCH,
+        partials, dweight, len(partials),
+        STRIDES=view.stride(), CHANNELS=tuple(view.shape[:2]), TURNED=turned, AT_ONCE=AT_ONCE, FEW=FEW,
+        **cut.shape, **LAUNCH,
     )  # fmt: skip
+    return dweight
 
 
 def _keep(ctx, inputs, output) -> None:

@@ -20,6 +20,7 @@ from famseg.kernels.launch import start
 from famseg.kernels.partials import merged
 from famseg.kernels.sharing import sharing
 from famseg.kernels.tiles import block_of, channels_last, empty_map, lends, over, run_of
+from famseg.streams import for_weight
 
 MOST = 8192  # weights that a program holds
 HELD = 8192  # values of x and dy in a tile, where it has no fewer than FEWEST pixels
@@ -118,7 +119,7 @@ def _backward_op(
         dy, x, weight, x if other is None else other, dx, partials, pixels, outer, inner, size,
         OTHER=other is not None, BIAS=bias, **cut,
     )  # fmt: skip
-    return dx, merged(partials, dtype=weight.dtype)
+    return dx, for_weight(merged, partials, 0, weight.dtype)
 
 
 @_backward_op.register_fake

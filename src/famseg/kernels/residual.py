@@ -19,6 +19,7 @@ from famseg.kernels.launch import start
 from famseg.kernels.partials import merged
 from famseg.kernels.rows import rows_of
 from famseg.kernels.tiles import block_of, channels_last, empty_map, over, row_of, run_of
+from famseg.streams import for_weight
 
 HELD = 2048  # values of the map in a program of backward, whose 96 registers a thread let an H100 run all at once
 
@@ -156,7 +157,7 @@ def _backward_op(
         KEEP=keep is not None,
         **rows.arguments,
     )
-    return d_branch, merged(partials, 1)
+    return d_branch, for_weight(merged, partials, 1)
 
 
 @_backward_op.register_fake

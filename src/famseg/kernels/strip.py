@@ -29,6 +29,7 @@ from famseg.kernels.tiles import (
     tile_at,
     zeros,
 )
+from famseg.streams import for_weight
 
 FORWARD = Walk(lines=8, step=8, programs=528, registers=128)  # 4 programs share a processor
 BACKWARD = Walk(lines=8, step=4, programs=264, registers=168)  # 3 would have room
@@ -165,7 +166,7 @@ def strip_scans_backward(dy: Tensor, x: Tensor, lines: Tensor, directions: int) 
     x, dy = channels_last(x), channels_last(dy)
     dx = empty_map(x)
     partials = _walk(dy, lines, None, dx, x, directions)
-    dlines, dbias = merged_taps(partials, len(lines))
+    dlines, dbias = for_weight(merged_taps, partials, len(lines))
     return dx, dlines, dbias.view(-1)
 
 

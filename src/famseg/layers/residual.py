@@ -6,6 +6,7 @@ from torch import Tensor, nn
 
 from famseg.kernels import use_triton
 from famseg.layers.basic import conv_norm, normalised
+from famseg.streams import forked
 
 
 def _main_branch(in_channels: int, out_channels: int, stride: int, backend: str) -> nn.Sequential:
@@ -31,9 +32,13 @@ class ConvolutionBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, in_channels, H, W), H and W even -> (B, out_channels, H / 2, W / 2)."""
-        _, conv, norm = self.side
-        y: Tensor = self.main(x) + normalised(conv(self._pooled(x)), norm, self.backend)
+        side = forked(self._beside, x)
+        y: Tensor = self.main(x) + side()
         return y
+
+    def _beside(self, x: Tensor) -> Tensor:
+        _, conv, norm = self.side
+        return normalised(conv(self._pooled(x)), norm, self.backend)
 
     def _pooled(self, x: Tensor) -> Tensor:
         if not use_triton(self.backend, x):
@@ -57,5 +62,6 @@ class BottleBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, channels, H, W) -> the same."""
-        y: Tensor = self.main(x) + self.shortcut(x)
+        shortcut = forked(self.shortcut, x)
+        y: Tensor = self.main(x) + shortcut()
         return y

@@ -1,6 +1,6 @@
 """FAMSeg's decoder."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import cast
 
 import torch
@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from famseg.kernels import use_triton
 from famseg.layers.basic import as_autocast, conv_norm
+from famseg.streams import forked
 
 
 class Decoder(nn.Module):
@@ -52,14 +53,19 @@ class Decoder(nn.Module):
 
     def forward(self, maps: Sequence[Tensor]) -> Tensor:
         """The encoder's four maps -> (B, num_classes, H, W)."""
-        fused: list[list[Tensor]] = [[] for _ in self.convs]
+        fused: list[Callable[[], list[Tensor]]] = [list for _ in self.convs]
         if self.context is not None:
-            fused[:2] = [maps[2]], [maps[1], self.context(maps[1:])]
+            context = forked(self._context, *maps[1:])
+            fused[:2] = lambda: [maps[2]], lambda: [maps[1], context()]
         x: Tensor = self.neck(maps[3])
         for upsample, others, conv in zip(self.upsamplings, fused, self.convs, strict=True):
             x = upsample(x)
-            x = conv(torch.cat([x, *others], dim=1) if others else x)  # of one map, cat makes a copy
+            more = others()
+            x = conv(torch.cat([x, *more], dim=1) if more else x)  # of one map, cat makes a copy
         return self._logits(x)
+
+    def _context(self, *maps: Tensor) -> Tensor:
+        return cast(Tensor, cast(nn.Module, self.context)(maps))
 
     def _logits(self, x: Tensor) -> Tensor:
         if isinstance(self.head, nn.Conv2d) and use_triton(self.backend, x):

@@ -1,0 +1,157 @@
+"""Kernels that do not wait for each other, side by side in a CUDA graph.
+
+What is captured on one stream runs one kernel after the other, and many of a network's kernels are too small to fill a
+GPU. Here branches of the forward pass, and gradients of weights in the backward pass, are captured on streams of their
+own. A pass that is not captured runs as ever: there Python, which launches the kernels, is what takes the time.
+"""
+
+from collections import deque
+from collections.abc import Callable, Sequence
+from contextvars import ContextVar
+from functools import cache
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+T = TypeVar("T")
+URGENT = -1  # the priority of streams that others wait for, over those of weights' gradients
+MOST_HELD = 256 * 2**20  # bytes that gradients of weights, which are in no hurry, may keep from being used again
+
+_convolution_backward = torch.ops.aten.convolution_backward.default
+_weight_stream: ContextVar["WeightStream | None"] = ContextVar("_weight_stream", default=None)
+
+
+def forked(function: Callable[..., T], x: Tensor, *others: Any) -> Callable[[], T]:
+    """Start a branch: function(x, *others), whose result is not needed yet.
+
+    What autograd does for it in backward is a branch as well: it keeps each function's stream.
+
+    Args:
+        function: from tensors to a tensor.
+        x: its first argument, a tensor.
+        *others: the further ones.
+
+    Returns:
+        What waits for the result and gives it; to be called on the stream that is the current one now.
+    """
+    if torch.compiler.is_compiling() or not (x.is_cuda and torch.cuda.is_current_stream_capturing()):
+        result = function(x, *others)
+        return lambda: result
+    here = torch.cuda.current_stream()
+    side = _branch_of(here)
+    side.wait_stream(here)
+    with torch.cuda.stream(side):
+        later = function(x, *others)
+
+    def joined(_read_meanwhile: Any = (x, others)) -> T:
+        here.wait_stream(side)
+        return later
+
+    return joined
+
+
+def for_weight(function: Callable[..., T], *arguments: Any) -> T:
+    """What makes the gradient of a weight from these tensors; within `WeightStream` on its stream."""
+    stream = _weight_stream.get()
+    return function(*arguments) if stream is None else stream.call(function, *arguments)
+
+
+class WeightStream(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """A backward pass within it makes gradients of weights on a stream of their own.
+
+    No layer before waits for them. These are a convolution's, and what `for_weight` calls; and all that reads one of
+    them follows on that stream, so that nothing has to wait for it before the end, where the current stream does.
+
+    It is for a capture of `torch.autograd.grad`, where memory lives as long as the graph.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._stream = _weights_of(torch.cuda.current_stream())
+        self._made: dict[int, Tensor] = {}  # on the stream, by the memory they lie in, which they keep from others
+        # what the stream reads stays until it has: (its place on the stream, who may use the memory again, tensors)
+        self._held: deque[tuple[torch.cuda.Event, torch.cuda.Stream, list[Tensor]]] = deque()
+        self._bytes = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func is _convolution_backward and _is_autograds():
+            return self._convolution_backward(*args)
+        if not func.is_view and any(_memory(t) in self._made for t in _tensors((args, kwargs))):
+            return self.call(func, *args, **kwargs)
+        token = _weight_stream.set(self)
+        try:
+            return func(*args, **kwargs)
+        finally:
+            _weight_stream.reset(token)
+
+    def __enter__(self) -> "WeightStream":
+        self._stream.wait_stream(torch.cuda.current_stream())  # a capture ends with all streams that were waited for
+        super().__enter__()  # type: ignore[no-untyped-call]
+        return self
+
+    def __exit__(self, *exception: Any) -> None:
+        super().__exit__(*exception)  # type: ignore[no-untyped-call]
+        torch.cuda.current_stream().wait_stream(self._stream)
+        self._made.clear()
+        self._held.clear()
+
+    def call(self, function: Callable[..., T], *args: Any, **kwargs: Any) -> T:
+        """function(*args, **kwargs) on the stream, after all that the current one has to do."""
+        here = torch.cuda.current_stream()
+        self._stream.wait_stream(here)
+        with torch.cuda.stream(self._stream):
+            result = function(*args, **kwargs)
+        self._made |= {_memory(t): t for t in _tensors(result)}
+        self._hold(_tensors((args, kwargs)), here)
+        return result
+
+    def _hold(self, tensors: list[Tensor], owner: torch.cuda.Stream) -> None:
+        self._held.append((self._stream.record_event(), owner, tensors))
+        self._bytes += _bytes(tensors)
+        while self._bytes > MOST_HELD:
+            event, owner, read = self._held.popleft()
+            owner.wait_event(event)
+            self._bytes -= _bytes(read)
+
+    def _convolution_backward(self, dy: Tensor, x: Tensor, weight: Tensor, *options: Any) -> Sequence[Tensor | None]:
+        *geometry, (for_x, *for_weights) = options
+        dx = dweight = dbias = None
+        if for_x:
+            dx, _, _ = _convolution_backward(dy, x, weight, *geometry, [True, False, False])
+        if any(for_weights):
+            wanted = [False, *for_weights]
+            _, dweight, dbias = self.call(_convolution_backward, dy, x, weight, *geometry, wanted)
+        return dx, dweight, dbias
+
+
+def _is_autograds() -> bool:
+    """Whether autograd calls the operator, and not a compiled backward pass, whose kernels no one sees."""
+    node = torch._C._current_autograd_node()
+    return node is not None and node.name() == "ConvolutionBackward0"
+
+
+@cache
+def _branch_of(stream: torch.cuda.Stream) -> torch.cuda.Stream:
+    """For branches of what is captured on a stream: another thread may capture on another one meanwhile."""
+    return torch.cuda.Stream(stream.device, priority=URGENT)  # type: ignore[no-untyped-call]
+
+
+@cache
+def _weights_of(stream: torch.cuda.Stream) -> torch.cuda.Stream:
+    return torch.cuda.Stream(stream.device)  # type: ignore[no-untyped-call]
+
+
+def _tensors(tree: Any) -> list[Tensor]:
+    return [leaf for leaf in tree_leaves(tree) if isinstance(leaf, Tensor)]
+
+
+def _memory(tensor: Tensor) -> int:
+    return int(tensor.untyped_storage()._cdata)
+
+
+def _bytes(tensors: list[Tensor]) -> int:
+    return sum(t.untyped_storage().nbytes() for t in tensors)

@@ -1,0 +1,240 @@
+"""Side by side in a CUDA graph: who runs on which stream and who waits for whom, with stand-ins for the streams."""
+
+import gc
+import weakref
+from contextlib import contextmanager, nullcontext
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from famseg import replay, streams
+from famseg.losses import CrossEntropyDice
+from famseg.models import SIZES, FAMSeg
+from famseg.streams import WeightStream, for_weight, forked
+
+
+class Lane:
+    """A stream whose work is done at once; what was asked of it, in order."""
+
+    device = None
+
+    def __init__(self, gpu, name):
+        self.gpu, self.name = gpu, name
+
+    def wait_stream(self, other):
+        self.gpu.log.append((self.name, "waits for", other.name))
+
+    def record_event(self):
+        return f"a place on {self.name}"
+
+    def wait_event(self, event):
+        self.gpu.log.append((self.name, "waits for", event))
+
+
+class GPU(TorchDispatchMode):
+    """Streams, and the operators that were called on each."""
+
+    def __init__(self):
+        super().__init__()
+        self.log, self.main = [], Lane(self, "main")
+        self.current = self.main
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.log.append((self.current.name, "runs", func.name()))
+        return func(*args, **(kwargs or {}))
+
+    @contextmanager
+    def on(self, stream):
+        before, self.current = self.current, stream
+        try:
+            yield
+        finally:
+            self.current = before
+
+    def on_lane(self, name):
+        return [what for lane, does, what in self.log if lane == name and does == "runs"]
+
+
+@pytest.fixture
+def gpu(monkeypatch):
+    gpu = GPU()
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda: gpu.current)
+    monkeypatch.setattr(torch.cuda, "stream", gpu.on)
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)
+    monkeypatch.setattr(streams, "_branch_of", lambda stream: Lane(gpu, "branch"))
+    monkeypatch.setattr(streams, "_weights_of", lambda stream: Lane(gpu, "weights"))
+    return gpu
+
+
+def gradients(loss, parameters, gpu):
+    with gpu, WeightStream():
+        return torch.autograd.grad(loss, parameters)
+
+
+def test_a_weights_gradient_runs_beside_and_is_waited_for_at_the_end(gpu):
+    torch.manual_seed(0)
+    model, x = nn.Sequential(nn.Conv2d(2, 3, 3), nn.GELU(), nn.Conv2d(3, 1, 3)), torch.randn(2, 2, 9, 9)
+    loss = model(x).square().mean()
+    plain = torch.autograd.grad(loss, list(model.parameters()), retain_graph=True)
+    ours = gradients(loss, list(model.parameters()), gpu)
+    for a, b in zip(ours, plain, strict=True):
+        assert torch.equal(a, b)
+    assert gpu.on_lane("weights") == ["aten::convolution_backward"] * 2
+    assert gpu.on_lane("main").count("aten::convolution_backward") == 1  # the image has no gradient
+    assert gpu.log[0] == ("weights", "waits for", "main")
+    assert gpu.log[-1] == ("main", "waits for", "weights")
+
+
+def test_each_waits_for_what_it_reads(gpu):
+    conv = nn.Conv2d(2, 3, 3)
+    gradients((conv(torch.randn(1, 2, 5, 5)) ** 2).sum(), [conv.weight], gpu)
+    beside = gpu.log.index(("weights", "runs", "aten::convolution_backward"))
+    assert gpu.log[beside - 1] == ("weights", "waits for", "main")
+
+
+def test_what_reads_the_gradient_of_a_weight_follows(gpu):
+    """A weight that is used twice, and made of another one; views are no work."""
+    weight, x = torch.randn(3, 2, 9, requires_grad=True), torch.randn(1, 2, 9, 9, requires_grad=True)
+    taps = (2 * weight).view(3, 2, 3, 3)
+    loss = F.conv2d(x, taps).sum() + F.conv2d(x.tanh(), taps).sum()
+    plain = torch.autograd.grad(loss, [weight, x], retain_graph=True)
+    ours = gradients(loss, [weight, x], gpu)
+    assert all(torch.equal(a, b) for a, b in zip(ours, plain, strict=True))
+    read = [name for name in gpu.on_lane("weights") if name != "aten::convolution_backward"]
+    assert read == ["aten::add.Tensor", "aten::mul.Tensor"]
+    assert "aten::tanh_backward" in gpu.on_lane("main")
+
+
+def test_an_operator_within_another_backward_pass_stays(gpu):
+    """A compiled backward pass reads gradients of weights by kernels that no one sees."""
+
+    class Compiled(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x, weight):
+            ctx.save_for_backward(x, weight)
+            return F.conv2d(x, weight)
+
+        @staticmethod
+        def backward(ctx, dy):
+            mask = [False, True, False]
+            options = ([0], [1, 1], [0, 0], [1, 1], False, [0, 0], 1, mask)
+            return None, torch.ops.aten.convolution_backward(dy, *ctx.saved_tensors, *options)[1]
+
+    weight = torch.randn(1, 1, 3, 3, requires_grad=True)
+    gradients(Compiled.apply(torch.randn(1, 1, 5, 5), weight).sum(), [weight], gpu)
+    assert gpu.on_lane("weights") == []
+
+
+@pytest.mark.parametrize(("most", "alive"), [(0, False), (2**30, True)])
+def test_memory_that_it_reads_is_kept_until_it_has(gpu, monkeypatch, most, alive):
+    monkeypatch.setattr(streams, "MOST_HELD", most)
+    read = torch.ones(8)
+    kept = weakref.ref(read)
+    with gpu, WeightStream() as stream:
+        stream.call(torch.sum, read)
+        del read
+        gc.collect()
+        assert (kept() is not None) == alive
+        assert (("main", "waits for", "a place on weights") in gpu.log) == (not alive)
+    assert kept() is None
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="the interpreter runs where there is no GPU, see conftest.py")
+def test_sums_of_a_kernels_partials_run_beside(gpu, monkeypatch):
+    """Of the strip attention: taps of the 5x5, lines, their scans' weights, and the gate."""
+    from famseg.kernels import partials
+    from famseg.layers.strip import StripAttention
+
+    merged_on, launch = [], partials.start
+    monkeypatch.setattr(partials, "start", lambda *a, **k: (merged_on.append(gpu.current.name), launch(*a, **k)))
+    monkeypatch.setenv("TRITON_INTERPRET", "1")
+    torch.manual_seed(0)
+    attention = StripAttention(4, (3, 5), backend="triton")
+    loss = attention(torch.randn(1, 4, 6, 7)).square().mean()
+    plain = torch.autograd.grad(loss, list(attention.parameters()), retain_graph=True)
+    merged_on.clear()
+    ours = gradients(loss, list(attention.parameters()), gpu)
+    assert all(torch.equal(a, b) for a, b in zip(ours, plain, strict=True))
+    assert merged_on == ["weights"] * 3
+    assert "famseg::split_scans" in gpu.on_lane("weights")
+
+
+def test_elsewhere_nothing_runs_beside(gpu):
+    assert for_weight(torch.add, torch.ones(1), 2) == 3
+    assert forked(torch.neg, torch.ones(1))() == -1  # no CUDA tensor
+    assert gpu.log == []
+
+
+class OnGPU:
+    """A map that says so."""
+
+    is_cuda = True
+
+
+def test_a_branch_waits_for_its_input_and_is_waited_for(gpu):
+    x, ran_on = OnGPU(), []
+    later = forked(lambda x, more: ran_on.append((gpu.current.name, more)) or 7, x, "more")
+    assert ran_on == [("branch", "more")]
+    assert gpu.log == [("branch", "waits for", "main")]
+    assert later() == 7
+    assert gpu.log[1:] == [("main", "waits for", "branch")]
+
+
+def test_a_branchs_input_lives_until_it_has_been_read(gpu):
+    x = OnGPU()
+    kept = weakref.ref(x)
+    later = forked(lambda x: None, x)
+    del x
+    gc.collect()
+    assert kept() is not None
+    later()
+    del later
+    gc.collect()
+    assert kept() is None
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("kernels", ["triton", "torch"])
+@pytest.mark.parametrize("size", [(96, 160), (256, 384)])
+def test_gradients_are_those_of_one_stream(monkeypatch, kernels, size):
+    """To the last digit, in thirty replays: none reads what another has not written, or writes what it still reads."""
+    monkeypatch.setattr(torch.utils.deterministic, "fill_uninitialized_memory", False)
+    torch.use_deterministic_algorithms(True)
+    try:
+        ours = replays(kernels, size)
+        monkeypatch.setattr(replay, "WeightStream", nullcontext)
+        for module in ("layers.residual", "models.decoder"):
+            monkeypatch.setattr(f"famseg.{module}.forked", at_once)
+        single = replays(kernels, size)
+    finally:
+        torch.use_deterministic_algorithms(False)
+    assert all(torch.equal(a, b) for a, b in zip(ours, single, strict=True))
+    assert not torch.equal(ours[0], ours[-1])
+
+
+def at_once(function, *inputs):
+    result = function(*inputs)
+    return lambda: result
+
+
+def replays(kernels, size):
+    """All gradients of thirty captured steps in bf16."""
+    torch.manual_seed(0)
+    model = FAMSeg(**SIZES["T"], kernels=kernels).cuda().train().to(memory_format=torch.channels_last)
+    loss, mask = CrossEntropyDice(), torch.randint(3, (3, *size), device="cuda")
+    image = torch.randn(3, 1, *size, device="cuda")
+
+    def function(image, mask):
+        with torch.autocast("cuda", torch.bfloat16):
+            logits = model(image)
+        return loss(logits, mask)
+
+    step = replay.ReplayedStep(function, list(model.parameters()), (image, mask))
+    results = []
+    for i in range(30):
+        step(image * (1 + i / 10), mask).backward()
+        results.append(torch.cat([gradient.float().flatten() for _, gradient in step.gradients]))
+    return results
