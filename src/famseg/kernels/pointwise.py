@@ -1,16 +1,15 @@
-"""A 1x1 convolution whose backward pass reads the gradient of its result once, for all gradients.
+"""A 1x1 convolution in one pass, and a backward pass that reads the gradient of its result once, for all gradients.
 
-    dx = dy W [+ other],    dW = dy^T x,    dbias = sum dy
+    y = x W^T + bias,    dx = dy W [+ other],    dW = dy^T x,    dbias = sum dy
 
 `other` is the gradient of x from another reader, see `famseg.kernels.sharing`.
-cuDNN makes them in two products and a sum, each of which reads dy: the widest map of all, where the convolution widens.
-Maps (B, C, H, W) are channels last: pixels (N, C) in memory. A program holds the whole W and the whole dW, its products
-run on the matrix units: for maps of half precision. Sums are float32 partials in a fixed order, rounded once. The
-convolution itself is cuDNN's.
+cuDNN makes the gradients in two products and a sum, each of which reads dy: the widest map of all, where the
+convolution widens; and adds the bias in a pass of its own. Maps (B, C, H, W) are channels last: pixels (N, C) in
+memory. A program holds the whole W and the whole dW, its products run on the matrix units: for maps of half precision.
+Sums are float32 partials in a fixed order, rounded once.
 """
 
 import torch
-import torch.nn.functional as F
 import triton
 import triton.language as tl
 from torch import Tensor
@@ -19,15 +18,34 @@ from famseg.kernels.dots import operand
 from famseg.kernels.launch import start
 from famseg.kernels.partials import merged
 from famseg.kernels.sharing import sharing
-from famseg.kernels.tiles import block_of, channels_last, empty_map, lends, over, run_of
+from famseg.kernels.tiles import block_of, channels_last, empty_map, lends, over, row_of, run_of
 from famseg.streams import for_weight
 
 MOST = 8192  # weights that a program holds
 HELD = 8192  # values of x and dy in a tile, where it has no fewer than FEWEST pixels
 FEWEST = 64  # the matrix units' rows
-STAGES = 3  # tiles in a program's memory: one at work, two on their way
+STAGES = 3  # tiles in a program's memory in backward: one at work, two on their way
 MANY = 264  # partial sums, of more than MOST / 2 weights half as many; a constant: no result depends on the machine
 SHARED = 160 * 1024  # bytes that a GPU must be able to lend a program: 128 KiB are the most, and a margin
+
+
+@triton.jit(do_not_specialize=["N"])
+def pointwise_kernel(
+    x, weight, bias, y, N, OUT, IN,
+    BIAS: tl.constexpr, PIXELS: tl.constexpr, BLOCK_O: tl.constexpr, BLOCK_I: tl.constexpr,
+    EVEN_O: tl.constexpr, EVEN_I: tl.constexpr,
+):  # fmt: skip
+    """Y (N, OUT) for x (N, IN) and weights (OUT, IN)."""
+    n = (tl.program_id(0) * PIXELS + tl.arange(0, PIXELS)).to(tl.int64)
+    o, i = tl.arange(0, BLOCK_O), tl.arange(0, BLOCK_I)
+    o_mask, i_mask = o < OUT, i < IN
+    value = operand(tl.load(x + n[:, None] * IN + i[None, :], mask=over(n < N, i_mask, EVEN_I), other=0.0), x)
+    at_weight, weight_mask = o[None, :] * IN + i[:, None], over(i_mask, o_mask, EVEN_O) & i_mask[:, None]
+    matrix = operand(tl.load(weight + at_weight, mask=weight_mask, other=0.0), x)
+    result = tl.dot(value, matrix, input_precision="ieee")
+    if BIAS:
+        result += row_of(bias, 0, OUT, o, o_mask)
+    tl.store(y + n[:, None] * OUT + o[None, :], result.to(y.dtype.element_ty), mask=over(n < N, o_mask, EVEN_O))
 
 
 @triton.jit(do_not_specialize=["N"])
@@ -90,11 +108,23 @@ def pointwise(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 
 @torch.library.custom_op("famseg::pointwise", mutates_args=())
 def _op(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    return channels_last(F.conv2d(channels_last(x), weight, bias))
+    x, weight = channels_last(x), weight.contiguous()
+    outer, inner = weight.shape[:2]
+    pixels, y = x.numel() // inner, _result(x, weight)
+    cut = _cut(outer, inner)
+    start(
+        pointwise_kernel, (triton.cdiv(pixels, cut["PIXELS"]),),
+        x, weight, weight if bias is None else bias, y, pixels, outer, inner, BIAS=bias is not None, **cut,
+    )  # fmt: skip
+    return y
 
 
 @_op.register_fake
 def _(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    return _result(x, weight)
+
+
+def _result(x: Tensor, weight: Tensor) -> Tensor:
     shape = (x.shape[0], weight.shape[0], *x.shape[2:])
     return torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
 
@@ -110,14 +140,15 @@ def _backward_op(
     dy, x, weight = channels_last(dy), channels_last(x), weight.contiguous()
     outer, inner = weight.shape[:2]
     pixels, size = x.numel() // inner, outer * inner + (outer if bias else 0)
-    programs, cut = _cut(outer, inner)
+    cut = _cut(outer, inner)
+    programs = MANY if 2 * cut["BLOCK_O"] * cut["BLOCK_I"] <= MOST else MANY // 2
     chunks = min(programs, triton.cdiv(pixels, cut["PIXELS"]))
     partials = torch.empty(chunks, size, dtype=torch.float32, device=x.device)
     dx = empty_map(x)
     start(
         pointwise_backward_kernel, (chunks,),
         dy, x, weight, x if other is None else other, dx, partials, pixels, outer, inner, size,
-        OTHER=other is not None, BIAS=bias, **cut,
+        OTHER=other is not None, BIAS=bias, num_stages=STAGES, **cut,
     )  # fmt: skip
     return dx, for_weight(merged, partials, 0, weight.dtype)
 
@@ -131,18 +162,17 @@ def _block(channels: int) -> int:
     return int(max(16, triton.next_power_of_2(channels)))  # the matrix units' least
 
 
-def _cut(outer: int, inner: int) -> tuple[int, dict[str, int | bool]]:
-    """How many programs there are at the most, and what the kernel takes for its cut of the maps."""
+def _cut(outer: int, inner: int) -> dict[str, int]:
+    """What the kernels take for a tile of the maps."""
     block_o, block_i = _block(outer), _block(inner)
     pixels = max(FEWEST, 1 << (HELD // (block_o + block_i)).bit_length() - 1)
-    return MANY if 2 * block_o * block_i <= MOST else MANY // 2, {
+    return {
         "PIXELS": pixels,
         "BLOCK_O": block_o,
         "BLOCK_I": block_i,
         "EVEN_O": outer == block_o,
         "EVEN_I": inner == block_i,
         "num_warps": 8,
-        "num_stages": STAGES,
     }
 
 
