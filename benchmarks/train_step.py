@@ -28,6 +28,7 @@ from famseg.models import SIZES, FAMSeg
 from famseg.replay import gradients_of
 from famseg.run import revision
 from famseg.task import parameter_groups
+from famseg.update import SideBySide
 
 CLASSES = 3
 
@@ -89,13 +90,17 @@ def training_step(
 
     def step() -> None:
         optimizer.zero_grad(set_to_none=True)
-        if graph and not compiled:  # as training does
-            for parameter, gradient in gradients_of(run(), parameters):
-                parameter.grad = gradient
-        else:
-            run().backward()
+        run().backward()
         optimizer.step()
 
+    def step_side_by_side() -> None:  # as train.py captures it
+        for parameter, gradient in gradients_of(run(), parameters):
+            parameter.grad = gradient
+        with SideBySide():
+            optimizer.step()
+
+    if graph and not compiled:
+        return captured(step_side_by_side)
     return captured(step) if graph else step
 
 

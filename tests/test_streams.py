@@ -10,10 +10,11 @@ import torch.nn.functional as F
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from famseg import replay, streams
+from famseg import replay, streams, update
 from famseg.losses import CrossEntropyDice
 from famseg.models import SIZES, FAMSeg
 from famseg.streams import WeightStream, for_weight, forked
+from famseg.update import SideBySide
 
 
 class Lane:
@@ -65,6 +66,7 @@ def gpu(monkeypatch):
     monkeypatch.setattr(torch.cuda, "stream", gpu.on)
     monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)
     monkeypatch.setattr(streams, "_branch_of", lambda stream: Lane(gpu, "branch"))
+    monkeypatch.setattr(streams, "_sides_of", lambda _, number: [Lane(gpu, f"side {i}") for i in range(number)])
     monkeypatch.setattr(streams, "_weights_of", lambda stream: Lane(gpu, "weights"))
     return gpu
 
@@ -166,6 +168,28 @@ def test_elsewhere_nothing_runs_beside(gpu):
     assert for_weight(torch.add, torch.ones(1), 2) == 3
     assert forked(torch.neg, torch.ones(1))() == -1  # no CUDA tensor
     assert gpu.log == []
+
+
+@pytest.mark.parametrize("optimizer", [torch.optim.AdamW, torch.optim.SGD])
+def test_a_fused_update_runs_a_launchs_parameters_beside_another(gpu, monkeypatch, optimizer):
+    monkeypatch.setattr(update, "AT_ONCE", 2)
+    results = []
+    for context in (nullcontext, SideBySide):
+        torch.manual_seed(0)
+        parameters = [nn.Parameter(torch.randn(3)) for _ in range(5)]
+        optimize = optimizer(parameters, lr=0.1, fused=True)
+        for parameter in parameters:
+            parameter.grad = torch.randn(3)
+        with gpu, context():
+            optimize.step()
+        results.append(parameters)
+    assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
+    ran = [lane for lane, does, what in gpu.log if does == "runs" and "_fused_" in what]
+    assert ran == ["main", "side 0", "side 1", "side 2"]
+    waits = [entry for entry in gpu.log if entry[1] == "waits for"]
+    assert waits == [(f"side {i}", "waits for", "main") for i in range(3)] + [
+        ("main", "waits for", f"side {i}") for i in range(3)
+    ]
 
 
 class OnGPU:

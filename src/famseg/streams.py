@@ -53,6 +53,18 @@ def forked(function: Callable[..., T], x: Tensor, *others: Any) -> Callable[[], 
     return joined
 
 
+def side_by_side(calls: Sequence[Callable[[], Any]]) -> None:
+    """Make calls that do not wait for each other, each on its own stream, and have the current one wait for all."""
+    here = torch.cuda.current_stream()
+    sides = _sides_of(here, len(calls))
+    for side, call in zip(sides, calls, strict=True):
+        side.wait_stream(here)
+        with torch.cuda.stream(side):
+            call()
+    for side in sides:
+        here.wait_stream(side)
+
+
 def for_weight(function: Callable[..., T], *arguments: Any) -> T:
     """What makes the gradient of a weight from these tensors; within `WeightStream` on its stream."""
     stream = _weight_stream.get()
@@ -138,6 +150,11 @@ def _is_autograds() -> bool:
 def _branch_of(stream: torch.cuda.Stream) -> torch.cuda.Stream:
     """For branches of what is captured on a stream: another thread may capture on another one meanwhile."""
     return torch.cuda.Stream(stream.device, priority=URGENT)  # type: ignore[no-untyped-call]
+
+
+@cache
+def _sides_of(stream: torch.cuda.Stream, number: int) -> list[torch.cuda.Stream]:
+    return [torch.cuda.Stream(stream.device, priority=URGENT) for _ in range(number)]  # type: ignore[no-untyped-call]
 
 
 @cache
