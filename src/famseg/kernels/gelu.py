@@ -26,6 +26,13 @@ def gelu_of(z):
 
 
 @triton.jit
+def gelu_and_slope(z):
+    """`gelu_of` and `gelu_slope` for one exponential."""
+    tail, density = normal(z)
+    return tl.maximum(z, 0.0) - tl.abs(z) * tail, tl.where(z < 0, tail, 1.0 - tail) + z * density
+
+
+@triton.jit
 def gelu_slope(z):
     """Phi(z) + z phi(z), the derivative of `gelu_of`."""
     tail, density = normal(z)

@@ -91,7 +91,7 @@ def head(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         (B, K, H, W), channels last, in x's dtype; sums are float32.
     """
     x = channels_last(x)
-    y = _empty(x, weight)
+    y = empty_logits(x, weight)
     rows = _rows(x)
     start(
         head_kernel, rows.tiles,
@@ -102,7 +102,7 @@ def head(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
 
 @head.register_fake
 def _(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    return _empty(x, weight)
+    return empty_logits(x, weight)
 
 
 @torch.library.custom_op("famseg::head_backward", mutates_args=())
@@ -125,7 +125,8 @@ def _(dy: Tensor, x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
     return empty_map(x), x.new_empty(weight.shape[0], weight.shape[1] + 1, dtype=torch.float32)
 
 
-def _empty(x: Tensor, weight: Tensor) -> Tensor:
+def empty_logits(x: Tensor, weight: Tensor) -> Tensor:
+    """Unwritten ones, channels last, of a map (B, C, H, W) by a weight (K, C)."""
     shape = (x.shape[0], weight.shape[0], *x.shape[2:])
     return torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
 

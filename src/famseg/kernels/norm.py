@@ -187,17 +187,17 @@ def batch_norm(x: Tensor, norm: nn.BatchNorm2d, gelu: bool) -> Tensor:
         (B, C, H, W), channels last, in x's dtype.
     """
     x = channels_last(x)
-    result: Tensor = normalise(x, norm.weight, norm.bias, _updated(x, norm), gelu)
+    result: Tensor = normalise(x, norm.weight, norm.bias, updated_statistics(x, norm), gelu)
     return result
 
 
 def batch_norm_shared(x: Tensor, norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
     """`batch_norm` without GELU, and x for another reader, whose gradient it adds to its own."""
     x = channels_last(x)
-    return normalise_shared(x, norm.weight, norm.bias, _updated(x, norm), False)
+    return normalise_shared(x, norm.weight, norm.bias, updated_statistics(x, norm), False)
 
 
-def _updated(x: Tensor, norm: nn.BatchNorm2d) -> Tensor:
+def updated_statistics(x: Tensor, norm: nn.BatchNorm2d) -> Tensor:
     """The statistics of x; the norm's buffers are updated."""
     buffers = norm.running_mean, norm.running_var, norm.num_batches_tracked
     stats: Tensor = statistics(x.detach(), *buffers, norm.momentum, norm.eps)

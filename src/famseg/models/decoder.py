@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from famseg.kernels import use_triton
-from famseg.layers.basic import as_autocast, conv_norm
+from famseg.layers.basic import ConvNorm, as_autocast, conv_norm, convolved
 from famseg.streams import forked
 
 
@@ -58,20 +58,26 @@ class Decoder(nn.Module):
             context = forked(self._context, *maps[1:])
             fused[:2] = lambda: [maps[2]], lambda: [maps[1], context()]
         x: Tensor = self.neck(maps[3])
-        for upsample, others, conv in zip(self.upsamplings, fused, self.convs, strict=True):
+        steps: list[Callable[[Tensor], Tensor]] = [*list(self.convs)[:-1], self._logits]
+        for upsample, others, step in zip(self.upsamplings, fused, steps, strict=True):
             x = upsample(x)
             more = others()
-            x = conv(torch.cat([x, *more], dim=1) if more else x)  # of one map, cat makes a copy
-        return self._logits(x)
+            x = step(torch.cat([x, *more], dim=1) if more else x)  # of one map, cat makes a copy
+        return x
 
     def _context(self, *maps: Tensor) -> Tensor:
         return cast(Tensor, cast(nn.Module, self.context)(maps))
 
     def _logits(self, x: Tensor) -> Tensor:
-        if isinstance(self.head, nn.Conv2d) and use_triton(self.backend, x):
-            from famseg.kernels import head  # Triton is imported where it runs
+        """The last convolution and the head; in training the kernels make norm, GELU and head one."""
+        conv = self.convs[-1]
+        if not (isinstance(self.head, nn.Conv2d) and use_triton(self.backend, x)):
+            return cast(Tensor, self.head(conv(x)))
+        from famseg.kernels import head, norm_head  # Triton is imported where it runs
 
-            if head.suits(x, len(self.head.weight)):
-                return cast(Tensor, head.head(as_autocast(x), self.head.weight.flatten(1), self.head.bias))
-        logits: Tensor = self.head(x)
-        return logits
+        last, weight, bias = cast(ConvNorm, conv), self.head.weight.flatten(1), cast(Tensor, self.head.bias)
+        x = convolved(x, cast(nn.Conv2d, last[0]), self.backend)
+        if norm_head.suits(last[1], x, len(weight)):
+            return norm_head.norm_head(x, cast(nn.BatchNorm2d, last[1]), weight, bias)
+        x = last.after_conv(x)
+        return cast(Tensor, head.head(as_autocast(x), weight, bias) if head.suits(x, len(weight)) else self.head(x))
