@@ -23,7 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from famseg.deploy import Product
-from famseg.layers.basic import convolved, normalised, padded_conv, pointwise_conv
+from famseg.layers.basic import as_autocast, convolved, normalised, padded_conv, pointwise_conv
 from famseg.layers.fam import FeatureAwareUpsample
 from famseg.layers.hamburger import NMF
 from famseg.layers.mamba2d import Mamba2D
@@ -43,26 +43,43 @@ class Block:
     sizes: tuple[tuple[int, int], ...]
 
 
-class DepthwiseGELU(nn.Module):
-    """What the strip block's MLP does between its two 1x1 convolutions."""
+class MLP(nn.Module):
+    """The strip block's MLP alone, without its norm and residual."""
 
     def __init__(self, channels: int, backend: str) -> None:
         super().__init__()
-        self.backend = backend
-        self.depthwise = nn.Conv2d(channels, channels, 3, padding=1, groups=channels)
+        self.block = strip_block(channels, backend)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, channels, H, W) -> the same."""
-        return StripBlock._depthwise_gelu(self, x)
+        return self.block._mlp(x)
 
 
-class Depthwise(nn.Module):
-    """The strip attention's 5x5."""
+class GELUPointwise(nn.Module):
+    """The MLP's end: GELU and the 1x1 convolution that narrows the map."""
 
     def __init__(self, channels: int, backend: str) -> None:
         super().__init__()
         self.triton = backend == "triton"
-        self.local = nn.Conv2d(channels, channels, 5, padding=2, groups=channels)
+        self.conv = nn.Conv2d(channels, channels // (8 if channels < 640 else 4), 1, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, channels, H, W) -> (B, channels / 8 or 4, H, W)."""
+        if self.triton:
+            from famseg.kernels.gelu_pointwise import gelu_pointwise, suits  # not without Triton
+
+            if suits(x, self.conv.weight):  # not the few channels of --device cpu
+                return gelu_pointwise(x, as_autocast(self.conv.weight))
+        return self.conv(F.gelu(x))
+
+
+class Depthwise(nn.Module):
+    """The strip attention's 5x5 or the MLP's 3x3."""
+
+    def __init__(self, channels: int, backend: str, side: int) -> None:
+        super().__init__()
+        self.triton = backend == "triton"
+        self.local = nn.Conv2d(channels, channels, side, padding=side // 2, groups=channels)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, channels, H, W) -> the same."""
@@ -188,6 +205,10 @@ def strip_block(channels: int, backend: str) -> nn.Module:
     return StripBlock(channels, 8 if channels < 160 else 4, drop_path=0.1, backend=backend)
 
 
+def depthwise(side: int) -> Callable[[int, str], nn.Module]:
+    return lambda channels, backend: Depthwise(channels, backend, side)
+
+
 def norm(gelu: bool) -> Callable[[int, str], nn.Module]:
     return lambda channels, backend: NormGELU(channels, backend, gelu)
 
@@ -221,12 +242,15 @@ def mamba(channels: int, backend: str) -> nn.Module:
 
 
 STAGES = ((32, 128), (64, 64), (160, 32), (256, 16))
+WIDENED = ((256, 128), (512, 64), (640, 32), (1024, 16))  # within their MLPs
 BLOCKS = {
     "strip attention, independent": Block(strip("independent"), STAGES),
     "strip attention, sequential": Block(strip("sequential"), STAGES[:1]),
     "strip scans": Block(StripScans, STAGES),
-    "depthwise 5x5": Block(Depthwise, STAGES),
-    "depthwise 3x3 + bias + GELU": Block(DepthwiseGELU, ((256, 128), (512, 64), (640, 32), (1024, 16))),
+    "depthwise 5x5": Block(depthwise(5), STAGES),
+    "depthwise 3x3": Block(depthwise(3), WIDENED),
+    "GELU, 1x1 convolution to a narrow map": Block(GELUPointwise, WIDENED),
+    "MLP of a strip block": Block(MLP, STAGES),
     "strip block": Block(strip_block, STAGES),
     "batch norm + GELU": Block(norm(gelu=True), ((16, 512), (32, 128))),
     "batch norm": Block(norm(gelu=False), ((32, 128),)),

@@ -8,7 +8,16 @@ from famseg.kernels.partials import merged, merged_taps
 
 
 @pytest.mark.parametrize(
-    ("shape", "dim"), [((1, 1), 0), ((5, 3), 0), ((300, 7, 3), 0), ((2, 257, 9), 1), ((3, 2, 4, 5), 2), ((2100, 3), 0)]
+    ("shape", "dim"),
+    [
+        ((1, 1), 0),
+        ((5, 3), 0),
+        ((300, 7, 3), 0),
+        ((2, 257, 9), 1),
+        ((3, 2, 4, 5), 2),
+        ((2100, 3), 0),
+        ((35, 16400), 0),  # wide programs
+    ],
 )
 def test_merged(shape, dim, device):
     partials = torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(device)

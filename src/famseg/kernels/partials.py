@@ -11,6 +11,7 @@ from famseg.kernels.launch import start
 from famseg.kernels.tiles import block_of, over
 
 AT_ONCE, WIDTH = 1024, 8  # partial sums and columns that a program loads at once; 8 numbers are a sector of memory
+MANY, FEW_AT_ONCE, WIDE = 16384, 32, 256  # so many columns fill the machine with wider programs: weights, few partials
 # A launch is one wait for memory, if all loads are started before the first sum: the compiler does so with registers
 # granted, else it saves them, and waits eight times.
 LAUNCH = {"num_warps": 8, "maxnreg": 128}
@@ -59,7 +60,8 @@ def merged_taps(partials: Tensor, taps: int) -> tuple[Tensor, Tensor]:
 def _launch(
     partials: Tensor, own: Tensor, others: Tensor, kinds: int, chunks: int, numbers: int, c: int, taps: int
 ) -> None:
+    at_once, width = (AT_ONCE, WIDTH) if numbers < MANY else (FEW_AT_ONCE, WIDE)
     start(
-        merging_kernel, (triton.cdiv(numbers, WIDTH), kinds),
-        partials, own, others, chunks, numbers, c, TAPS=taps, AT_ONCE=AT_ONCE, WIDTH=WIDTH, **LAUNCH,
+        merging_kernel, (triton.cdiv(numbers, width), kinds),
+        partials, own, others, chunks, numbers, c, TAPS=taps, AT_ONCE=at_once, WIDTH=width, **LAUNCH,
     )  # fmt: skip

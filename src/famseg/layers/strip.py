@@ -178,9 +178,9 @@ class StripBlock(nn.Module):
         """(B, channels, H, W) -> the same."""
         n, x = normalised_shared(x, self.norm1, self.backend)
         attended, n = self._attended(n)
-        x = self._add(x, self.residual1, attended, self.proj_out, n)
+        x = self._add(x, self.residual1, self._without_bias(attended, self.proj_out), self.proj_out, n)
         n, x = normalised_shared(x, self.norm2, self.backend)
-        return self._add(x, self.residual2, self._expanded(n), self.project)
+        return self._add(x, self.residual2, self._mlp(n), self.project)
 
     def _attended(self, n: Tensor) -> tuple[Tensor, Tensor]:
         """attention(gelu(conv1x1(n))), and n for its other reader."""
@@ -191,28 +191,33 @@ class StripBlock(nn.Module):
         z, n = pointwise_conv_shared(n, self.proj_in, self.backend, bias=False)
         return self.attention(*bias_gelu_twice(z, self.proj_in.bias)), n
 
+    def _mlp(self, n: Tensor) -> Tensor:
+        """conv1x1(gelu(dw3x3(conv1x1(n)))), the last one's bias as in `_without_bias`.
+
+        The kernel of the 3x3 adds the first one's bias, which would take a pass over the widest map. In training the
+        GELU belongs to the last one where its kernel can: backward needs the 3x3's result, and forward keeps nothing
+        else of what follows.
+        """
+        if not use_triton(self.backend, n):
+            return cast(Tensor, self.project(F.gelu(self.depthwise(self.expand(n)))))
+        from famseg.kernels.depthwise import depthwise  # not without Triton
+        from famseg.kernels.gelu_pointwise import gelu_pointwise, suits
+
+        hidden, weight = as_autocast(self._without_bias(n, self.expand)), self.project.weight
+        last = torch.is_grad_enabled() and suits(hidden, weight)
+        z = depthwise(hidden, *taps_and_bias(self.depthwise), gelu=not last, input_bias=self.expand.bias)
+        return cast(Tensor, gelu_pointwise(z, as_autocast(weight))) if last else self._without_bias(z, self.project)
+
+    def _without_bias(self, x: Tensor, conv: nn.Conv2d) -> Tensor:
+        """A 1x1 convolution; by kernels without its bias, which the next one adds."""
+        return pointwise_conv(x, conv, self.backend, bias=False) if use_triton(self.backend, x) else conv(x)
+
     def _add(
         self, x: Tensor, scaled: ScaledResidual, branch: Tensor, conv: nn.Conv2d, other: Tensor | None = None
     ) -> Tensor:
-        """X + scaled (conv1x1(branch) + other)."""
+        """X + scaled (branch + other), for a branch that is the convolution's result `_without_bias`."""
         if not use_triton(self.backend, x):
-            branch = conv(branch)
             return cast(Tensor, scaled(x, branch if other is None else branch + other))
         from famseg.kernels.residual import residual  # not without Triton
 
-        branch = pointwise_conv(branch, conv, self.backend, bias=False)
         return residual(x, branch, cast(Tensor, conv.bias), scaled.scale, other, scaled.kept(x))
-
-    def _expanded(self, n: Tensor) -> Tensor:
-        """gelu(dw3x3(conv1x1(n))); the kernel adds the 1x1's bias, which would take a pass over the widest map."""
-        if use_triton(self.backend, n):
-            return self._depthwise_gelu(pointwise_conv(n, self.expand, self.backend, bias=False), self.expand.bias)
-        return self._depthwise_gelu(self.expand(n))
-
-    def _depthwise_gelu(self, hidden: Tensor, bias: Tensor | None = None) -> Tensor:
-        """gelu(dw3x3(hidden + bias)); a bias only where the kernel runs."""
-        if not use_triton(self.backend, hidden):
-            return F.gelu(self.depthwise(hidden))
-        from famseg.kernels.depthwise import depthwise  # not without Triton
-
-        return cast(Tensor, depthwise(as_autocast(hidden), *taps_and_bias(self.depthwise), gelu=True, input_bias=bias))
