@@ -8,13 +8,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from famseg.kernels import depthwise, depthwise3, narrow, strip, tap_gradients
+from famseg.kernels import depthwise, depthwise3, gelu_pointwise, narrow, strip, tap_gradients
 from famseg.kernels.lines import Walk
 from famseg.kernels.narrow import Pace
 from famseg.kernels.partials import merged_taps
 from famseg.kernels.tiles import Tile
 
-Cut = Tile | Walk | Pace
+Cut = Tile | Walk | Pace | gelu_pointwise.Cut
 ATTENTION = ((32, 128, 3), (64, 64, 3), (160, 32, 5), (256, 16, 2))  # channels, side, calls in a step
 MLP = ((256, 128, 3), (512, 64, 3), (640, 32, 5), (1024, 16, 2))
 
@@ -62,7 +62,7 @@ def varied(values: dict[str, tuple[Any, ...]], held: tuple[int, int]) -> Callabl
 
 def knobs() -> dict[str, Knob]:
     """By the name of the constant that the cut is."""
-    return depthwise_knobs() | strip_knobs() | narrow_knobs()
+    return depthwise_knobs() | strip_knobs() | narrow_knobs() | gelu_pointwise_knobs()
 
 
 def constant(module: Any, name: str) -> tuple[Callable[[], Cut], Callable[[Any], None]]:
@@ -194,4 +194,45 @@ def narrow_knobs() -> dict[str, Knob]:
             *constant(narrow, name), tuple(of[name]), lambda now, paces=paces: [Pace(*numbers) for numbers in paces]
         )
         for name, paces in PACES.items()
+    }
+
+
+# Pixels, stages, programs and registers.
+CUTS = {
+    "FORWARD": [(64, 2), (64, 3), (64, 4), (128, 3)],
+    "BACKWARD": [
+        (64, 2, 528, 128),
+        (64, 2, 1056, 128),
+        (64, 2, 396),
+        (64, 3, 396),
+        (32, 2, 924),
+        (32, 2, 660),
+        (32, 3, 660),
+    ],
+    "BACKWARD_WIDE": [(32, 2, 264), (32, 2, 396), (32, 2, 132), (32, 3, 264), (64, 2, 264), (64, 2, 132)],
+}
+
+
+def gelu_pointwise_knobs() -> dict[str, Knob]:
+    """Of `famseg.kernels.gelu_pointwise`, in bf16 alone; x is the wide map."""
+
+    def case(name: str, inner: int, side: int, calls: int, outer: int) -> Case:
+        def call(x: Tensor) -> Callable[[], Any]:
+            weight = torch.randn(outer, inner, 1, 1, device=x.device).to(x.dtype)
+            if name == "FORWARD":
+                return lambda: gelu_pointwise._forward(x, weight)
+            dy = gelu_pointwise._result(x, weight).normal_()
+            return lambda: gelu_pointwise._backward(dy, x, weight)
+
+        return Case(f"{inner} to {outer} ch {side}x{side}", inner, side, calls, call)
+
+    sizes = [(*wide, out[0]) for wide, out in zip(MLP, ATTENTION, strict=True)]
+    of = {"FORWARD": sizes, "BACKWARD": sizes[:2], "BACKWARD_WIDE": sizes[2:]}
+    return {
+        f"gelu_pointwise.{name}": Knob(
+            *constant(gelu_pointwise, name),
+            tuple(case(name, *size) for size in of[name]),
+            lambda now, cuts=cuts: [gelu_pointwise.Cut(*numbers) for numbers in cuts],
+        )
+        for name, cuts in CUTS.items()
     }

@@ -131,6 +131,15 @@ def gelu_pointwise(z: Tensor, weight: Tensor) -> Tensor:
     Returns:
         (B, O, H, W), channels last, in z's dtype; sums are float32.
     """
+    return _forward(z, weight)
+
+
+@gelu_pointwise.register_fake
+def _(z: Tensor, weight: Tensor) -> Tensor:
+    return _result(z, weight)
+
+
+def _forward(z: Tensor, weight: Tensor) -> Tensor:
     z, weight = channels_last(z), weight.contiguous()
     y, pixels = _result(z, weight), z.numel() // z.shape[1]
     start(
@@ -140,19 +149,23 @@ def gelu_pointwise(z: Tensor, weight: Tensor) -> Tensor:
     return y
 
 
-@gelu_pointwise.register_fake
-def _(z: Tensor, weight: Tensor) -> Tensor:
-    return _result(z, weight)
-
-
 @torch.library.custom_op("famseg::gelu_pointwise_backward", mutates_args=())
 def gelu_pointwise_backward(dy: Tensor, z: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
     """Gradients of `gelu_pointwise` for z and weight."""
+    return _backward(dy, z, weight)
+
+
+@gelu_pointwise_backward.register_fake
+def _(dy: Tensor, z: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+    return empty_map(z), torch.empty_like(weight, memory_format=torch.contiguous_format)
+
+
+def _backward(dy: Tensor, z: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
     dy, z, weight = channels_last(dy), channels_last(z), weight.contiguous()
     outer, inner = weight.shape[:2]
     cut = BACKWARD if outer <= 64 else BACKWARD_WIDE
     pixels, blocks = z.numel() // inner, inner // BLOCK_I
-    chunks = min(triton.cdiv(pixels, cut.pixels), triton.cdiv(cut.programs, blocks))
+    chunks = min(triton.cdiv(pixels, cut.pixels), max(1, cut.programs // blocks))
     partials = torch.empty(chunks, outer * inner, dtype=torch.float32, device=z.device)
     dz = empty_map(z)
     start(
@@ -160,11 +173,6 @@ def gelu_pointwise_backward(dy: Tensor, z: Tensor, weight: Tensor) -> tuple[Tens
         dy, z, weight, dz, partials, pixels, inner, **_blocks(weight), **cut.arguments,
     )  # fmt: skip
     return dz, merged(partials, dtype=weight.dtype).view(weight.shape)
-
-
-@gelu_pointwise_backward.register_fake
-def _(dy: Tensor, z: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
-    return empty_map(z), torch.empty_like(weight, memory_format=torch.contiguous_format)
 
 
 def _result(z: Tensor, weight: Tensor) -> Tensor:
