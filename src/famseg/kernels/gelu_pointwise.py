@@ -20,6 +20,7 @@ from famseg.kernels.gelu import gelu_and_slope, gelu_of
 from famseg.kernels.launch import start
 from famseg.kernels.partials import merged
 from famseg.kernels.tiles import block_of, channels_last, empty_map, lends, put, run_of, zeros
+from famseg.streams import for_weight
 
 LEAST = 16  # channels in a block of the result: the matrix units'
 BLOCK_I = 64  # channels of z that a program has at a time: the matrix units' rows in backward
@@ -172,7 +173,7 @@ def _backward(dy: Tensor, z: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
         gelu_pointwise_backward_kernel, (blocks, chunks),
         dy, z, weight, dz, partials, pixels, inner, **_blocks(weight), **cut.arguments,
     )  # fmt: skip
-    return dz, merged(partials, dtype=weight.dtype).view(weight.shape)
+    return dz, for_weight(merged, partials, 0, weight.dtype).view(weight.shape)
 
 
 def _result(z: Tensor, weight: Tensor) -> Tensor:
