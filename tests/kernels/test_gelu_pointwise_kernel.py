@@ -83,6 +83,14 @@ def test_the_layer_rounds_as_autocast_does(device):
         assert (ours - plain).norm() <= 5e-3 * plain.norm()
 
 
+def test_without_gradients_the_3x3_has_the_gelu(device, monkeypatch):
+    """Nothing keeps its argument then."""
+    monkeypatch.setattr("famseg.kernels.gelu_pointwise.gelu_pointwise", None)
+    block, n = StripBlock(16, 4, (3,), backend="triton").to(device), torch.randn(1, 16, 3, 5, device=device)
+    with torch.no_grad(), torch.autocast(device.type, torch.float16):
+        assert block._mlp(n).shape == n.shape
+
+
 @pytest.mark.gpu
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_random_shapes(dtype):

@@ -195,8 +195,7 @@ class StripBlock(nn.Module):
         """conv1x1(gelu(dw3x3(conv1x1(n)))), the last one's bias as in `_without_bias`.
 
         The kernel of the 3x3 adds the first one's bias, which would take a pass over the widest map. In training the
-        GELU belongs to the last one where its kernel can: backward needs the 3x3's result, and forward keeps nothing
-        else of what follows.
+        GELU goes to the last one, where its kernel can: what is kept is then the 3x3's result, which backward needs.
         """
         if not use_triton(self.backend, n):
             return cast(Tensor, self.project(F.gelu(self.depthwise(self.expand(n)))))
