@@ -13,15 +13,15 @@ permuted. With r the raw time step of a direction and head, and per order
 Forward.
   1. States added by each chunk:  S = sum_s leave_s dt_s B_s x_s^T                    (N, P)
   2. Passed on, in a way's running order:  E_first = 0,  E_next = exp(T) E + S        E enters a chunk
-  3. y_t = sum_s (C_t B_s) (W0 + W1)_ts x_s + sum_ways enter_t C_t E;  rows add skip * x. Both ways share one product:
-     on and below the diagonal it is way 0, above it way 1; way 1's diagonal, dt_t C_t B_t, goes beside skip.
+  3. y_t = sum_s (C_t B_s) (W0 + W1)_ts x_s + sum_ways (enter_t C_t E + skip x_t). Both ways share one product: on and
+     below the diagonal it is way 0, above it way 1; way 1's diagonal, dt_t C_t B_t, goes beside skip.
 
 Backward, from dy.
   1. What each chunk adds to the gradient of E:  sum_t enter_t C_t dy_t^T
   2. Passed on against the running order, with the same T:  D, the gradient of S (of what leaves a chunk)
   3. With G = dy x^T,  M = (C B^T) (W0 + W1)  and  R_ts = G_ts (C_t B_s) W_ts  of one way:
        dx = M^T dy + sum_ways leave dt (B D)          dB = sum_heads (G (W0 + W1))^T C + sum leave dt (x D^T)
-       dC = sum_heads (G (W0 + W1)) B + sum enter (dy E^T)
+       dC = sum_heads (G (W0 + W1)) B + sum enter (dy E^T)            dskip = sum_t x_t dy_t
        d dt_s = sum_t R_ts / dt_s + leave_s B_s D x_s + A da_s,      dA_log = sum da a,      dr = d dt sigmoid(r + bias)
      Log decays. The chunk's own products give row sums minus column sums of R to c (way 0), the opposite to e (way 1);
      the diagonal cancels and is left out. With came_t = enter_t C_t E dy_t,  went_s = leave_s dt_s B_s D x_s  and
@@ -31,7 +31,7 @@ Backward, from dy.
      All sums but the first are of parts that really span k; the first uses the same float32 R for rows and columns.
 
 Precision: decays, sums, states and their gradients are float32; operands of products are bf16 for bf16 maps, else
-float32 without tf32. Each order writes its own result, the two are added afterwards; parameters' gradients are sums of
+float32 without tf32. Each order writes its own result, the next kernel adds the two; parameters' gradients are sums of
 the chunks' parts. Nothing is atomic: results are reproducible, and independent of the batch's other images.
 """
 
@@ -58,20 +58,16 @@ def fits(head_width: int, state_size: int) -> bool:
 
 
 def scan_map(
-    mixed: Tensor, dt: Tensor, bias: Tensor, A_log: Tensor, skip: Tensor, orders: int, state_size: int
+    mixed: Tensor, dt: Tensor, bias: Tensor, A_log: Tensor, skip: Tensor, orders: int, ways: int, state_size: int
 ) -> Tensor:
-    """Scan a map in all directions, sum them, add skip * x.
+    """Scan a map in all directions, add skip * x to each, sum those of an order; whoever reads the orders adds them.
 
-    Shapes: mixed (B, H, W, heads P + 2 N), the channels of x, B, C; dt (B, H, W, directions * heads), raw; bias, A_log
-    (directions * heads,); skip (heads,) -> (B, H, W, heads P) in the dtype of mixed. The ways of an order follow each
+    Shapes: mixed (B, H, W, heads P + 2 N), the channels of x, B, C; dt (B, H, W, directions * heads), raw; bias, A_log,
+    skip (directions * heads,) -> (orders, B, H, W, heads P) in the dtype of mixed. The ways of an order follow each
     other, as do the heads of a direction. Any strides.
     """
-    y, _, _ = scan(mixed, dt, bias.float(), A_log.float(), skip.float(), orders, state_size)
-    return _sum_orders(y)
-
-
-def _sum_orders(t: Tensor) -> Tensor:
-    return t.squeeze(0) if t.shape[0] == 1 else t.sum(0)
+    y: Tensor = scan(mixed, dt, bias.float(), A_log.float(), skip.float(), orders, ways, state_size)[0]
+    return y
 
 
 @dataclass(frozen=True)
@@ -118,22 +114,21 @@ def _block(count: int) -> int:
     return max(16, 1 << (count - 1).bit_length())
 
 
-def _sizes(mixed: Tensor, dt: Tensor, skip: Tensor, orders: int, state_size: int) -> Sizes:
+def _sizes(mixed: Tensor, dt: Tensor, orders: int, ways: int, state_size: int) -> Sizes:
     batch, height, width, channels = mixed.shape
-    heads = skip.shape[0]
-    ways, head_width = dt.shape[-1] // (orders * heads), (channels - 2 * state_size) // heads
-    return Sizes(batch, height, width, orders, ways, heads, head_width, state_size)
+    heads = dt.shape[-1] // (orders * ways)
+    return Sizes(batch, height, width, orders, ways, heads, (channels - 2 * state_size) // heads, state_size)
 
 
 @torch.library.custom_op("famseg::scan_map", mutates_args=())
 def scan(
-    mixed: Tensor, dt: Tensor, bias: Tensor, A_log: Tensor, skip: Tensor, orders: int, state_size: int
+    mixed: Tensor, dt: Tensor, bias: Tensor, A_log: Tensor, skip: Tensor, orders: int, ways: int, state_size: int
 ) -> tuple[Tensor, Tensor, Tensor]:
     """-> y of each order (orders, B, H, W, heads P); states that enter the chunks, log decays of the chunks."""
     from famseg.kernels import scan_programs as programs
     from famseg.kernels.launch import start
 
-    sizes = _sizes(mixed, dt, skip, orders, state_size)
+    sizes = _sizes(mixed, dt, orders, ways, state_size)
     y, states, totals = _empty_results(mixed, sizes)
     source, steps = (mixed, *mixed.stride()), (dt, *dt.stride(), bias, A_log)
     first_B = sizes.heads * sizes.head_width
@@ -154,9 +149,9 @@ def scan(
 
 @scan.register_fake
 def _(
-    mixed: Tensor, dt: Tensor, bias: Tensor, A_log: Tensor, skip: Tensor, orders: int, state_size: int
+    mixed: Tensor, dt: Tensor, bias: Tensor, A_log: Tensor, skip: Tensor, orders: int, ways: int, state_size: int
 ) -> tuple[Tensor, Tensor, Tensor]:
-    return _empty_results(mixed, _sizes(mixed, dt, skip, orders, state_size))
+    return _empty_results(mixed, _sizes(mixed, dt, orders, ways, state_size))
 
 
 def _empty_results(mixed: Tensor, sizes: Sizes) -> tuple[Tensor, Tensor, Tensor]:
@@ -181,14 +176,16 @@ def _pass(states: Tensor, totals: Tensor, sizes: Sizes, gradient: bool) -> None:
 @torch.library.custom_op("famseg::scan_map_backward", mutates_args=())
 def scan_backward(
     dy: Tensor, mixed: Tensor, dt: Tensor, bias: Tensor, A_log: Tensor, skip: Tensor, states: Tensor, totals: Tensor,
-    orders: int, state_size: int,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
-    """-> dmixed of each order (orders, B, H, W, channels), d dt; the chunks' parts of dbias, dA_log, dskip."""
+    orders: int, ways: int, state_size: int,
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    """-> dmixed of each order (orders, B, H, W, channels), d dt; dbias, dA_log and dskip (3, directions * heads)."""
     from famseg.kernels import scan_programs as programs
     from famseg.kernels.launch import start
+    from famseg.kernels.partials import merged
 
-    sizes = _sizes(mixed, dt, skip, orders, state_size)
-    results = _empty_gradients(mixed, dt, sizes)
+    sizes = _sizes(mixed, dt, orders, ways, state_size)
+    dmixed, ddt = _empty_gradients(mixed, dt, orders)
+    partials = dt.new_empty(3, sizes.batch * sizes.chunks, dt.shape[-1], dtype=torch.float32)
     gradients = torch.empty_like(states)
     source, steps = (mixed, *mixed.stride()), (dt, *dt.stride(), bias, A_log)
     first_C = sizes.heads * sizes.head_width + sizes.states
@@ -201,38 +198,33 @@ def scan_backward(
     _pass(gradients, totals, sizes, gradient=True)
     start(
         programs.chunk_gradients, (sizes.chunks, sizes.orders, sizes.batch),
-        *source, *steps, skip, dy, *dy.stride(), states, totals, gradients, *results, *sizes.runtime(),
-        **LAUNCH["gradients"], **constants,
+        *source, *steps, skip, dy, *dy.stride(), states, totals, gradients, dmixed, ddt, partials,
+        *sizes.runtime(), **LAUNCH["gradients"], **constants,
     )  # fmt: skip
-    return results
+    return dmixed, ddt, merged(partials, dim=1)
 
 
 @scan_backward.register_fake
 def _(
     dy: Tensor, mixed: Tensor, dt: Tensor, bias: Tensor, A_log: Tensor, skip: Tensor, states: Tensor, totals: Tensor,
-    orders: int, state_size: int,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
-    return _empty_gradients(mixed, dt, _sizes(mixed, dt, skip, orders, state_size))
+    orders: int, ways: int, state_size: int,
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    return *_empty_gradients(mixed, dt, orders), dt.new_empty(3, dt.shape[-1], dtype=torch.float32)
 
 
-def _empty_gradients(mixed: Tensor, dt: Tensor, sizes: Sizes) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    parts, directions = sizes.batch * sizes.chunks, dt.shape[-1]
-    dmixed = mixed.new_empty(sizes.orders, *mixed.shape)
-    dbias, dA_log, dskip = (
-        mixed.new_empty(parts, n, dtype=torch.float32) for n in (directions, directions, sizes.heads)
-    )
-    return dmixed, dt.new_empty(dt.shape), dbias, dA_log, dskip
+def _empty_gradients(mixed: Tensor, dt: Tensor, orders: int) -> tuple[Tensor, Tensor]:
+    return mixed.new_empty(orders, *mixed.shape), dt.new_empty(dt.shape)
 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
-    *tensors, ctx.orders, ctx.state_size = inputs
+    *tensors, ctx.orders, ctx.ways, ctx.state_size = inputs
     ctx.save_for_backward(*tensors, *output[1:])
     ctx.set_materialize_grads(False)
 
 
 def _backward(ctx: Any, dy: Tensor, *_: None) -> tuple[Tensor | None, ...]:
-    dmixed, ddt, *parts = scan_backward(dy, *ctx.saved_tensors, ctx.orders, ctx.state_size)
-    return _sum_orders(dmixed), ddt, *(part.sum(0) for part in parts), None, None
+    dmixed, ddt, parameters = scan_backward(dy, *ctx.saved_tensors, ctx.orders, ctx.ways, ctx.state_size)
+    return dmixed.sum(0), ddt, *parameters.unbind(), None, None, None
 
 
 scan.register_autograd(_backward, setup_context=_setup_context)

@@ -168,7 +168,7 @@ def chunk_outputs(
     states, totals, y, H, W, chunks, heads, P, N,
     WAYS: tl.constexpr, BLOCK_P: tl.constexpr, BLOCK_N: tl.constexpr, Q: tl.constexpr, NARROW: tl.constexpr,
 ):  # fmt: skip
-    """One head's y of one order, with the skip in the rows' order; y is (order, sample, row, column, channel)."""
+    """One head's y of one order; y is (order, sample, row, column, channel)."""
     chunk, head, b = tl.program_id(0), tl.program_id(1) % heads, tl.program_id(2).to(tl.int64)
     order = tl.program_id(1) // heads
     row, column, exists = pixels(chunk, order, H, W, Q)
@@ -184,9 +184,9 @@ def chunk_outputs(
         _, dt1, a1 = time_steps(dt, at, d_c, exists, channel + heads, bias, A_log)
     CB = product(C, tl.trans(B), NARROW)
     result = product(CB * weights(dt0, a0, dt1, a1, WAYS, Q), x, NARROW)
-    itself = tl.zeros((Q,), tl.float32) + tl.where(order == 0, tl.load(skip + head), 0.0)
+    itself = tl.zeros((Q,), tl.float32) + tl.load(skip + channel)
     if WAYS == 2:
-        itself += dt1 * tl.sum(B.to(tl.float32) * C.to(tl.float32), 1)
+        itself += tl.load(skip + channel + heads) + dt1 * tl.sum(B.to(tl.float32) * C.to(tl.float32), 1)
     result += itself[:, None] * x.to(tl.float32)
     offsets, mask = state_offsets(N, P, BLOCK_N, BLOCK_P)
     for way in tl.static_range(WAYS):
@@ -235,19 +235,27 @@ def quotient(total, step):
     return total / tl.where(step > 0, step, 1.0)
 
 
+@triton.jit
+def store_parts(at, kind, draw, dlog, scalar):
+    """A chunk's sums for bias, A_log and skip of one direction and head, `kind` numbers apart."""
+    tl.store(at, tl.sum(draw, 0))
+    tl.store(at + kind, dlog)
+    tl.store(at + 2 * kind, tl.sum(scalar, 0))
+
+
 @triton.jit(do_not_specialize=VARIABLE)
 def chunk_gradients(
     mixed, m_b, m_y, m_x, m_c,
     dt, d_b, d_y, d_x, d_c, bias, A_log, skip,
     dy_map, g_o, g_b, g_y, g_x, g_c,
-    states, totals, gradients, dmixed, ddt, dbias, dA_log, dskip,
+    states, totals, gradients, dmixed, ddt, partials,
     H, W, chunks, heads, P, N,
     WAYS: tl.constexpr, BLOCK_P: tl.constexpr, BLOCK_N: tl.constexpr, Q: tl.constexpr, NARROW: tl.constexpr,
 ):  # fmt: skip
     """Gradients of one chunk and order, head after head. No (Q, Q) block lives on when the states' part begins.
 
-    dmixed is (order, sample, row, column, channel). dbias and dA_log get the chunk's part, (sample and chunk,
-    direction and head), dskip in the rows' order.
+    dmixed is (order, sample, row, column, channel). Partials (3, samples and chunks, directions and heads): this
+    chunk's sums for bias, A_log and skip.
     """
     chunk, order, b = tl.program_id(0), tl.program_id(1), tl.program_id(2).to(tl.int64)
     batch, directions = tl.num_programs(2), tl.num_programs(1) * WAYS * heads
@@ -257,7 +265,8 @@ def chunk_gradients(
     g_at = order.to(tl.int64) * g_o + b * g_b + row * g_y + column * g_x
     pixel = b * H * W + row * W + column
     out_at = (order.to(tl.int64) * batch * H * W + pixel) * (heads * P + 2 * N)
-    part = b * chunks + chunk
+    kind = batch.to(tl.int64) * chunks * directions
+    parts = partials + (b * chunks + chunk) * directions
     B = load_block(mixed, m_at, m_c, heads * P, exists, N, BLOCK_N)
     C = load_block(mixed, m_at, m_c, heads * P + N, exists, N, BLOCK_N)
     itself = tl.sum(B.to(tl.float32) * C.to(tl.float32), 1)
@@ -295,10 +304,9 @@ def chunk_gradients(
         )  # fmt: skip
         draw = tl.where(exists, draw, 0.0)
         tl.store(ddt + pixel * directions + channel, draw.to(ddt.dtype.element_ty), mask=exists)
-        tl.store(dbias + part * directions + channel, tl.sum(draw, 0))
-        tl.store(dA_log + part * directions + channel, dlog)
+        store_parts(parts + channel, kind, draw, dlog, scalar)
         dx, dB, dC = dx + more_x, dB + more_B, dC + more_C
-        straight = tl.zeros((Q,), tl.float32) + tl.where(order == 0, tl.load(skip + head), 0.0)
+        straight = tl.zeros((Q,), tl.float32) + tl.load(skip + channel)
         if WAYS == 2:
             place += batch.to(tl.int64) * chunks * heads
             channel += heads
@@ -308,13 +316,11 @@ def chunk_gradients(
             )  # fmt: skip
             draw = tl.where(exists, draw, 0.0)
             tl.store(ddt + pixel * directions + channel, draw.to(ddt.dtype.element_ty), mask=exists)
-            tl.store(dbias + part * directions + channel, tl.sum(draw, 0))
-            tl.store(dA_log + part * directions + channel, dlog)
+            store_parts(parts + channel, kind, draw, dlog, scalar)
             dx, dB, dC = dx + more_x, dB + more_B, dC + more_C
-            straight += dt1 * itself
+            straight += tl.load(skip + channel) + dt1 * itself
             ditself += dt1 * scalar
         dx += straight[:, None] * dy.to(tl.float32)
-        tl.store(dskip + part * heads + head, tl.sum(scalar, 0), mask=order == 0)
         store_block(dmixed, out_at, head * P, dx, exists, P, BLOCK_P)
     dB += ditself[:, None] * C.to(tl.float32)
     dC += ditself[:, None] * B.to(tl.float32)
