@@ -34,7 +34,7 @@ def scans(channels: int, side: int) -> tuple[Callable[[], Any], Callable[[], Any
     upstream = torch.randn(BATCH, side, side, channels, device="cuda").bfloat16().expand(2, -1, -1, -1, -1)
 
     def forward() -> Tensor:
-        return scan.scan_map(*inputs, 2, 2, 16)
+        return scan.scan_map([mixed, mixed], *inputs[1:], 2, 16)
 
     return forward, lambda: torch.autograd.grad(forward(), inputs, upstream)
 

@@ -38,7 +38,8 @@ def arguments(shape, directions=4, dtype=torch.float32, device="cpu", layout="ch
 
 
 def kernel(directions, states):
-    return lambda *args: scan.scan_map(*args, *DIRECTIONS[directions], states)
+    orders, ways = DIRECTIONS[directions]
+    return lambda mixed, *args: scan.scan_map([mixed] * orders, *args, ways, states)
 
 
 def twin(directions, states, form=ssd_reference):
@@ -149,8 +150,9 @@ def test_the_same_bits_every_time_and_in_every_batch(device):
 def test_as_the_compiler_sees_it(device):
     args = [t.requires_grad_() for t in arguments((1, 2, 5, 1, 16, 16), 4, device=device)]
     checks = ("test_schema", "test_faketensor", "test_autograd_registration")
-    torch.library.opcheck(scan.scan, (*args, 2, 2, 16), test_utils=checks)
-    y, states, totals = (t.detach() for t in scan.scan(*args, 2, 2, 16))
+    forward = [args[0]] * 2, *args[1:], 2, 16
+    torch.library.opcheck(scan.scan, forward, test_utils=checks)
+    y, states, totals = (t.detach() for t in scan.scan(*forward))
     upstream = torch.randn(y.shape[1:], device=device).expand_as(y)
     args = [t.detach() for t in args]
     torch.library.opcheck(scan.scan_backward, (upstream, *args, states, totals, 2, 2, 16), test_utils=checks[:2])
@@ -175,6 +177,19 @@ def test_the_layer_is_the_same_on_the_kernel(directions, device):
         found.append([y, *torch.autograd.grad(y.square().sum(), (x, *layer.parameters()))])
     for ours, plain in zip(*found, strict=True):
         assert relative_norm(ours, plain.double()) < 1e-4
+
+
+@pytest.mark.usefixtures("short_chunks")
+def test_the_layer_in_half_precision(device):
+    x = random_map((2, 32, 5, 1), 0, device=device).requires_grad_()
+    found = []
+    for layer, half in zip(layers(), (True, False), strict=True):
+        with torch.autocast(device.type, torch.bfloat16, enabled=half):
+            y = layer.to(device)(x)
+        assert y.dtype == (torch.bfloat16 if half else torch.float32)
+        found.append([y, *torch.autograd.grad(y.float().square().sum(), (x, *layer.parameters()))])
+    for ours, plain in zip(*found, strict=True):
+        assert relative_norm(ours, plain.double()) < 5e-2
 
 
 def test_the_choice(device):

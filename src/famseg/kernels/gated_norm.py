@@ -13,7 +13,7 @@ from torch import Tensor
 
 from famseg.kernels.launch import start
 from famseg.kernels.partials import merged
-from famseg.kernels.rows import Rows, rows_of
+from famseg.kernels.rows import Rows, in_rows, rows_of
 from famseg.kernels.tiles import block_of, over, row_of, run_of
 
 HELD = 2048  # values of the map in a program
@@ -94,8 +94,9 @@ def gated_norm(orders: Tensor, z: Tensor, weight: Tensor, eps: float) -> Tensor:
 
 @torch.library.custom_op("famseg::gated_norm", mutates_args=())
 def _op(orders: Tensor, z: Tensor, weight: Tensor, eps: float) -> Tensor:
-    orders, (z, row) = orders.contiguous(), _rows(z)
-    out, rows = _empty(orders), _cut(z)
+    orders, (z, row) = orders.contiguous(), in_rows(z.permute(0, 3, 1, 2))
+    out = _empty(orders)
+    rows = _cut(out)
     start(
         gated_norm_kernel, rows.tiles,
         orders, z, weight, out, rows.number, row, rows.channels, eps, ORDERS=len(orders), **rows.arguments,
@@ -115,8 +116,9 @@ def _empty(orders: Tensor) -> Tensor:
 @torch.library.custom_op("famseg::gated_norm_backward", mutates_args=())
 def _backward_op(dout: Tensor, orders: Tensor, z: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of each of the orders, (B, H, W, C), of z and, in float32, of the weight."""
-    dout, orders, (z, row) = dout.contiguous(), orders.contiguous(), _rows(z)
-    dy, dz, rows = _empty(orders), z.new_empty(z.shape), _cut(z)
+    dy, dz = _empty(orders), z.new_empty(z.shape)
+    dout, orders, (z, row) = dout.contiguous(), orders.contiguous(), in_rows(z.permute(0, 3, 1, 2))
+    rows = _cut(dy)
     chunks = rows.chunks(PROGRAMS)
     partials = torch.empty(chunks, rows.channels, dtype=torch.float32, device=z.device)
     start(
@@ -132,17 +134,9 @@ def _(dout: Tensor, orders: Tensor, z: Tensor, weight: Tensor, eps: float) -> tu
     return _empty(orders), z.new_empty(z.shape), weight.new_empty(weight.shape, dtype=torch.float32)
 
 
-def _rows(z: Tensor) -> tuple[Tensor, int]:
-    """Pixels that lie at equal distances, channels side by side: z itself or a copy of it, and the distance."""
-    _, height, width, channels = z.shape
-    row = z.stride(2)
-    in_place = z.stride() == (height * width * row, width * row, row, 1)
-    return (z, row) if in_place else (z.contiguous(), channels)
-
-
-def _cut(z: Tensor) -> Rows:
+def _cut(y: Tensor) -> Rows:
     """Of (B, H, W, C): a program has all channels of its pixels."""
-    return rows_of(z.permute(0, 3, 1, 2), HELD, widest=None)
+    return rows_of(y.permute(0, 3, 1, 2), HELD, widest=None)
 
 
 def _keep(ctx, inputs, output) -> None:

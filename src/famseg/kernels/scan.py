@@ -31,8 +31,9 @@ Backward, from dy.
      All sums but the first are of parts that really span k; the first uses the same float32 R for rows and columns.
 
 Precision: decays, sums, states and their gradients are float32; operands of products are bf16 for bf16 maps, else
-float32 without tf32. Each order writes its own result, the next kernel adds the two; parameters' gradients are sums of
-the chunks' parts. Nothing is atomic: results are reproducible, and independent of the batch's other images.
+float32 without tf32. Each order writes its own result and its own gradient of the map, the kernels that read them add
+the two; parameters' gradients are sums of the chunks' parts. Nothing is atomic: results are reproducible, and
+independent of the batch's other images.
 """
 
 from dataclasses import dataclass
@@ -58,15 +59,18 @@ def fits(head_width: int, state_size: int) -> bool:
 
 
 def scan_map(
-    mixed: Tensor, dt: Tensor, bias: Tensor, A_log: Tensor, skip: Tensor, orders: int, ways: int, state_size: int
+    mixed: list[Tensor], dt: Tensor, bias: Tensor, A_log: Tensor, skip: Tensor, ways: int, state_size: int
 ) -> Tensor:
-    """Scan a map in all directions, add skip * x to each, sum those of an order; whoever reads the orders adds them.
+    """Scan a map in all directions, add skip * x to each, sum those of an order.
 
     Shapes: mixed (B, H, W, heads P + 2 N), the channels of x, B, C; dt (B, H, W, directions * heads), raw; bias, A_log,
     skip (directions * heads,) -> (orders, B, H, W, heads P) in the dtype of mixed. The ways of an order follow each
     other, as do the heads of a direction. Any strides.
+
+    The orders' results are for the reader to add, and their gradients of the map for whoever made it: `mixed` has it
+    once for each order.
     """
-    y: Tensor = scan(mixed, dt, bias.float(), A_log.float(), skip.float(), orders, ways, state_size)[0]
+    y: Tensor = scan(mixed, dt, bias.float(), A_log.float(), skip.float(), ways, state_size)[0]
     return y
 
 
@@ -122,21 +126,21 @@ def _sizes(mixed: Tensor, dt: Tensor, orders: int, ways: int, state_size: int) -
 
 @torch.library.custom_op("famseg::scan_map", mutates_args=())
 def scan(
-    mixed: Tensor, dt: Tensor, bias: Tensor, A_log: Tensor, skip: Tensor, orders: int, ways: int, state_size: int
+    mixed: list[Tensor], dt: Tensor, bias: Tensor, A_log: Tensor, skip: Tensor, ways: int, state_size: int
 ) -> tuple[Tensor, Tensor, Tensor]:
     """-> y of each order (orders, B, H, W, heads P); states that enter the chunks, log decays of the chunks."""
     from famseg.kernels import scan_programs as programs
     from famseg.kernels.launch import start
 
-    sizes = _sizes(mixed, dt, orders, ways, state_size)
-    y, states, totals = _empty_results(mixed, sizes)
-    source, steps = (mixed, *mixed.stride()), (dt, *dt.stride(), bias, A_log)
+    sizes, x = _sizes(mixed[0], dt, len(mixed), ways, state_size), mixed[0]
+    y, states, totals = _empty_results(x, sizes)
+    source, steps = (x, *x.stride()), (dt, *dt.stride(), bias, A_log)
     first_B = sizes.heads * sizes.head_width
     grid = (sizes.chunks, sizes.orders * sizes.heads, sizes.batch)
-    constants = sizes.constants(mixed.dtype)
+    constants = sizes.constants(x.dtype)
     start(
         programs.chunk_states, grid,
-        mixed, 0, *mixed.stride(), *source, first_B, *steps, states, totals, *sizes.runtime(),
+        x, 0, *x.stride(), *source, first_B, *steps, states, totals, *sizes.runtime(),
         GRADIENT=False, **LAUNCH["states"], **constants,
     )  # fmt: skip
     _pass(states, totals, sizes, gradient=False)
@@ -149,9 +153,9 @@ def scan(
 
 @scan.register_fake
 def _(
-    mixed: Tensor, dt: Tensor, bias: Tensor, A_log: Tensor, skip: Tensor, orders: int, ways: int, state_size: int
+    mixed: list[Tensor], dt: Tensor, bias: Tensor, A_log: Tensor, skip: Tensor, ways: int, state_size: int
 ) -> tuple[Tensor, Tensor, Tensor]:
-    return _empty_results(mixed, _sizes(mixed, dt, orders, ways, state_size))
+    return _empty_results(mixed[0], _sizes(mixed[0], dt, len(mixed), ways, state_size))
 
 
 def _empty_results(mixed: Tensor, sizes: Sizes) -> tuple[Tensor, Tensor, Tensor]:
@@ -217,14 +221,15 @@ def _empty_gradients(mixed: Tensor, dt: Tensor, orders: int) -> tuple[Tensor, Te
 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
-    *tensors, ctx.orders, ctx.ways, ctx.state_size = inputs
-    ctx.save_for_backward(*tensors, *output[1:])
+    mixed, *tensors, ctx.ways, ctx.state_size = inputs
+    ctx.orders = len(mixed)
+    ctx.save_for_backward(mixed[0], *tensors, *output[1:])
     ctx.set_materialize_grads(False)
 
 
-def _backward(ctx: Any, dy: Tensor, *_: None) -> tuple[Tensor | None, ...]:
+def _backward(ctx: Any, dy: Tensor, *_: None) -> tuple[Any, ...]:
     dmixed, ddt, parameters = scan_backward(dy, *ctx.saved_tensors, ctx.orders, ctx.ways, ctx.state_size)
-    return dmixed.sum(0), ddt, *parameters.unbind(), None, None, None
+    return list(dmixed), ddt, *parameters, None, None
 
 
 scan.register_autograd(_backward, setup_context=_setup_context)

@@ -78,14 +78,13 @@ class Mamba2D(nn.Module):
         return out
 
     def _by_kernels(self, z: Tensor, mixed: Tensor, dt: Tensor) -> Tensor:
-        from famseg.kernels.depthwise import depthwise  # Triton is imported where it runs
+        from famseg.kernels.depthwise_silu import depthwise_silu_twice  # Triton is imported where it runs
         from famseg.kernels.gated_norm import gated_norm
 
-        whole = mixed.contiguous(memory_format=torch.channels_last)  # once for forward and backward
-        mixed = F.silu(depthwise(whole, *taps_and_bias(self.conv), gelu=False))
-        maps, cut = (mixed.permute(0, 2, 3, 1), dt.permute(0, 2, 3, 1)), (self.orders, self.ways, self.states)
-        orders = scan_map(*maps, self.dt_bias, self.A_log, self.D, *cut)
-        return gated_norm(orders, z, self.norm.weight, EPSILON)
+        twice = depthwise_silu_twice(mixed, *taps_and_bias(self.conv))[: self.orders]  # once for each order
+        maps, dt = [t.permute(0, 2, 3, 1) for t in twice], dt.permute(0, 2, 3, 1)
+        y = scan_map(maps, dt, self.dt_bias, self.A_log, self.D, self.ways, self.states)
+        return gated_norm(y, z, self.norm.weight, EPSILON)
 
     def _plain(self, z: Tensor, mixed: Tensor, dt: Tensor) -> Tensor:
         y = self._scan_and_skip(F.silu(self.conv(mixed)), dt)
