@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from famseg.errors import UserError
 from famseg.kernels.scan import scan_map
-from famseg.layers.basic import taps_and_bias
+from famseg.layers.basic import padded_pointwise, taps_and_bias
 from famseg.layers.options import require_choice
 from famseg.layers.ssd import runs_on_maps, ssd
 
@@ -70,25 +70,27 @@ class Mamba2D(nn.Module):
 
     def forward(self, u: Tensor) -> Tensor:
         """(B, channels, H, W) -> the same."""
-        z, mixed, dt = torch.split(self.in_proj(u), self.split, dim=1)
-        z = z.permute(0, 2, 3, 1)
-        by_kernels = runs_on_maps(self.backend, mixed, self.head_width, self.states)
-        y = self._by_kernels(z, mixed, dt) if by_kernels else self._plain(z, mixed, dt)  # (B, H, W, inner)
+        by_kernels = runs_on_maps(self.backend, u, self.head_width, self.states)
+        y = self._by_kernels(u) if by_kernels else self._plain(u)
         out: Tensor = self.out_proj(y.permute(0, 3, 1, 2))
         return out
 
-    def _by_kernels(self, z: Tensor, mixed: Tensor, dt: Tensor) -> Tensor:
+    def _by_kernels(self, u: Tensor) -> Tensor:
         from famseg.kernels.depthwise_silu import depthwise_silu_twice  # Triton is imported where it runs
         from famseg.kernels.gated_norm import gated_norm
+        from famseg.kernels.split import split
 
-        twice = depthwise_silu_twice(mixed, *taps_and_bias(self.conv))[: self.orders]  # once for each order
-        maps, dt = [t.permute(0, 2, 3, 1) for t in twice], dt.permute(0, 2, 3, 1)
-        y = scan_map(maps, dt, self.dt_bias, self.A_log, self.D, self.ways, self.states)
+        z, mixed, dt = split(padded_pointwise(u, self.in_proj), self.split)
+        twice = depthwise_silu_twice(mixed.permute(0, 3, 1, 2), *taps_and_bias(self.conv))
+        orders = [t.permute(0, 2, 3, 1) for t in twice[: self.orders]]
+        y = scan_map(orders, dt, self.dt_bias, self.A_log, self.D, self.ways, self.states)
         return gated_norm(y, z, self.norm.weight, EPSILON)
 
-    def _plain(self, z: Tensor, mixed: Tensor, dt: Tensor) -> Tensor:
+    def _plain(self, u: Tensor) -> Tensor:
+        """(B, channels, H, W) -> (B, H, W, inner)."""
+        z, mixed, dt = torch.split(self.in_proj(u), self.split, dim=1)
         y = self._scan_and_skip(F.silu(self.conv(mixed)), dt)
-        normed: Tensor = self.norm((y * F.silu(z)).to(self.norm.weight.dtype))
+        normed: Tensor = self.norm((y * F.silu(z.permute(0, 2, 3, 1))).to(self.norm.weight.dtype))
         return normed
 
     def _scan_and_skip(self, mixed: Tensor, dt: Tensor) -> Tensor:
