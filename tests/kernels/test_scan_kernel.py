@@ -55,7 +55,8 @@ def twin(directions, states, form=ssd_reference):
         dt = in_orders(F.softplus(dt + bias)).unflatten(-1, (orders, ways, heads))
         dt = torch.stack([dt[i, :, :, i] for i in range(orders)])
         y = form(x, dt, -A_log.exp().view(orders, ways, heads), B, C)
-        y = (y + x * skip.view(orders, 1, 1, ways, heads, 1).sum(3)).flatten(-2)
+        skips = torch.stack([skip.view(-1, heads).sum(0), torch.zeros_like(skip[:heads])])[:orders]
+        y = (y + x * skips.view(orders, 1, 1, heads, 1)).flatten(-2)
         rows, columns = y[0].unflatten(1, (height, width)), y[1:].unflatten(2, (width, height)).transpose(2, 3)
         return torch.cat([rows[None], columns])
 
@@ -181,9 +182,11 @@ def test_the_layer_is_the_same_on_the_kernel(directions, device):
 
 @pytest.mark.usefixtures("short_chunks")
 def test_the_layer_in_half_precision(device):
+    """Skips of rows and columns that cancel must not leave behind what rounding the orders' results does to them."""
     x = random_map((2, 32, 5, 1), 0, device=device).requires_grad_()
     found = []
     for layer, half in zip(layers(), (True, False), strict=True):
+        layer.D.data = 30 * torch.linspace(-1, 1, 4).sign().repeat_interleave(layer.heads)
         with torch.autocast(device.type, torch.bfloat16, enabled=half):
             y = layer.to(device)(x)
         assert y.dtype == (torch.bfloat16 if half else torch.float32)

@@ -13,8 +13,8 @@ permuted. With r the raw time step of a direction and head, and per order
 Forward.
   1. States added by each chunk:  S = sum_s leave_s dt_s B_s x_s^T                    (N, P)
   2. Passed on, in a way's running order:  E_first = 0,  E_next = exp(T) E + S        E enters a chunk
-  3. y_t = sum_s (C_t B_s) (W0 + W1)_ts x_s + sum_ways (enter_t C_t E + skip x_t). Both ways share one product: on and
-     below the diagonal it is way 0, above it way 1; way 1's diagonal, dt_t C_t B_t, goes beside skip.
+  3. y_t = sum_s (C_t B_s) (W0 + W1)_ts x_s + sum_ways enter_t C_t E;  rows add skip * x. Both ways share one product:
+     on and below the diagonal it is way 0, above it way 1; way 1's diagonal, dt_t C_t B_t, goes beside skip.
 
 Backward, from dy.
   1. What each chunk adds to the gradient of E:  sum_t enter_t C_t dy_t^T
@@ -61,7 +61,7 @@ def fits(head_width: int, state_size: int) -> bool:
 def scan_map(
     mixed: list[Tensor], dt: Tensor, bias: Tensor, A_log: Tensor, skip: Tensor, ways: int, state_size: int
 ) -> Tensor:
-    """Scan a map in all directions, add skip * x to each, sum those of an order.
+    """Scan a map in all directions, sum those of an order, add skip * x for each direction to the rows' order.
 
     Shapes: mixed (B, H, W, heads P + 2 N), the channels of x, B, C; dt (B, H, W, directions * heads), raw; bias, A_log,
     skip (directions * heads,) -> (orders, B, H, W, heads P) in the dtype of mixed. The ways of an order follow each
@@ -189,7 +189,7 @@ def scan_backward(
 
     sizes = _sizes(mixed, dt, orders, ways, state_size)
     dmixed, ddt = _empty_gradients(mixed, dt, orders)
-    partials = dt.new_empty(3, sizes.batch * sizes.chunks, dt.shape[-1], dtype=torch.float32)
+    partials = dt.new_empty(sizes.batch * sizes.chunks, 3, dt.shape[-1], dtype=torch.float32)
     gradients = torch.empty_like(states)
     source, steps = (mixed, *mixed.stride()), (dt, *dt.stride(), bias, A_log)
     first_C = sizes.heads * sizes.head_width + sizes.states
@@ -205,7 +205,7 @@ def scan_backward(
         *source, *steps, skip, dy, *dy.stride(), states, totals, gradients, dmixed, ddt, partials,
         *sizes.runtime(), **LAUNCH["gradients"], **constants,
     )  # fmt: skip
-    return dmixed, ddt, merged(partials, dim=1)
+    return dmixed, ddt, merged(partials)
 
 
 @scan_backward.register_fake
