@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from famseg.errors import UserError
 from famseg.kernels.scan import scan_map
-from famseg.layers.basic import padded_pointwise, taps_and_bias
+from famseg.layers.basic import padded_pointwise, pointwise_conv, taps_and_bias
 from famseg.layers.options import require_choice
 from famseg.layers.ssd import runs_on_maps, ssd
 
@@ -70,12 +70,13 @@ class Mamba2D(nn.Module):
 
     def forward(self, u: Tensor) -> Tensor:
         """(B, channels, H, W) -> the same."""
-        by_kernels = runs_on_maps(self.backend, u, self.head_width, self.states)
-        y = self._by_kernels(u) if by_kernels else self._plain(u)
-        out: Tensor = self.out_proj(y.permute(0, 3, 1, 2))
+        if runs_on_maps(self.backend, u, self.head_width, self.states):
+            return pointwise_conv(self._by_kernels(u).permute(0, 3, 1, 2), self.out_proj, self.backend, bias=False)
+        out: Tensor = self.out_proj(self._plain(u).permute(0, 3, 1, 2))
         return out
 
     def _by_kernels(self, u: Tensor) -> Tensor:
+        """(B, channels, H, W) -> (B, H, W, inner)."""
         from famseg.kernels.depthwise_silu import depthwise_silu_twice  # Triton is imported where it runs
         from famseg.kernels.gated_norm import gated_norm
         from famseg.kernels.split import split
@@ -87,7 +88,7 @@ class Mamba2D(nn.Module):
         return gated_norm(y, z, self.norm.weight, EPSILON)
 
     def _plain(self, u: Tensor) -> Tensor:
-        """(B, channels, H, W) -> (B, H, W, inner)."""
+        """The same in PyTorch's functions."""
         z, mixed, dt = torch.split(self.in_proj(u), self.split, dim=1)
         y = self._scan_and_skip(F.silu(self.conv(mixed)), dt)
         normed: Tensor = self.norm((y * F.silu(z.permute(0, 2, 3, 1))).to(self.norm.weight.dtype))
