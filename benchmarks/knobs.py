@@ -105,7 +105,7 @@ def depthwise_knobs() -> dict[str, Knob]:
         "warps": (2, 4, 8),
     }
     two_channels_of_a_patch = varied(walks, (2 * depthwise3.PATCH, 2 * depthwise3.PATCH))
-    calls = {"FORWARD": filter_of(3, ""), "SLOPE": filter_of(3, "slope"), "GRADIENTS": gradients}
+    calls = {"FORWARD": filter_of(3, ""), "SLOPE": filter_of(3, "gelu slope"), "GRADIENTS": gradients}
     square = Knob(*constant(depthwise, "FILTER"), cases(ATTENTION, filter_of(5, "")), varied(values | more, (8, 64)))
     return {"depthwise.FILTER": square} | {
         f"depthwise3.{name}": Knob(*constant(depthwise3, name), cases(MLP, call), two_channels_of_a_patch)

@@ -29,13 +29,12 @@ def scans(channels: int, side: int) -> tuple[Callable[[], Any], Callable[[], Any
     heads = channels // 32
     mixed = torch.randn(BATCH, side, side, channels + 32, device="cuda").bfloat16().requires_grad_()
     dt = torch.randn(BATCH, side, side, 4 * heads, device="cuda").bfloat16().requires_grad_()
-    bias, A_log = (torch.full((4 * heads,), v, device="cuda", requires_grad=True) for v in (-4.0, 2.0))
-    skip = torch.ones(heads, device="cuda", requires_grad=True)
-    inputs = mixed, dt, bias, A_log, skip
-    upstream = torch.randn(BATCH, side, side, channels, device="cuda").bfloat16()
+    parameters = [torch.full((4 * heads,), v, device="cuda", requires_grad=True) for v in (-4.0, 2.0, 1.0)]
+    inputs = mixed, dt, *parameters  # bias, A_log, skip
+    upstream = torch.randn(BATCH, side, side, channels, device="cuda").bfloat16().expand(2, -1, -1, -1, -1)
 
     def forward() -> Tensor:
-        return scan.scan_map(*inputs, 2, 16)
+        return scan.scan_map([mixed, mixed], *inputs[1:], 2, 16)
 
     return forward, lambda: torch.autograd.grad(forward(), inputs, upstream)
 

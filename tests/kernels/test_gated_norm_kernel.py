@@ -8,24 +8,32 @@ from shapes import CORNERS, LAYOUTS, TOLERANCE, assert_like_twin, random_map, ra
 from famseg.kernels.gated_norm import gated_norm
 
 
-def kernel(y, z, weight):
-    return gated_norm(y.permute(0, 2, 3, 1), z.permute(0, 2, 3, 1), weight, 1e-5).permute(0, 3, 1, 2)
+def kernel(*args):
+    *orders, z, weight = args
+    y = torch.stack([y.permute(0, 2, 3, 1) for y in orders])
+    return gated_norm(y, z.permute(0, 2, 3, 1), weight, 1e-5).permute(0, 3, 1, 2)
 
 
-def twin(y, z, weight):
-    s = (y * F.silu(z)).permute(0, 2, 3, 1)
+def twin(*args):
+    *orders, z, weight = args
+    s = (sum(orders) * F.silu(z)).permute(0, 2, 3, 1)
     return F.rms_norm(s, weight.shape, weight, 1e-5).permute(0, 3, 1, 2)
 
 
-def arguments(shape, dtype, device, layout, seed=0):
+def arguments(shape, dtype, device, layout, seed=0, orders=1):
     weight = torch.linspace(0.5, 1.5, shape[1], device=device)
-    return random_map(shape, seed, dtype, device, layout), random_map(shape, seed + 1, dtype, device, layout), weight
+    return *(random_map(shape, seed + i, dtype, device, layout) for i in range(orders + 1)), weight
 
 
 @pytest.mark.parametrize("dtype", TOLERANCE)
 @pytest.mark.parametrize("shape", [shape for shape in CORNERS if shape[1] > 1] + [(2, 32, 9, 15), (1, 160, 5, 6)])
 def test_small_maps(shape, dtype, device):
     assert_like_twin(kernel, twin, arguments(shape, dtype, device, "channels_last"), TOLERANCE[dtype])
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE)
+def test_two_orders(dtype, device):
+    assert_like_twin(kernel, twin, arguments((2, 20, 5, 7), dtype, device, "channels_last", orders=2), TOLERANCE[dtype])
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -51,4 +59,5 @@ def test_several_tiles_of_a_program(device, monkeypatch):
 def test_random_shapes(dtype, device):
     for i, shape in enumerate(random_shapes(200, seed=8, elements=2**19)):
         if shape[1] > 1:  # of one channel the norm is a sign, and its gradient is noise
-            assert_like_twin(kernel, twin, arguments(shape, dtype, device, LAYOUTS[i % 3], seed=i), TOLERANCE[dtype])
+            args = arguments(shape, dtype, device, LAYOUTS[i % 3], seed=i, orders=1 + i % 2)
+            assert_like_twin(kernel, twin, args, TOLERANCE[dtype])

@@ -3,11 +3,11 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from shapes import CORNERS, LAYOUTS, assert_like_twin, random_map, random_shapes
+from shapes import CORNERS, LAYOUTS, assert_like_twin, random_map, random_shapes, relative_norm
 from torch import nn
 
 from famseg.kernels.pointwise import pointwise, pointwise_shared, suits
-from famseg.layers.basic import pointwise_conv, pointwise_conv_shared
+from famseg.layers.basic import padded_pointwise, pointwise_conv, pointwise_conv_shared
 
 
 def arguments(shape, outer, dtype=torch.float32, device="cpu", layout="channels_last", seed=0):
@@ -49,6 +49,20 @@ def test_several_tiles_of_a_program(device, monkeypatch):
     monkeypatch.setattr("famseg.kernels.pointwise.MANY", 3)
     args = arguments((2, 3, 40, 31), 4, torch.float16, device)
     assert_like_twin(pointwise, F.conv2d, args, 1e-2)
+
+
+@pytest.mark.parametrize("half", [True, False])
+def test_padded(half, device):
+    conv = nn.Conv2d(5, 20, 1, bias=False).to(device)
+    x, found = random_map((2, 5, 3, 4), 0, device=device).requires_grad_(), []
+    with torch.autocast(device.type, torch.bfloat16, enabled=half):
+        wide = padded_pointwise(x, conv)
+        assert wide.shape[1] == 32
+        assert not wide[:, 20:].any()
+        for y in (wide[:, :20], conv(x)):
+            found.append([y, *torch.autograd.grad(y.float().square().sum(), (x, conv.weight))])
+    for ours, plain in zip(*found, strict=True):
+        assert relative_norm(ours, plain.double()) < (2e-2 if half else 1e-5)
 
 
 def test_as_the_compiler_sees_it(device):

@@ -155,7 +155,7 @@ def depthwise_kernel(
 ):
     """Y = the convolution z of x; FLIP takes the taps in reverse, which makes it the gradient of the input.
 
-    THEN "gelu": y = GELU(z); "slope": y = dy GELU'(z), the gradient of z.
+    THEN "gelu": y = GELU(z); "gelu slope": y = dy GELU'(z), the gradient of z.
     """
     blocks = tl.cdiv(C, BLOCK_C)
     pid = tl.program_id(0)
@@ -187,7 +187,7 @@ def depthwise_kernel(
             here = start + within + (p * W + q) * C
             if THEN == "gelu":
                 z = gelu_of(z)
-            if THEN == "slope":
+            if THEN == "gelu slope":
                 z = block_of(dy + here, mask) * gelu_slope(z)
             tl.store(y + here, z.to(y.dtype.element_ty), mask=mask)
 
@@ -221,7 +221,7 @@ def depthwise_backward(
     """Gradients of `depthwise` for x; for weight; for bias and input_bias, (1 or 2, C): the latter two float32."""
     x, dy = channels_last(x), channels_last(dy)
     if gelu:
-        dy = _filter_of(weight)(x, weight, bias, input_bias, dy, then="slope")
+        dy = _filter_of(weight)(x, weight, bias, input_bias, dy, then="gelu slope")
     if _side(weight) == 3:
         return depthwise3.gradients(dy, x, weight, input_bias)
     dx = _filter(dy, weight, flip=True)

@@ -17,6 +17,8 @@ from famseg.kernels.gelu import gelu_of, gelu_slope
 from famseg.kernels.launch import start
 from famseg.kernels.lines import Walk, four_of
 from famseg.kernels.partials import merged_taps
+from famseg.kernels.rows import in_rows
+from famseg.kernels.silu import silu_of, silu_slope
 from famseg.kernels.tiles import empty_map, inside, offset_of, over, row_of, run_of, tile_at, zeros
 from famseg.streams import for_weight
 
@@ -66,22 +68,21 @@ def as_float(values, first: tl.constexpr, count: tl.constexpr):
 
 
 @triton.jit
-def entered(
-    x, index, row, within, H, W, C, run, down, c_mask, shift,
-    LINES: tl.constexpr, HIGH: tl.constexpr, INPUT_BIAS: tl.constexpr, EVEN: tl.constexpr,
-):  # fmt: skip
-    """Where tile number `index` starts in the map, the rows of its groups, its first column, and its first window.
+def added(values, others, i: tl.constexpr, OTHER: tl.constexpr):
+    """Block i of the values, or of both, in float32."""
+    return values[i].to(tl.float32) + others[i].to(tl.float32) if OTHER else values[i].to(tl.float32)
 
-    That is two columns of HIGH pixels, from the row above each group on: the one before the first, and the first.
-    """
-    b, h0, w0 = tile_at(index, H, W, LINES, run)
-    start, h = offset_of(b, h0, w0, H, W, C), h0 + row
+
+@triton.jit
+def first_window(
+    at, h, w0, H, W, right, down, c_mask, shift, HIGH: tl.constexpr, INPUT_BIAS: tl.constexpr, EVEN: tl.constexpr
+):
+    """Two columns of HIGH pixels from the row above h on: the one before w0, and w0, where `at` lies."""
     window = ()
     for j in tl.static_range(-1, 1):
-        at = x + (start + j * C) + within
-        values = column_of(at, h, w0 + j, H, W, down, c_mask, shift, 1, HIGH, INPUT_BIAS, EVEN)
+        values = column_of(at + j * right, h, w0 + j, H, W, down, c_mask, shift, 1, HIGH, INPUT_BIAS, EVEN)
         window = window + as_float(values, 0, HIGH)
-    return start, h, w0, window
+    return window
 
 
 @triton.jit
@@ -97,17 +98,22 @@ def taps_of(weight, C, c, c_mask, GROUPS: tl.constexpr, EVEN: tl.constexpr):
 
 @triton.jit(do_not_specialize=["B", "H", "W", "run"])
 def filter_kernel(
-    x, weight, bias, input_bias, dy, y, B, H, W, C, run,
-    BIAS: tl.constexpr, INPUT_BIAS: tl.constexpr, THEN: tl.constexpr, PATCH: tl.constexpr,
-    LINES: tl.constexpr, STEP: tl.constexpr, BLOCK_C: tl.constexpr, EVEN: tl.constexpr,
+    x, weight, bias, input_bias, dy, other, y, B, H, W, C, x_row, run,
+    DENSE: tl.constexpr, BIAS: tl.constexpr, INPUT_BIAS: tl.constexpr, OTHER: tl.constexpr, THEN: tl.constexpr,
+    PATCH: tl.constexpr, LINES: tl.constexpr, STEP: tl.constexpr, BLOCK_C: tl.constexpr, EVEN: tl.constexpr,
 ):  # fmt: skip
-    """Y = the convolution z of x and its bias; THEN "gelu": GELU(z); "slope": dy GELU'(z), the gradient of z."""
+    """Y = the convolution z of x and its bias, whose pixels lie x_row apart, those of a DENSE one C.
+
+    THEN "gelu": y = GELU(z); "gelu slope": (dy [+ other]) GELU'(z), the gradient of z; "silu" and "silu slope": alike.
+    """
     GROUPS: tl.constexpr = LINES // PATCH
     HIGH: tl.constexpr = PATCH + 2
+    SLOPE: tl.constexpr = THEN == "gelu slope" or THEN == "silu slope"
+    right = C if DENSE else x_row
     c = tl.program_id(0) * BLOCK_C + tl.arange(0, BLOCK_C)
     c_mask = c < C
-    down, row = tl.cast(C, tl.int64) * W, tl.arange(0, GROUPS) * PATCH
-    within = (row * W * C)[:, None] + c[None, :]
+    down, x_down, row = tl.cast(C, tl.int64) * W, tl.cast(right, tl.int64) * W, tl.arange(0, GROUPS) * PATCH
+    within, x_within = (row * W * C)[:, None] + c[None, :], (row * W * right)[:, None] + c[None, :]
     shift = shift_of(input_bias, C, c, c_mask, x, INPUT_BIAS)
     taps = taps_of(weight, C, c, c_mask, GROUPS, EVEN)
     constant = tl.zeros((GROUPS, BLOCK_C), tl.float32)
@@ -118,19 +124,25 @@ def filter_kernel(
             constant += shift * taps[t]
     begin, end = run_of(tl.program_id(1), tl.num_programs(1), B * tl.cdiv(H, LINES) * tl.cdiv(W, run))
     for index in range(begin, end):
-        start, h, w0, window = entered(
-            x, index, row, within, H, W, C, run, down, c_mask, shift, LINES, HIGH, INPUT_BIAS, EVEN
-        )  # fmt: skip
+        b, h0, w0 = tile_at(index, H, W, LINES, run)
+        start, x_start, h = offset_of(b, h0, w0, H, W, C), offset_of(b, h0, w0, H, W, right), h0 + row
+        window = first_window(x + x_start + x_within, h, w0, H, W, right, x_down, c_mask, shift, HIGH, INPUT_BIAS, EVEN)
         for first in range(0, tl.minimum(run, W - w0), STEP):
-            at = (start + first * C) + within
-            ahead, beside = (), ()  # all loads come first: none may pass a store, which may be to where it reads
+            at, x_at = (start + first * C) + within, (x_start + first * right) + x_within
+            # all loads come first: none may pass a store, which may be to where it reads
+            ahead, beside, more = (), (), ()
             for r in tl.static_range(STEP):
                 ahead = ahead + column_of(
-                    x + at + (r + 1) * C, h, w0 + (first + r + 1), H, W, down, c_mask, shift, 1, HIGH, INPUT_BIAS, EVEN
+                    x + x_at + (r + 1) * right, h, w0 + (first + r + 1), H, W, x_down, c_mask, shift, 1, HIGH,
+                    INPUT_BIAS, EVEN,
                 )  # fmt: skip
-                if THEN == "slope":
+                if SLOPE:
                     beside = beside + column_of(
                         dy + at + r * C, h, w0 + (first + r), H, W, down, c_mask, shift, 0, PATCH, False, EVEN
+                    )  # fmt: skip
+                if OTHER:
+                    more = more + column_of(
+                        other + at + r * C, h, w0 + (first + r), H, W, down, c_mask, shift, 0, PATCH, False, EVEN
                     )  # fmt: skip
             for r in tl.static_range(STEP):
                 window = window + as_float(ahead, r * HIGH, HIGH)
@@ -142,8 +154,11 @@ def filter_kernel(
                             z = tl.fma(taps[i * 3 + j], window[j * HIGH + p + i], z)
                     if THEN == "gelu":
                         z = gelu_of(z)
-                    if THEN == "slope":
-                        z = beside[r * PATCH + p].to(tl.float32) * gelu_slope(z)
+                    if THEN == "silu":
+                        z = silu_of(z)
+                    if SLOPE:
+                        slope = silu_slope(z) if THEN == "silu slope" else gelu_slope(z)
+                        z = added(beside, more, r * PATCH + p, OTHER) * slope
                     mask = over((h + p < H) & there, c_mask, EVEN)
                     tl.store(y + at + r * C + p * down, z.to(y.dtype.element_ty), mask=mask)
                 window = window[HIGH:]
@@ -151,39 +166,40 @@ def filter_kernel(
 
 @triton.jit(do_not_specialize=["B", "H", "W", "run"])
 def gradients_kernel(
-    g, x, weight, input_bias, dx, partials, B, H, W, C, run,
-    INPUT_BIAS: tl.constexpr, PATCH: tl.constexpr,
+    g, x, weight, input_bias, dx, partials, B, H, W, C, x_row, run,
+    DENSE: tl.constexpr, INPUT_BIAS: tl.constexpr, PATCH: tl.constexpr,
     LINES: tl.constexpr, STEP: tl.constexpr, BLOCK_C: tl.constexpr, EVEN: tl.constexpr,
 ):  # fmt: skip
-    """Dx, and partials (chunks, 10 or 11, C): this chunk's sums for weights, bias and the input's bias.
+    """Dx, and partials (chunks, 10 or 11, C): this chunk's sums for weights, bias and the input's bias. X as above.
 
     A gradient g met beside a pixel q serves both:  dx(q) += w(tap) g,  dw(tap) += x(q) g.
     """
     GROUPS: tl.constexpr = LINES // PATCH
     HIGH: tl.constexpr = PATCH + 2
     ROWS: tl.constexpr = 11 if INPUT_BIAS else 10
+    right = C if DENSE else x_row
     c = tl.program_id(0) * BLOCK_C + tl.arange(0, BLOCK_C)
     c_mask = c < C
     chunk = tl.program_id(1)
-    down, row = tl.cast(C, tl.int64) * W, tl.arange(0, GROUPS) * PATCH
-    within = (row * W * C)[:, None] + c[None, :]
+    down, x_down, row = tl.cast(C, tl.int64) * W, tl.cast(right, tl.int64) * W, tl.arange(0, GROUPS) * PATCH
+    within, x_within = (row * W * C)[:, None] + c[None, :], (row * W * right)[:, None] + c[None, :]
     shift = shift_of(input_bias, C, c, c_mask, x, INPUT_BIAS)
     taps = taps_of(weight, C, c, c_mask, GROUPS, EVEN)
     totals = zeros(ROWS, GROUPS, BLOCK_C)
     begin, end = run_of(chunk, tl.num_programs(1), B * tl.cdiv(H, LINES) * tl.cdiv(W, run))
     for index in range(begin, end):
-        start, h, w0, window = entered(
-            g, index, row, within, H, W, C, run, down, c_mask, shift, LINES, HIGH, False, EVEN
-        )  # fmt: skip
+        b, h0, w0 = tile_at(index, H, W, LINES, run)
+        start, x_start, h = offset_of(b, h0, w0, H, W, C), offset_of(b, h0, w0, H, W, right), h0 + row
+        window = first_window(g + start + within, h, w0, H, W, C, down, c_mask, shift, HIGH, False, EVEN)
         for first in range(0, tl.minimum(run, W - w0), STEP):
-            at = (start + first * C) + within
+            at, x_at = (start + first * C) + within, (x_start + first * right) + x_within
             ahead, beside = (), ()
             for r in tl.static_range(STEP):
                 ahead = ahead + column_of(
                     g + at + (r + 1) * C, h, w0 + (first + r + 1), H, W, down, c_mask, shift, 1, HIGH, False, EVEN
                 )  # fmt: skip
                 beside = beside + column_of(
-                    x + at + r * C, h, w0 + (first + r), H, W, down, c_mask, shift, 0, PATCH, INPUT_BIAS, EVEN
+                    x + x_at + r * right, h, w0 + (first + r), H, W, x_down, c_mask, shift, 0, PATCH, INPUT_BIAS, EVEN
                 )  # fmt: skip
             for r in tl.static_range(STEP):
                 window = window + as_float(ahead, r * HIGH, HIGH)
@@ -218,32 +234,37 @@ def filtered(
     bias: Tensor | None,
     input_bias: Tensor | None = None,
     dy: Tensor | None = None,
+    other: Tensor | None = None,
     then: str = "",
 ) -> Tensor:
-    """The convolution of the channels-last map x (B, C, H, W) by taps (9, C), with `then` as in `filter_kernel`."""
-    y = empty_map(x)
+    """The convolution of a map x (B, C, H, W) by taps (9, C), with `then` as in `filter_kernel`.
+
+    Channels of a wider map are read where they are; dy and other are channels last.
+    """
+    (x, x_row), y = in_rows(x), empty_map(x)
     b, c, h, w = x.shape
-    walk = SLOPE if then == "slope" else FORWARD
+    walk = SLOPE if then.endswith("slope") else FORWARD
     run, chunks, blocks = walk.share(x, [False])
     start(
         filter_kernel, (blocks, chunks),
         x, weight, weight if bias is None else bias, weight if input_bias is None else input_bias,
-        x if dy is None else dy, y, b, h, w, c, run,
-        BIAS=bias is not None, INPUT_BIAS=input_bias is not None, THEN=then, PATCH=PATCH, **walk.arguments(c),
+        x if dy is None else dy, x if other is None else other, y, b, h, w, c, x_row, run,
+        DENSE=x_row == c, BIAS=bias is not None, INPUT_BIAS=input_bias is not None, OTHER=other is not None, THEN=then,
+        PATCH=PATCH, **walk.arguments(c),
     )  # fmt: skip
     return y
 
 
 def gradients(g: Tensor, x: Tensor, weight: Tensor, input_bias: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
-    """Of x, of the taps and of the biases, float32, from the gradient g before the GELU."""
-    dx = empty_map(x)
+    """Of x, as of `filtered`, of the taps and of the biases, float32, from the channels-last gradient g of z."""
+    (x, x_row), dx = in_rows(x), empty_map(x)
     b, c, h, w = x.shape
     run, chunks, blocks = GRADIENTS.share(x, [False])
     rows = 10 if input_bias is None else 11
     partials = torch.empty(chunks, rows, c, dtype=torch.float32, device=x.device)
     start(
         gradients_kernel, (blocks, chunks),
-        g, x, weight, weight if input_bias is None else input_bias, dx, partials, b, h, w, c, run,
-        INPUT_BIAS=input_bias is not None, PATCH=PATCH, **GRADIENTS.arguments(c),
+        g, x, weight, weight if input_bias is None else input_bias, dx, partials, b, h, w, c, x_row, run,
+        DENSE=x_row == c, INPUT_BIAS=input_bias is not None, PATCH=PATCH, **GRADIENTS.arguments(c),
     )  # fmt: skip
     return dx, *for_weight(merged_taps, partials, 9)

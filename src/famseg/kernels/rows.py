@@ -6,7 +6,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from famseg.kernels.tiles import over
+from famseg.kernels.tiles import channels_last, over
 
 PROGRAMS = 528  # partial sums of a map; a constant, so that no result depends on the machine
 REGISTERS = 128  # of a thread, so that four programs share a processor; what is granted starts more loads at once
@@ -48,6 +48,17 @@ def rows_of(x: Tensor, held: int = 4096, widest: int | None = 64) -> Rows:
     width = max(2, triton.next_power_of_2(channels))
     width = width if widest is None else min(widest, width)
     return Rows(x.numel() // channels, channels, max(1, held // width), width)
+
+
+def in_rows(x: Tensor) -> tuple[Tensor, int]:
+    """A map (B, C, H, W) whose pixels lie at equal distances, channels side by side, and that distance.
+
+    It is x itself if it is so, as some channels of a channels-last map are; else a copy.
+    """
+    _, channels, height, width = x.shape
+    row = x.stride(3)
+    in_place = x.stride() == (height * width * row, 1, width * row, row)
+    return (x, row) if in_place else (channels_last(x), channels)
 
 
 @triton.jit

@@ -21,7 +21,7 @@ Backward, from dy.
   2. Passed on against the running order, with the same T:  D, the gradient of S (of what leaves a chunk)
   3. With G = dy x^T,  M = (C B^T) (W0 + W1)  and  R_ts = G_ts (C_t B_s) W_ts  of one way:
        dx = M^T dy + sum_ways leave dt (B D)          dB = sum_heads (G (W0 + W1))^T C + sum leave dt (x D^T)
-       dC = sum_heads (G (W0 + W1)) B + sum enter (dy E^T)
+       dC = sum_heads (G (W0 + W1)) B + sum enter (dy E^T)            dskip = sum_t x_t dy_t
        d dt_s = sum_t R_ts / dt_s + leave_s B_s D x_s + A da_s,      dA_log = sum da a,      dr = d dt sigmoid(r + bias)
      Log decays. The chunk's own products give row sums minus column sums of R to c (way 0), the opposite to e (way 1);
      the diagonal cancels and is left out. With came_t = enter_t C_t E dy_t,  went_s = leave_s dt_s B_s D x_s  and
@@ -31,8 +31,9 @@ Backward, from dy.
      All sums but the first are of parts that really span k; the first uses the same float32 R for rows and columns.
 
 Precision: decays, sums, states and their gradients are float32; operands of products are bf16 for bf16 maps, else
-float32 without tf32. Each order writes its own result, the two are added afterwards; parameters' gradients are sums of
-the chunks' parts. Nothing is atomic: results are reproducible, and independent of the batch's other images.
+float32 without tf32. Each order writes its own result and its own gradient of the map, the kernels that read them add
+the two; parameters' gradients are sums of the chunks' parts. Nothing is atomic: results are reproducible, and
+independent of the batch's other images.
 """
 
 from dataclasses import dataclass
@@ -40,6 +41,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
+
+from famseg.streams import for_weight
 
 CHUNK = 64  # positions; halving it doubles the states, doubling it the products within chunks
 LAUNCH: dict[str, dict[str, int]] = {  # options of each program; benchmarks/scan_sweep.py tries others
@@ -58,20 +61,19 @@ def fits(head_width: int, state_size: int) -> bool:
 
 
 def scan_map(
-    mixed: Tensor, dt: Tensor, bias: Tensor, A_log: Tensor, skip: Tensor, orders: int, state_size: int
+    mixed: list[Tensor], dt: Tensor, bias: Tensor, A_log: Tensor, skip: Tensor, ways: int, state_size: int
 ) -> Tensor:
-    """Scan a map in all directions, sum them, add skip * x.
+    """Scan a map in all directions, sum those of an order, add skip * x for each direction to the rows' order.
 
-    Shapes: mixed (B, H, W, heads P + 2 N), the channels of x, B, C; dt (B, H, W, directions * heads), raw; bias, A_log
-    (directions * heads,); skip (heads,) -> (B, H, W, heads P) in the dtype of mixed. The ways of an order follow each
+    Shapes: mixed (B, H, W, heads P + 2 N), the channels of x, B, C; dt (B, H, W, directions * heads), raw; bias, A_log,
+    skip (directions * heads,) -> (orders, B, H, W, heads P) in the dtype of mixed. The ways of an order follow each
     other, as do the heads of a direction. Any strides.
+
+    The orders' results are for the reader to add, and their gradients of the map for whoever made it: `mixed` has it
+    once for each order.
     """
-    y, _, _ = scan(mixed, dt, bias.float(), A_log.float(), skip.float(), orders, state_size)
-    return _sum_orders(y)
-
-
-def _sum_orders(t: Tensor) -> Tensor:
-    return t.squeeze(0) if t.shape[0] == 1 else t.sum(0)
+    y: Tensor = scan(mixed, dt, bias.float(), A_log.float(), skip.float(), ways, state_size)[0]
+    return y
 
 
 @dataclass(frozen=True)
@@ -118,30 +120,29 @@ def _block(count: int) -> int:
     return max(16, 1 << (count - 1).bit_length())
 
 
-def _sizes(mixed: Tensor, dt: Tensor, skip: Tensor, orders: int, state_size: int) -> Sizes:
+def _sizes(mixed: Tensor, dt: Tensor, orders: int, ways: int, state_size: int) -> Sizes:
     batch, height, width, channels = mixed.shape
-    heads = skip.shape[0]
-    ways, head_width = dt.shape[-1] // (orders * heads), (channels - 2 * state_size) // heads
-    return Sizes(batch, height, width, orders, ways, heads, head_width, state_size)
+    heads = dt.shape[-1] // (orders * ways)
+    return Sizes(batch, height, width, orders, ways, heads, (channels - 2 * state_size) // heads, state_size)
 
 
 @torch.library.custom_op("famseg::scan_map", mutates_args=())
 def scan(
-    mixed: Tensor, dt: Tensor, bias: Tensor, A_log: Tensor, skip: Tensor, orders: int, state_size: int
+    mixed: list[Tensor], dt: Tensor, bias: Tensor, A_log: Tensor, skip: Tensor, ways: int, state_size: int
 ) -> tuple[Tensor, Tensor, Tensor]:
     """-> y of each order (orders, B, H, W, heads P); states that enter the chunks, log decays of the chunks."""
     from famseg.kernels import scan_programs as programs
     from famseg.kernels.launch import start
 
-    sizes = _sizes(mixed, dt, skip, orders, state_size)
-    y, states, totals = _empty_results(mixed, sizes)
-    source, steps = (mixed, *mixed.stride()), (dt, *dt.stride(), bias, A_log)
+    sizes, x = _sizes(mixed[0], dt, len(mixed), ways, state_size), mixed[0]
+    y, states, totals = _empty_results(x, sizes)
+    source, steps = (x, *x.stride()), (dt, *dt.stride(), bias, A_log)
     first_B = sizes.heads * sizes.head_width
     grid = (sizes.chunks, sizes.orders * sizes.heads, sizes.batch)
-    constants = sizes.constants(mixed.dtype)
+    constants = sizes.constants(x.dtype)
     start(
         programs.chunk_states, grid,
-        mixed, 0, *mixed.stride(), *source, first_B, *steps, states, totals, *sizes.runtime(),
+        x, 0, *x.stride(), *source, first_B, *steps, states, totals, *sizes.runtime(),
         GRADIENT=False, **LAUNCH["states"], **constants,
     )  # fmt: skip
     _pass(states, totals, sizes, gradient=False)
@@ -154,9 +155,9 @@ def scan(
 
 @scan.register_fake
 def _(
-    mixed: Tensor, dt: Tensor, bias: Tensor, A_log: Tensor, skip: Tensor, orders: int, state_size: int
+    mixed: list[Tensor], dt: Tensor, bias: Tensor, A_log: Tensor, skip: Tensor, ways: int, state_size: int
 ) -> tuple[Tensor, Tensor, Tensor]:
-    return _empty_results(mixed, _sizes(mixed, dt, skip, orders, state_size))
+    return _empty_results(mixed[0], _sizes(mixed[0], dt, len(mixed), ways, state_size))
 
 
 def _empty_results(mixed: Tensor, sizes: Sizes) -> tuple[Tensor, Tensor, Tensor]:
@@ -181,14 +182,16 @@ def _pass(states: Tensor, totals: Tensor, sizes: Sizes, gradient: bool) -> None:
 @torch.library.custom_op("famseg::scan_map_backward", mutates_args=())
 def scan_backward(
     dy: Tensor, mixed: Tensor, dt: Tensor, bias: Tensor, A_log: Tensor, skip: Tensor, states: Tensor, totals: Tensor,
-    orders: int, state_size: int,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
-    """-> dmixed of each order (orders, B, H, W, channels), d dt; the chunks' parts of dbias, dA_log, dskip."""
+    orders: int, ways: int, state_size: int,
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    """-> dmixed of each order (orders, B, H, W, channels), d dt; dbias, dA_log and dskip (3, directions * heads)."""
     from famseg.kernels import scan_programs as programs
     from famseg.kernels.launch import start
+    from famseg.kernels.partials import merged
 
-    sizes = _sizes(mixed, dt, skip, orders, state_size)
-    results = _empty_gradients(mixed, dt, sizes)
+    sizes = _sizes(mixed, dt, orders, ways, state_size)
+    dmixed, ddt = _empty_gradients(mixed, dt, orders)
+    partials = dt.new_empty(sizes.batch * sizes.chunks, 3, dt.shape[-1], dtype=torch.float32)
     gradients = torch.empty_like(states)
     source, steps = (mixed, *mixed.stride()), (dt, *dt.stride(), bias, A_log)
     first_C = sizes.heads * sizes.head_width + sizes.states
@@ -201,38 +204,34 @@ def scan_backward(
     _pass(gradients, totals, sizes, gradient=True)
     start(
         programs.chunk_gradients, (sizes.chunks, sizes.orders, sizes.batch),
-        *source, *steps, skip, dy, *dy.stride(), states, totals, gradients, *results, *sizes.runtime(),
-        **LAUNCH["gradients"], **constants,
+        *source, *steps, skip, dy, *dy.stride(), states, totals, gradients, dmixed, ddt, partials,
+        *sizes.runtime(), **LAUNCH["gradients"], **constants,
     )  # fmt: skip
-    return results
+    return dmixed, ddt, for_weight(merged, partials)
 
 
 @scan_backward.register_fake
 def _(
     dy: Tensor, mixed: Tensor, dt: Tensor, bias: Tensor, A_log: Tensor, skip: Tensor, states: Tensor, totals: Tensor,
-    orders: int, state_size: int,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
-    return _empty_gradients(mixed, dt, _sizes(mixed, dt, skip, orders, state_size))
+    orders: int, ways: int, state_size: int,
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    return *_empty_gradients(mixed, dt, orders), dt.new_empty(3, dt.shape[-1], dtype=torch.float32)
 
 
-def _empty_gradients(mixed: Tensor, dt: Tensor, sizes: Sizes) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    parts, directions = sizes.batch * sizes.chunks, dt.shape[-1]
-    dmixed = mixed.new_empty(sizes.orders, *mixed.shape)
-    dbias, dA_log, dskip = (
-        mixed.new_empty(parts, n, dtype=torch.float32) for n in (directions, directions, sizes.heads)
-    )
-    return dmixed, dt.new_empty(dt.shape), dbias, dA_log, dskip
+def _empty_gradients(mixed: Tensor, dt: Tensor, orders: int) -> tuple[Tensor, Tensor]:
+    return mixed.new_empty(orders, *mixed.shape), dt.new_empty(dt.shape)
 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
-    *tensors, ctx.orders, ctx.state_size = inputs
-    ctx.save_for_backward(*tensors, *output[1:])
+    mixed, *tensors, ctx.ways, ctx.state_size = inputs
+    ctx.orders = len(mixed)
+    ctx.save_for_backward(mixed[0], *tensors, *output[1:])
     ctx.set_materialize_grads(False)
 
 
-def _backward(ctx: Any, dy: Tensor, *_: None) -> tuple[Tensor | None, ...]:
-    dmixed, ddt, *parts = scan_backward(dy, *ctx.saved_tensors, ctx.orders, ctx.state_size)
-    return _sum_orders(dmixed), ddt, *(part.sum(0) for part in parts), None, None
+def _backward(ctx: Any, dy: Tensor, *_: None) -> tuple[Any, ...]:
+    dmixed, ddt, parameters = scan_backward(dy, *ctx.saved_tensors, ctx.orders, ctx.ways, ctx.state_size)
+    return list(dmixed), ddt, *parameters, None, None
 
 
 scan.register_autograd(_backward, setup_context=_setup_context)

@@ -79,6 +79,16 @@ def enter_and_leave(a, total, WAY: tl.constexpr):
 
 
 @triton.jit
+def skips_of(head, heads, order, directions):
+    """Places of a head's skips, which the rows' order adds for all directions, and a mask of none in the other order.
+
+    Each order's result is rounded before the two are added: skips that cancel must have done so before.
+    """
+    i = tl.arange(0, 4)
+    return i * heads + head, (i < directions) & (order == 0)
+
+
+@triton.jit
 def weights(dt0, a0, dt1, a1, WAYS: tl.constexpr, Q: tl.constexpr):
     """(Q, Q): W from position s (columns) to t (rows), of way 0 for s <= t and of way 1 for s > t.
 
@@ -184,7 +194,8 @@ def chunk_outputs(
         _, dt1, a1 = time_steps(dt, at, d_c, exists, channel + heads, bias, A_log)
     CB = product(C, tl.trans(B), NARROW)
     result = product(CB * weights(dt0, a0, dt1, a1, WAYS, Q), x, NARROW)
-    itself = tl.zeros((Q,), tl.float32) + tl.where(order == 0, tl.load(skip + head), 0.0)
+    every, rows = skips_of(head, heads, order, tl.num_programs(1) // heads * WAYS)
+    itself = tl.zeros((Q,), tl.float32) + tl.sum(tl.load(skip + every, mask=rows, other=0.0), 0)
     if WAYS == 2:
         itself += dt1 * tl.sum(B.to(tl.float32) * C.to(tl.float32), 1)
     result += itself[:, None] * x.to(tl.float32)
@@ -240,14 +251,14 @@ def chunk_gradients(
     mixed, m_b, m_y, m_x, m_c,
     dt, d_b, d_y, d_x, d_c, bias, A_log, skip,
     dy_map, g_o, g_b, g_y, g_x, g_c,
-    states, totals, gradients, dmixed, ddt, dbias, dA_log, dskip,
+    states, totals, gradients, dmixed, ddt, partials,
     H, W, chunks, heads, P, N,
     WAYS: tl.constexpr, BLOCK_P: tl.constexpr, BLOCK_N: tl.constexpr, Q: tl.constexpr, NARROW: tl.constexpr,
 ):  # fmt: skip
     """Gradients of one chunk and order, head after head. No (Q, Q) block lives on when the states' part begins.
 
-    dmixed is (order, sample, row, column, channel). dbias and dA_log get the chunk's part, (sample and chunk,
-    direction and head), dskip in the rows' order.
+    dmixed is (order, sample, row, column, channel). Partials (sample and chunk, 3, direction and head): this chunk's
+    sums for bias, A_log and, from the rows' order, skip.
     """
     chunk, order, b = tl.program_id(0), tl.program_id(1), tl.program_id(2).to(tl.int64)
     batch, directions = tl.num_programs(2), tl.num_programs(1) * WAYS * heads
@@ -257,7 +268,7 @@ def chunk_gradients(
     g_at = order.to(tl.int64) * g_o + b * g_b + row * g_y + column * g_x
     pixel = b * H * W + row * W + column
     out_at = (order.to(tl.int64) * batch * H * W + pixel) * (heads * P + 2 * N)
-    part = b * chunks + chunk
+    part = partials + (b * chunks + chunk) * 3 * directions
     B = load_block(mixed, m_at, m_c, heads * P, exists, N, BLOCK_N)
     C = load_block(mixed, m_at, m_c, heads * P + N, exists, N, BLOCK_N)
     itself = tl.sum(B.to(tl.float32) * C.to(tl.float32), 1)
@@ -295,10 +306,11 @@ def chunk_gradients(
         )  # fmt: skip
         draw = tl.where(exists, draw, 0.0)
         tl.store(ddt + pixel * directions + channel, draw.to(ddt.dtype.element_ty), mask=exists)
-        tl.store(dbias + part * directions + channel, tl.sum(draw, 0))
-        tl.store(dA_log + part * directions + channel, dlog)
+        tl.store(part + channel, tl.sum(draw, 0))
+        tl.store(part + directions + channel, dlog)
         dx, dB, dC = dx + more_x, dB + more_B, dC + more_C
-        straight = tl.zeros((Q,), tl.float32) + tl.where(order == 0, tl.load(skip + head), 0.0)
+        every, rows = skips_of(head, heads, order, tl.num_programs(1) * WAYS)
+        straight = tl.zeros((Q,), tl.float32) + tl.sum(tl.load(skip + every, mask=rows, other=0.0), 0)
         if WAYS == 2:
             place += batch.to(tl.int64) * chunks * heads
             channel += heads
@@ -308,13 +320,13 @@ def chunk_gradients(
             )  # fmt: skip
             draw = tl.where(exists, draw, 0.0)
             tl.store(ddt + pixel * directions + channel, draw.to(ddt.dtype.element_ty), mask=exists)
-            tl.store(dbias + part * directions + channel, tl.sum(draw, 0))
-            tl.store(dA_log + part * directions + channel, dlog)
+            tl.store(part + channel, tl.sum(draw, 0))
+            tl.store(part + directions + channel, dlog)
             dx, dB, dC = dx + more_x, dB + more_B, dC + more_C
             straight += dt1 * itself
             ditself += dt1 * scalar
         dx += straight[:, None] * dy.to(tl.float32)
-        tl.store(dskip + part * heads + head, tl.sum(scalar, 0), mask=order == 0)
+        tl.store(part + 2 * directions + every, tl.sum(scalar, 0), mask=rows)
         store_block(dmixed, out_at, head * P, dx, exists, P, BLOCK_P)
     dB += ditself[:, None] * C.to(tl.float32)
     dC += ditself[:, None] * B.to(tl.float32)

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from famseg.kernels import use_triton
 
 ALIGNED = 8  # half-precision channels in the 16 bytes that a GPU loads at once
+DIVISIBLE = 16  # a stride that it divides is one that Triton loads 16 bytes at once by
 
 
 class ScaledResidual(nn.Module):
@@ -161,6 +162,20 @@ def padded_conv(x: Tensor, conv: nn.Conv2d, bias: Tensor | None = None) -> Tenso
         x = F.pad(narrow.permute(0, 2, 3, 1), (0, inner)).permute(0, 3, 1, 2)  # channels last
     bias = F.pad(bias, (0, out)) if bias is not None else None
     return F.conv2d(x, weight, bias, conv.stride, conv.padding)
+
+
+def padded_pointwise(x: Tensor, conv: nn.Conv2d) -> Tensor:
+    """A 1x1 convolution without bias whose result is filled up with zeros to a multiple of 16 channels.
+
+    For kernels that read channels of the result where they are; see `padded_conv`. Shapes: (B, C, H, W) -> (B, output
+    channels and zeros, H, W).
+    """
+    from famseg.kernels.pointwise import pointwise, suits  # Triton is imported where it runs
+
+    x, weight, fill = as_autocast(x), as_autocast(conv.weight), -conv.out_channels % DIVISIBLE
+    if fill:
+        weight = F.pad(weight, (0, 0, 0, 0, 0, 0, 0, fill))
+    return pointwise(x, weight) if torch.is_grad_enabled() and suits(x, weight) else F.conv2d(x, weight)
 
 
 def pointwise_conv(x: Tensor, conv: nn.Conv2d, backend: str, bias: bool = True) -> Tensor:

@@ -1,7 +1,6 @@
 """Mamba-2 on a map: the shortcut of the BottleBlock (paper section 3.2.2; Mamba-2: arXiv 2405.21060)."""
 
 import math
-from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -9,7 +8,7 @@ from torch import Tensor, nn
 
 from famseg.errors import UserError
 from famseg.kernels.scan import scan_map
-from famseg.layers.basic import taps_and_bias
+from famseg.layers.basic import padded_pointwise, pointwise_conv, taps_and_bias
 from famseg.layers.options import require_choice
 from famseg.layers.ssd import runs_on_maps, ssd
 
@@ -71,33 +70,32 @@ class Mamba2D(nn.Module):
 
     def forward(self, u: Tensor) -> Tensor:
         """(B, channels, H, W) -> the same."""
-        z, mixed, dt = torch.split(self.in_proj(u), self.split, dim=1)
-        mixed = F.silu(self._convolved(mixed))
-        y = self._gated_norm(self._scan_and_skip(mixed, dt), z.permute(0, 2, 3, 1))  # (B, H, W, inner)
-        out: Tensor = self.out_proj(y.permute(0, 3, 1, 2))
+        if runs_on_maps(self.backend, u, self.head_width, self.states):
+            return pointwise_conv(self._by_kernels(u).permute(0, 3, 1, 2), self.out_proj, self.backend, bias=False)
+        out: Tensor = self.out_proj(self._plain(u).permute(0, 3, 1, 2))
         return out
 
-    def _convolved(self, mixed: Tensor) -> Tensor:
-        if not runs_on_maps(self.backend, mixed, self.head_width, self.states):
-            return cast(Tensor, self.conv(mixed))
-        from famseg.kernels.depthwise import depthwise  # Triton is imported where it runs
+    def _by_kernels(self, u: Tensor) -> Tensor:
+        """(B, channels, H, W) -> (B, H, W, inner)."""
+        from famseg.kernels.depthwise_silu import depthwise_silu_twice  # Triton is imported where it runs
+        from famseg.kernels.gated_norm import gated_norm
+        from famseg.kernels.split import split
 
-        whole = mixed.contiguous(memory_format=torch.channels_last)  # once for forward and backward
-        return cast(Tensor, depthwise(whole, *taps_and_bias(self.conv), gelu=False))
+        z, mixed, dt = split(padded_pointwise(u, self.in_proj), self.split)
+        twice = depthwise_silu_twice(mixed.permute(0, 3, 1, 2), *taps_and_bias(self.conv))
+        orders = [t.permute(0, 2, 3, 1) for t in twice[: self.orders]]
+        y = scan_map(orders, dt, self.dt_bias, self.A_log, self.D, self.ways, self.states)
+        return gated_norm(y, z, self.norm.weight, EPSILON)
 
-    def _gated_norm(self, y: Tensor, z: Tensor) -> Tensor:
-        if runs_on_maps(self.backend, y, self.head_width, self.states):
-            from famseg.kernels.gated_norm import gated_norm  # Triton is imported where it runs
-
-            return gated_norm(y, z, self.norm.weight, EPSILON)
-        normed: Tensor = self.norm((y * F.silu(z)).to(self.norm.weight.dtype))
+    def _plain(self, u: Tensor) -> Tensor:
+        """The same in PyTorch's functions."""
+        z, mixed, dt = torch.split(self.in_proj(u), self.split, dim=1)
+        y = self._scan_and_skip(F.silu(self.conv(mixed)), dt)
+        normed: Tensor = self.norm((y * F.silu(z.permute(0, 2, 3, 1))).to(self.norm.weight.dtype))
         return normed
 
     def _scan_and_skip(self, mixed: Tensor, dt: Tensor) -> Tensor:
         skip = self.D.view(-1, self.heads).sum(0)  # the sum of the directions' D x is one product
-        if runs_on_maps(self.backend, mixed, self.head_width, self.states):
-            maps = mixed.permute(0, 2, 3, 1), dt.permute(0, 2, 3, 1)
-            return scan_map(*maps, self.dt_bias, self.A_log, skip, self.orders, self.states)
         x = torch.unflatten(mixed[:, : self.split[0]].permute(0, 2, 3, 1), -1, (self.heads, -1))
         return (x * skip[:, None].to(x.dtype)).flatten(-2) + self._scan(mixed, dt)
 
