@@ -195,6 +195,19 @@ def test_the_layer_in_half_precision(device):
         assert relative_norm(ours, plain.double()) < 5e-2
 
 
+@pytest.mark.slow
+@pytest.mark.usefixtures("short_chunks")
+def test_a_compiled_layer_has_no_graph_break(device):
+    """There the split and the map for two readers are plain views, and gradients are the same."""
+    layer, found = layers()[0].to(device), []
+    x = random_map((1, 32, 3, 5), 0, device=device).requires_grad_()
+    for form in (layer, torch.compile(layer, backend="aot_eager", fullgraph=True)):
+        y = form(x)
+        found.append([y, *torch.autograd.grad(y.square().sum(), (x, *layer.parameters()))])
+    for eager, compiled in zip(*found, strict=True):
+        assert relative_norm(compiled, eager.double()) < 1e-5
+
+
 def test_the_choice(device):
     x = torch.zeros(1, device=device)
     assert runs_on_maps("triton", x, 32, 16)
