@@ -62,7 +62,7 @@ def test_padded(half, device):
         for y in (wide[:, :20], conv(x)):
             found.append([y, *torch.autograd.grad(y.float().square().sum(), (x, conv.weight))])
     for ours, plain in zip(*found, strict=True):
-        assert relative_norm(ours, plain.double()) < (2e-2 if half else 1e-5)
+        assert relative_norm(ours, plain.double()) < (2e-2 if half else 2e-3)  # the latter: TF32
 
 
 def test_as_the_compiler_sees_it(device):

@@ -181,8 +181,10 @@ def test_the_layer_is_the_same_on_the_kernel(directions, device):
 
 
 @pytest.mark.usefixtures("short_chunks")
-def test_the_layer_in_half_precision(device):
+def test_the_layer_in_half_precision(device, monkeypatch):
     """Skips of rows and columns that cancel must not leave behind what rounding the orders' results does to them."""
+    monkeypatch.setattr("famseg.kernels.partials.WIDTH", 512)  # hundreds of programs take the interpreter seconds
+    monkeypatch.setattr("famseg.kernels.partials.AT_ONCE", 16)
     x = random_map((2, 32, 5, 1), 0, device=device).requires_grad_()
     found = []
     for layer, half in zip(layers(), (True, False), strict=True):
@@ -193,6 +195,19 @@ def test_the_layer_in_half_precision(device):
         found.append([y, *torch.autograd.grad(y.float().square().sum(), (x, *layer.parameters()))])
     for ours, plain in zip(*found, strict=True):
         assert relative_norm(ours, plain.double()) < 7e-2
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("short_chunks")
+def test_a_compiled_layer_has_no_graph_break(device):
+    """There the split and the map for two readers are plain views, and gradients are the same."""
+    layer, found = layers()[0].to(device), []
+    x = random_map((1, 32, 3, 5), 0, device=device).requires_grad_()
+    for form in (layer, torch.compile(layer, backend="aot_eager", fullgraph=True)):
+        y = form(x)
+        found.append([y, *torch.autograd.grad(y.square().sum(), (x, *layer.parameters()))])
+    for eager, compiled in zip(*found, strict=True):
+        assert relative_norm(compiled, eager.double()) < 1e-5
 
 
 def test_the_choice(device):

@@ -1,6 +1,6 @@
 """A channels-last map split into views of its channels, whose gradients are joined in one pass.
 
-Autograd's own way is `cat`, at a fifth of the memory's rate where the parts are narrow.
+Autograd's own way is `cat`, which takes several times as long as its bytes where the parts are narrow.
 """
 
 from collections.abc import Sequence
@@ -19,15 +19,17 @@ from famseg.kernels.tiles import channels_last
 @triton.jit(do_not_specialize=["N"])
 def join_kernel(whole, parts, widths, N, C, ROWS: tl.constexpr, BLOCK_C: tl.constexpr, EVEN: tl.constexpr):
     """N pixels of C channels: those of each part, of its width, behind each other, then zeros."""
-    c = tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)
+    begin = tl.program_id(1) * BLOCK_C
     value = tl.zeros((ROWS, BLOCK_C), whole.dtype.element_ty)
+    first = begin  # of this block's channels, counted from the part's first
     for i in tl.static_range(len(parts)):
-        at, there = rows_at(tl.program_id(0), N, widths[i], c, ROWS, False)
-        mask = there & (c >= 0)[None, :]
-        value = tl.where(mask, tl.load(parts[i] + at, mask=mask, other=0.0), value)
-        c -= widths[i]
-    c = tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)
-    at, mask = rows_at(tl.program_id(0), N, C, c, ROWS, EVEN)
+        if (first < widths[i]) & (first + BLOCK_C > 0):
+            c = first + tl.arange(0, BLOCK_C)
+            at, there = rows_at(tl.program_id(0), N, widths[i], c, ROWS, False)
+            mask = there & (c >= 0)[None, :]
+            value = tl.where(mask, tl.load(parts[i] + at, mask=mask, other=0.0), value)
+        first -= widths[i]
+    at, mask = rows_at(tl.program_id(0), N, C, begin + tl.arange(0, BLOCK_C), ROWS, EVEN)
     tl.store(whole + at, value, mask=mask)
 
 
