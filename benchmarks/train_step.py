@@ -27,6 +27,7 @@ from famseg.losses import CrossEntropyDice
 from famseg.models import SIZES, FAMSeg
 from famseg.replay import gradients_of
 from famseg.run import revision
+from famseg.streams import URGENT
 from famseg.task import parameter_groups
 from famseg.update import SideBySide
 
@@ -113,7 +114,7 @@ def captured(step: Callable[[], object]) -> Callable[[], None]:
             step()
     torch.cuda.current_stream().wait_stream(side)
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
+    with torch.cuda.graph(graph, stream=torch.cuda.Stream(priority=URGENT)):  # as in training
         step()
     return graph.replay
 
