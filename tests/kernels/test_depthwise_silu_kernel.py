@@ -31,6 +31,7 @@ def test_like_the_twin(shape, dtype, layout, device):
     assert_like_twin(depthwise_silu, twin, arguments(shape, dtype, device, layout), TOLERANCE[dtype])
 
 
+@pytest.mark.slow
 def test_two_readers_of_channels_of_a_wider_map(device, monkeypatch):
     """Nothing is copied. Tiles' borders are everywhere on the map: patches of two lines, runs of four pixels."""
     monkeypatch.setattr("famseg.kernels.lines.RUNS", (4,))
@@ -50,6 +51,7 @@ def test_two_readers_of_channels_of_a_wider_map(device, monkeypatch):
     assert_like_twin(ours, plain, (wide, *parameters), TOLERANCE[torch.float32])
 
 
+@pytest.mark.slow
 def test_as_the_compiler_sees_it(device):
     _, *parameters = arguments((1, 4, 4, 5), device=device)
     x, checks = random_map((1, 6, 4, 5), 0, device=device)[:, 1:5], ("test_schema", "test_faketensor")

@@ -93,6 +93,7 @@ def test_export_takes_any_size(model, program):
     assert_same_logits(program.module(check_guards=False), model)
 
 
+@pytest.mark.slow  # the default suite exports, too
 def test_torchscript_trace_takes_any_size(model):
     assert_same_logits(torch.jit.trace(model, picture(1, 1, 64, 64)), model)
 

@@ -24,9 +24,9 @@ from famseg.streams import for_weight
 
 LEAST = 16  # channels in a block of the result: the matrix units'
 BLOCK_I = 64  # channels of z that a program has at a time: the matrix units' rows in backward
-MOST = 256  # channels of the result, and blocks of them: their sums are in registers
+MOST = 160  # channels of the result, and blocks of them: their sums are in registers
 BLOCKS = 5
-SHARED = 128 * 1024  # bytes that a GPU must be able to lend a program: 112 KiB are the most, and a margin
+SHARED = 96 * 1024  # bytes that a GPU must be able to lend a program: 76 KiB are the most, and a margin
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class Cut:
 
 FORWARD = Cut(64, stages=3)
 BACKWARD = Cut(64, stages=2, programs=528, registers=128)  # 4 programs share a processor
-BACKWARD_WIDE = Cut(32, stages=2, programs=264)  # 2; of more than 64 channels
+BACKWARD_WIDE = Cut(32, stages=2, programs=396)  # 2, in one and a half turns; of more than 64 channels
 
 
 @triton.jit(do_not_specialize=["N"])

@@ -17,11 +17,11 @@ from famseg.kernels import head, norm
 from famseg.kernels.gelu import gelu_and_slope, gelu_of
 from famseg.kernels.launch import start
 from famseg.kernels.partials import merged
-from famseg.kernels.rows import Rows, rows_at, rows_of
+from famseg.kernels.rows import REGISTERS, rows_at, rows_of
 from famseg.kernels.tiles import block_of, channels_last, empty_map, put, row_of, run_of, zeros
 from famseg.streams import for_weight
 
-HELD = 1024  # values of the map in a program that sums: it has five blocks of sums for three classes
+SUMMED = 1024  # values of the map in a program that sums: it has five blocks of sums for three classes
 PROGRAMS = 1056  # partial sums; a constant, so that no result depends on the machine
 
 
@@ -135,7 +135,7 @@ def norm_head(x: Tensor, module: nn.BatchNorm2d, weight: Tensor, bias: Tensor) -
 
 @torch.library.custom_op("famseg::norm_head", mutates_args=())
 def _op(x: Tensor, norm_weight: Tensor, norm_bias: Tensor, stats: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    y, rows = head.empty_logits(x, weight), _rows(x)
+    y, rows = head.empty_logits(x, weight), rows_of(x, widest=None)
     start(
         norm_head_kernel, rows.tiles,
         x, norm_weight, norm_bias, stats, weight, bias, y, rows.number, rows.channels,
@@ -154,14 +154,15 @@ def _backward_op(
     dy: Tensor, x: Tensor, norm_weight: Tensor, norm_bias: Tensor, stats: Tensor, weight: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of x; of the norm's weight and bias as one (2, C); of the head's as one (K, C + 1): float32."""
-    dy, dx, rows, classes = channels_last(dy), empty_map(x), _rows(x), len(weight)
+    dy, dx, classes = channels_last(dy), empty_map(x), len(weight)
+    summed, rows = rows_of(x, SUMMED, widest=None), rows_of(x, widest=None)
     source, sizes = (dy, x, norm_weight, norm_bias, stats, weight), (rows.number, rows.channels)
-    chunks = rows.chunks(PROGRAMS)
+    chunks = summed.chunks(PROGRAMS)
     of_norm = torch.empty(2, chunks, rows.channels, dtype=torch.float32, device=x.device)
     of_head = torch.empty(chunks, classes, rows.channels + 1, dtype=torch.float32, device=x.device)
     start(
         norm_head_sums_kernel, (chunks,),
-        *source, of_norm, of_head, *sizes, CLASSES=classes, **rows.arguments,
+        *source, of_norm, of_head, *sizes, CLASSES=classes, **summed.arguments, maxnreg=REGISTERS,
     )  # fmt: skip
     sums = merged(of_norm, 1)
     start(norm_head_backward_kernel, rows.tiles, *source, sums, dx, *sizes, CLASSES=classes, **rows.arguments)
@@ -174,10 +175,6 @@ def _(
 ) -> tuple[Tensor, Tensor, Tensor]:
     of_head = x.new_empty(weight.shape[0], weight.shape[1] + 1, dtype=torch.float32)
     return empty_map(x), torch.empty_like(stats), of_head
-
-
-def _rows(x: Tensor) -> Rows:
-    return rows_of(x, HELD, widest=None)
 
 
 def _keep(ctx, inputs, output) -> None:
