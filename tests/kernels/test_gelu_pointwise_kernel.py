@@ -8,7 +8,7 @@ from shapes import LAYOUTS, assert_like_twin, random_map, random_shapes
 from famseg.kernels.gelu_pointwise import Cut, gelu_pointwise, gelu_pointwise_backward, suits
 from famseg.layers.strip import StripBlock
 
-INNER, OUTER = (64, 128, 256, 640), (16, 32, 64, 80, 160, 256)
+INNER, OUTER = (64, 128, 256, 640), (16, 32, 64, 80, 128, 160)
 
 
 @pytest.fixture(autouse=True)
