@@ -1,8 +1,10 @@
 """Side by side in a CUDA graph: who runs on which stream and who waits for whom, with stand-ins for the streams."""
 
 import gc
+import sys
 import weakref
 from contextlib import contextmanager, nullcontext
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -11,6 +13,11 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from famseg import replay, streams, update
+from famseg.kernels import norm_head
+from famseg.layers.fam import FeatureAwareUpsample
+from famseg.layers.hamburger import Hamburger
+from famseg.layers.mamba2d import Mamba2D
+from famseg.layers.strip import StripBlock
 from famseg.losses import CrossEntropyDice
 from famseg.models import SIZES, FAMSeg
 from famseg.streams import WeightStream, for_weight, forked
@@ -110,10 +117,28 @@ def test_what_reads_the_gradient_of_a_weight_follows(gpu):
     assert "aten::tanh_backward" in gpu.on_lane("main")
 
 
-def test_an_operator_within_another_backward_pass_stays(gpu):
-    """A compiled backward pass reads gradients of weights by kernels that no one sees."""
+def test_what_is_written_with_the_gradient_of_a_weight_is_one(gpu):
+    """`_foreach_copy_` returns nothing; it casts all gradients together."""
+    with gpu, WeightStream() as stream:
+        made = stream.call(torch.neg, torch.ones(2))
+        written = torch.empty(2)
+        torch._foreach_copy_([written], [made])
+        written + 1
+    assert gpu.on_lane("weights") == ["aten::neg", "aten::_foreach_copy_", "aten::add.Tensor"]
 
-    class Compiled(torch.autograd.Function):
+
+def test_a_weight_made_by_a_convolution(gpu):
+    """Its own gradient is read by a convolution's backward pass."""
+    weight, kernel = torch.randn(1, 1, 5, 5, requires_grad=True), torch.randn(1, 1, 3, 3)
+    loss = F.conv2d(torch.randn(1, 1, 9, 9, requires_grad=True), F.conv2d(weight, kernel)).sum()
+    gradients(loss, [weight], gpu)
+    assert gpu.on_lane("weights").count("aten::convolution_backward") == 2
+
+
+def test_a_compiled_backward_pass_stays(gpu):
+    """It reads gradients of weights by kernels that no one sees; here it is a function of the same name."""
+
+    class CompiledFunction(torch.autograd.Function):
         @staticmethod
         def forward(ctx, x, weight):
             ctx.save_for_backward(x, weight)
@@ -123,25 +148,39 @@ def test_an_operator_within_another_backward_pass_stays(gpu):
         def backward(ctx, dy):
             mask = [False, True, False]
             options = ([0], [1, 1], [0, 0], [1, 1], False, [0, 0], 1, mask)
+            assert streams._weight_stream.get() is None
             return None, torch.ops.aten.convolution_backward(dy, *ctx.saved_tensors, *options)[1]
 
     weight = torch.randn(1, 1, 3, 3, requires_grad=True)
-    gradients(Compiled.apply(torch.randn(1, 1, 5, 5), weight).sum(), [weight], gpu)
+    gradients(CompiledFunction.apply(torch.randn(1, 1, 5, 5), weight).sum(), [weight], gpu)
     assert gpu.on_lane("weights") == []
 
 
+@pytest.mark.parametrize("current", ["main", "branch"])
 @pytest.mark.parametrize(("most", "alive"), [(0, False), (2**30, True)])
-def test_memory_that_it_reads_is_kept_until_it_has(gpu, monkeypatch, most, alive):
+def test_memory_that_it_reads_is_kept_until_it_has(gpu, monkeypatch, most, alive, current):
+    """Who may use it again is the stream that it came from, also where a branch is under way: main."""
     monkeypatch.setattr(streams, "MOST_HELD", most)
     read = torch.ones(8)
     kept = weakref.ref(read)
     with gpu, WeightStream() as stream:
-        stream.call(torch.sum, read)
+        with gpu.on(gpu.main if current == "main" else Lane(gpu, current)):
+            stream.call(torch.sum, read)
         del read
         gc.collect()
         assert (kept() is not None) == alive
-        assert (("main", "waits for", "a place on weights") in gpu.log) == (not alive)
+        for lane in {"main", current}:
+            assert ((lane, "waits for", "a place on weights") in gpu.log) == (not alive)
     assert kept() is None
+
+
+def test_what_it_has_made_keeps_its_memory(gpu):
+    """Else another tensor would lie there, and its readers were taken for those of a gradient."""
+    with gpu, WeightStream() as stream:
+        made = weakref.ref(stream.call(torch.neg, torch.ones(2)))
+        gc.collect()
+        assert made() is not None
+    assert made() is None
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="the interpreter runs where there is no GPU, see conftest.py")
@@ -164,9 +203,58 @@ def test_sums_of_a_kernels_partials_run_beside(gpu, monkeypatch):
     assert "famseg::split_scans" in gpu.on_lane("weights")
 
 
-def test_elsewhere_nothing_runs_beside(gpu):
+@pytest.mark.slow
+@pytest.mark.skipif(torch.cuda.is_available(), reason="the interpreter runs where there is no GPU, see conftest.py")
+def test_no_kernel_elsewhere_reads_what_it_made(gpu, monkeypatch):
+    """An operator may not go on to read, where it runs, what it had `for_weight` make: no one sees its kernels."""
+    monkeypatch.setenv("TRITON_INTERPRET", "1")
+    launched = set()
+    for name in [name for name in sys.modules if name.startswith("famseg.kernels.")]:
+        module = sys.modules[name]
+        if hasattr(module, "start"):
+            monkeypatch.setattr(module, "start", watched(module.start, gpu, launched))
+    torch.manual_seed(0)
+    ends = SimpleNamespace(norm=nn.BatchNorm2d(16), head=nn.Conv2d(16, 3, 1))
+    cases = [
+        (StripBlock(16, 4, (3, 5), backend="triton"), (1, 16, 6, 7)),
+        (FeatureAwareUpsample(16, 8, 16, 3, "triton"), (1, 16, 5, 6)),
+        (Mamba2D(32, backend="triton"), (1, 32, 4, 5)),
+        (Hamburger(32, 4, backend="triton"), (1, 32, 4, 5)),
+        (lambda x: norm_head.norm_head(x, ends.norm, ends.head.weight.flatten(1), ends.head.bias), (1, 16, 5, 6)),
+    ]
+    for function, shape in cases:
+        x = torch.randn(shape).half().requires_grad_()
+        with torch.autocast("cpu", torch.float16):
+            loss = function(x).float().square().mean()
+        weights = [*function.parameters()] if isinstance(function, nn.Module) else [ends.norm.weight, ends.head.weight]
+        with gpu, WeightStream() as stream:
+            gpu.stream = stream
+            torch.autograd.grad(loss, [x, *weights], allow_unused=True)
+    assert {"main", "weights"} <= launched
+
+
+def watched(start, gpu, launched):
+    """A launch that may not read what the stream of weights has made, but on it."""
+
+    def launch(kernel, grid, *arguments, **options):
+        made = getattr(getattr(gpu, "stream", None), "_made", {})
+        if made:
+            launched.add(gpu.current.name)
+        if gpu.current.name != "weights":
+            assert not any(streams._memory(t) in made for t in streams._tensors(arguments)), kernel
+        start(kernel, grid, *arguments, **options)
+
+    return launch
+
+
+def test_elsewhere_nothing_runs_beside(gpu, monkeypatch):
+    with gpu, WeightStream():
+        torch.ones(1) + 1
+    gpu.log.clear()
     assert for_weight(torch.add, torch.ones(1), 2) == 3
     assert forked(torch.neg, torch.ones(1))() == -1  # no CUDA tensor
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)
+    assert forked(lambda x: gpu.current.name, OnGPU())() == "main"
     assert gpu.log == []
 
 
@@ -207,17 +295,17 @@ def test_a_branch_waits_for_its_input_and_is_waited_for(gpu):
     assert gpu.log[1:] == [("main", "waits for", "branch")]
 
 
-def test_a_branchs_input_lives_until_it_has_been_read(gpu):
-    x = OnGPU()
-    kept = weakref.ref(x)
-    later = forked(lambda x: None, x)
-    del x
+def test_a_branchs_inputs_live_until_they_have_been_read(gpu):
+    x, other = OnGPU(), OnGPU()
+    kept = [weakref.ref(x), weakref.ref(other)]
+    later = forked(lambda x, other: None, x, other)
+    del x, other
     gc.collect()
-    assert kept() is not None
+    assert all(each() is not None for each in kept)
     later()
     del later
     gc.collect()
-    assert kept() is None
+    assert all(each() is None for each in kept)
 
 
 @pytest.mark.gpu

@@ -74,26 +74,35 @@ def for_weight(function: Callable[..., T], *arguments: Any) -> T:
 class WeightStream(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """A backward pass within it makes gradients of weights on a stream of their own.
 
-    No layer before waits for them. These are a convolution's, and what `for_weight` calls; and all that reads one of
-    them follows on that stream, so that nothing has to wait for it before the end, where the current stream does.
-
-    It is for a capture of `torch.autograd.grad`, where memory lives as long as the graph.
+    No layer before waits for them. These are a convolution's, and what `for_weight` calls; and each operator that reads
+    one of them follows on that stream, so that nothing has to wait for it before the end, where the current stream
+    does. A compiled backward pass reads by kernels that are no operators: it stays where it is.
     """
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self._stream = _weights_of(torch.cuda.current_stream())
+        here = torch.cuda.current_stream()
+        self._stream = _weights_of(here)
         self._made: dict[int, Tensor] = {}  # on the stream, by the memory they lie in, which they keep from others
-        # what the stream reads stays until it has: (its place on the stream, who may use the memory again, tensors)
-        self._held: deque[tuple[torch.cuda.Event, torch.cuda.Stream, list[Tensor]]] = deque()
+        # What the stream reads stays until it has: (its place on the stream, tensors). Then their memory is used again,
+        # by the stream that it came from: one of the others.
+        self._held: deque[tuple[torch.cuda.Event, list[Tensor]]] = deque()
+        self._others = [here]
         self._bytes = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        if func is _convolution_backward and _is_autograds():
+        reads = not func.is_view and any(_memory(t) in self._made for t in _tensors((args, kwargs)))
+        if _is_compiled():
+            if reads:
+                torch.cuda.current_stream().wait_stream(self._stream)
+            return func(*args, **kwargs)
+        if reads:
+            result = self.call(func, *args, **kwargs)
+            self._mark(_written(func, args, kwargs))
+            return result
+        if func is _convolution_backward:
             return self._convolution_backward(*args)
-        if not func.is_view and any(_memory(t) in self._made for t in _tensors((args, kwargs))):
-            return self.call(func, *args, **kwargs)
         token = _weight_stream.set(self)
         try:
             return func(*args, **kwargs)
@@ -101,32 +110,38 @@ class WeightStream(TorchDispatchMode):  # type: ignore[no-untyped-call]
             _weight_stream.reset(token)
 
     def __enter__(self) -> "WeightStream":
-        self._stream.wait_stream(torch.cuda.current_stream())  # a capture ends with all streams that were waited for
+        self._stream.wait_stream(self._others[0])  # a capture ends with all streams that were waited for
         super().__enter__()  # type: ignore[no-untyped-call]
         return self
 
     def __exit__(self, *exception: Any) -> None:
         super().__exit__(*exception)  # type: ignore[no-untyped-call]
-        torch.cuda.current_stream().wait_stream(self._stream)
+        self._others[0].wait_stream(self._stream)
         self._made.clear()
         self._held.clear()
 
     def call(self, function: Callable[..., T], *args: Any, **kwargs: Any) -> T:
         """function(*args, **kwargs) on the stream, after all that the current one has to do."""
         here = torch.cuda.current_stream()
+        if here not in self._others:
+            self._others.append(here)
         self._stream.wait_stream(here)
         with torch.cuda.stream(self._stream):
             result = function(*args, **kwargs)
-        self._made |= {_memory(t): t for t in _tensors(result)}
-        self._hold(_tensors((args, kwargs)), here)
+        self._mark(_tensors(result))
+        self._hold(_tensors((args, kwargs)))
         return result
 
-    def _hold(self, tensors: list[Tensor], owner: torch.cuda.Stream) -> None:
-        self._held.append((self._stream.record_event(), owner, tensors))
+    def _mark(self, tensors: list[Tensor]) -> None:
+        self._made |= {_memory(t): t for t in tensors}
+
+    def _hold(self, tensors: list[Tensor]) -> None:
+        self._held.append((self._stream.record_event(), tensors))
         self._bytes += _bytes(tensors)
         while self._bytes > MOST_HELD:
-            event, owner, read = self._held.popleft()
-            owner.wait_event(event)
+            event, read = self._held.popleft()
+            for other in self._others:
+                other.wait_event(event)
             self._bytes -= _bytes(read)
 
     def _convolution_backward(self, dy: Tensor, x: Tensor, weight: Tensor, *options: Any) -> Sequence[Tensor | None]:
@@ -140,10 +155,17 @@ class WeightStream(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return dx, dweight, dbias
 
 
-def _is_autograds() -> bool:
-    """Whether autograd calls the operator, and not a compiled backward pass, whose kernels no one sees."""
+def _is_compiled() -> bool:
+    """Whether a compiled backward pass calls the operator."""
     node = torch._C._current_autograd_node()
-    return node is not None and node.name() == "ConvolutionBackward0"
+    return node is not None and node.name() == "CompiledFunctionBackward"
+
+
+def _written(func: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> list[Tensor]:
+    """The arguments that the operator writes."""
+    values = dict(zip((argument.name for argument in func._schema.arguments), args, strict=False)) | kwargs
+    names = [a.name for a in func._schema.arguments if a.alias_info is not None and a.alias_info.is_write]
+    return _tensors([values.get(name) for name in names])
 
 
 @cache

@@ -6,6 +6,7 @@ import torch.nn.functional as F
 from shapes import LAYOUTS, TOLERANCE, assert_like_twin, random_map, random_shapes
 from torch import nn
 
+from famseg.folding import folded
 from famseg.kernels.norm_head import norm_head, suits
 from famseg.models import SIZES, FAMSeg
 
@@ -81,6 +82,19 @@ def test_the_decoder_ends_in_it(refine, device, monkeypatch):
     assert len(calls) == refine
     decoder.eval()._logits(x)
     assert len(calls) == refine
+
+
+@pytest.mark.parametrize("mode", ["training", "evaluation", "folded"])
+def test_the_decoders_end_on_kernels_and_without(mode, device):
+    results = []
+    for kernels in ("triton", "torch"):
+        torch.manual_seed(0)
+        model = FAMSeg(**SIZES["N"], kernels=kernels).to(device).train(mode == "training")
+        decoder = (folded(model) if mode == "folded" else model).decoder
+        x = torch.randn(2, 16, 8, 8, generator=torch.Generator().manual_seed(1)).to(device)
+        with torch.set_grad_enabled(mode == "training"):
+            results.append(decoder._logits(x))
+    torch.testing.assert_close(*results, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.gpu

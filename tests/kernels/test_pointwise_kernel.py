@@ -84,6 +84,12 @@ def test_what_it_suits(shape, outer, dtype, does):
     assert suits(x, weight) == does
 
 
+def test_it_suits_no_gpu_that_lends_too_little(monkeypatch):
+    x, weight, _ = arguments((2, 32, 4, 4), 32, torch.bfloat16)
+    monkeypatch.setattr("famseg.kernels.pointwise.lends", lambda device, amount: amount < 2**17)
+    assert not suits(x, weight)
+
+
 @pytest.mark.parametrize("bias", [True, False])
 def test_the_layer_rounds_as_autocast_does(bias, device):
     """In half precision the layer's kernel and the convolution differ by the rounding of sums alone."""

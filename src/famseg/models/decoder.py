@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from famseg.kernels import use_triton
-from famseg.layers.basic import ConvNorm, as_autocast, conv_norm, convolved
+from famseg.layers.basic import ConvNorm, conv_norm, convolved
 from famseg.streams import forked
 
 
@@ -80,4 +80,4 @@ class Decoder(nn.Module):
         if norm_head.suits(last[1], x, len(weight)):
             return norm_head.norm_head(x, cast(nn.BatchNorm2d, last[1]), weight, bias)
         x = last.after_conv(x)
-        return cast(Tensor, head.head(as_autocast(x), weight, bias) if head.suits(x, len(weight)) else self.head(x))
+        return cast(Tensor, head.head(x, weight, bias) if head.suits(x, len(weight)) else self.head(x))
