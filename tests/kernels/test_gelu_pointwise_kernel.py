@@ -104,8 +104,8 @@ def test_where_the_3x3_has_the_gelu(why, device, monkeypatch):
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_random_shapes(dtype):
     for seed, (b, _, h, w) in enumerate(random_shapes(72, seed=12, elements=2**18)):
-        shape, outer = (b, INNER[seed % 4], h, w), OUTER[seed % 6]
-        args = arguments(shape, outer, dtype, "cuda", LAYOUTS[seed % 3], seed)
+        shape, outer = (b, INNER[seed % 4], h, w), OUTER[seed // 4 % 6]
+        args = arguments(shape, outer, dtype, "cuda", LAYOUTS[seed // 24], seed)
         assert suits(*args)
         assert_like_twin(gelu_pointwise, twin, args, 1e-2)
 
