@@ -12,7 +12,7 @@ from famseg.kernels import depthwise, depthwise3, gelu_pointwise, narrow, strip,
 from famseg.kernels.lines import Walk
 from famseg.kernels.narrow import Pace
 from famseg.kernels.partials import merged_taps
-from famseg.kernels.tiles import Tile
+from famseg.kernels.tiles import Tile, empty_map
 
 Cut = Tile | Walk | Pace | gelu_pointwise.Cut
 ATTENTION = ((32, 128, 3), (64, 64, 3), (160, 32, 5), (256, 16, 2))  # channels, side, calls in a step
@@ -220,9 +220,9 @@ def gelu_pointwise_knobs() -> dict[str, Knob]:
         def call(x: Tensor) -> Callable[[], Any]:
             weight = torch.randn(outer, inner, 1, 1, device=x.device).to(x.dtype)
             if name == "FORWARD":
-                return lambda: gelu_pointwise._forward(x, weight)
-            dy = gelu_pointwise._result(x, weight).normal_()
-            return lambda: gelu_pointwise._backward(dy, x, weight)
+                return lambda: gelu_pointwise.gelu_pointwise(x, weight)
+            dy = empty_map(x, outer).normal_()
+            return lambda: gelu_pointwise.gelu_pointwise_backward(dy, x, weight)
 
         return Case(f"{inner} to {outer} ch {side}x{side}", inner, side, calls, call)
 

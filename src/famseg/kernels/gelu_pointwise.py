@@ -132,17 +132,8 @@ def gelu_pointwise(z: Tensor, weight: Tensor) -> Tensor:
     Returns:
         (B, O, H, W), channels last, in z's dtype; sums are float32.
     """
-    return _forward(z, weight)
-
-
-@gelu_pointwise.register_fake
-def _(z: Tensor, weight: Tensor) -> Tensor:
-    return _result(z, weight)
-
-
-def _forward(z: Tensor, weight: Tensor) -> Tensor:
     z, weight = channels_last(z), weight.contiguous()
-    y, pixels = _result(z, weight), z.numel() // z.shape[1]
+    y, pixels = empty_map(z, len(weight)), z.numel() // z.shape[1]
     start(
         gelu_pointwise_kernel, (triton.cdiv(pixels, FORWARD.pixels),),
         z, weight, y, pixels, z.shape[1], **_blocks(weight), **FORWARD.arguments,
@@ -150,18 +141,14 @@ def _forward(z: Tensor, weight: Tensor) -> Tensor:
     return y
 
 
+@gelu_pointwise.register_fake
+def _(z: Tensor, weight: Tensor) -> Tensor:
+    return empty_map(z, len(weight))
+
+
 @torch.library.custom_op("famseg::gelu_pointwise_backward", mutates_args=())
 def gelu_pointwise_backward(dy: Tensor, z: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
     """Gradients of `gelu_pointwise` for z and weight."""
-    return _backward(dy, z, weight)
-
-
-@gelu_pointwise_backward.register_fake
-def _(dy: Tensor, z: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
-    return empty_map(z), torch.empty_like(weight, memory_format=torch.contiguous_format)
-
-
-def _backward(dy: Tensor, z: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
     dy, z, weight = channels_last(dy), channels_last(z), weight.contiguous()
     outer, inner = weight.shape[:2]
     cut = BACKWARD if outer <= 64 else BACKWARD_WIDE
@@ -176,9 +163,9 @@ def _backward(dy: Tensor, z: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
     return dz, for_weight(merged, partials, 0, weight.dtype).view(weight.shape)
 
 
-def _result(z: Tensor, weight: Tensor) -> Tensor:
-    shape = (z.shape[0], weight.shape[0], *z.shape[2:])
-    return torch.empty(shape, dtype=z.dtype, device=z.device, memory_format=torch.channels_last)
+@gelu_pointwise_backward.register_fake
+def _(dy: Tensor, z: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+    return empty_map(z), torch.empty_like(weight, memory_format=torch.contiguous_format)
 
 
 def _block(channels: int) -> int:
@@ -197,9 +184,8 @@ def _keep(ctx, inputs, output) -> None:
 
 
 def _differentiate(ctx, dy: Tensor) -> tuple[Tensor, Tensor]:
-    z, weight = ctx.saved_tensors
-    dz, dweight = gelu_pointwise_backward(dy, z, weight)
-    return dz, dweight
+    gradients: tuple[Tensor, Tensor] = gelu_pointwise_backward(dy, *ctx.saved_tensors)
+    return gradients
 
 
 gelu_pointwise.register_autograd(_differentiate, setup_context=_keep)

@@ -21,6 +21,29 @@ HELD = 2048  # values of the map in a program
 PROGRAMS = 1056  # partial sums; a constant, so that no result depends on the machine
 
 
+@triton.jit
+def store_logits(y, value, weight, bias, n, N, C, c, c_mask, CLASSES: tl.constexpr):
+    """Rows n of y (N, CLASSES) = value W^T + bias, for a block of the map, (rows, channels)."""
+    for k in tl.static_range(CLASSES):
+        logit = tl.sum(value * row_of(weight, k, C, c, c_mask), 1) + tl.load(bias + k).to(tl.float32)
+        tl.store(y + n * CLASSES + k, logit.to(y.dtype.element_ty), mask=n < N)
+
+
+@triton.jit
+def column_of(dy, n, N, k, CLASSES: tl.constexpr):
+    """Rows n of a class's channel of dy (N, CLASSES), as float32 (rows, 1)."""
+    return tl.load(dy + n * CLASSES + k, mask=n < N, other=0.0).to(tl.float32)[:, None]
+
+
+@triton.jit
+def store_sums(partials, chunk, products, totals, C, c, c_mask, CLASSES: tl.constexpr):
+    """Partials (chunks, CLASSES, C + 1): this chunk's sums for the weight, and in the last column for the bias."""
+    for k in tl.static_range(CLASSES):
+        to = partials + (chunk * CLASSES + k) * (C + 1)
+        tl.store(to + c, tl.sum(products[k], 0), mask=c_mask)
+        tl.store(to + C + tl.arange(0, 1), tl.sum(totals[k], 0))
+
+
 @triton.jit(do_not_specialize=["N"])
 def head_kernel(
     x, weight, bias, y, N, C, CLASSES: tl.constexpr, ROWS: tl.constexpr, BLOCK_C: tl.constexpr, EVEN: tl.constexpr
@@ -30,9 +53,7 @@ def head_kernel(
     c = tl.arange(0, BLOCK_C)
     c_mask = c < C
     value = block_of(x + n[:, None] * C + c[None, :], over(n < N, c_mask, EVEN))
-    for k in tl.static_range(CLASSES):
-        logit = tl.sum(value * row_of(weight, k, C, c, c_mask), 1) + tl.load(bias + k).to(tl.float32)
-        tl.store(y + n * CLASSES + k, logit.to(y.dtype.element_ty), mask=n < N)
+    store_logits(y, value, weight, bias, n, N, C, c, c_mask, CLASSES)
 
 
 @triton.jit(do_not_specialize=["N"])
@@ -49,7 +70,7 @@ def head_backward_kernel(
     BLOCK_C: tl.constexpr,
     EVEN: tl.constexpr,
 ):
-    """Partials (chunks, CLASSES, C + 1): this chunk's sums for the weight, and in the last column for the bias."""
+    """Dx; partials as of `store_sums`."""
     chunk = tl.program_id(0)
     c = tl.arange(0, BLOCK_C)
     c_mask = c < C
@@ -62,15 +83,12 @@ def head_backward_kernel(
         value = block_of(x + at, mask)
         slope = tl.zeros((ROWS, BLOCK_C), tl.float32)
         for k in tl.static_range(CLASSES):
-            upstream = tl.load(dy + n * CLASSES + k, mask=n < N, other=0.0).to(tl.float32)[:, None]
+            upstream = column_of(dy, n, N, k, CLASSES)
             slope += upstream * row_of(weight, k, C, c, c_mask)
             products = put(products, k, products[k] + upstream * value)
             totals = put(totals, k, totals[k] + upstream)
         tl.store(dx + at, slope.to(dx.dtype.element_ty), mask=mask)
-    for k in tl.static_range(CLASSES):
-        to = partials + (chunk * CLASSES + k) * (C + 1)
-        tl.store(to + c, tl.sum(products[k], 0), mask=c_mask)
-        tl.store(to + C + tl.arange(0, 1), tl.sum(totals[k], 0))
+    store_sums(partials, chunk, products, totals, C, c, c_mask, CLASSES)
 
 
 def suits(x: Tensor, classes: int) -> bool:
@@ -91,7 +109,7 @@ def head(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         (B, K, H, W), channels last, in x's dtype; sums are float32.
     """
     x = channels_last(x)
-    y = empty_logits(x, weight)
+    y = empty_map(x, len(weight))
     rows = _rows(x)
     start(
         head_kernel, rows.tiles,
@@ -102,7 +120,7 @@ def head(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
 
 @head.register_fake
 def _(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    return empty_logits(x, weight)
+    return empty_map(x, len(weight))
 
 
 @torch.library.custom_op("famseg::head_backward", mutates_args=())
@@ -123,12 +141,6 @@ def head_backward(dy: Tensor, x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor
 @head_backward.register_fake
 def _(dy: Tensor, x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
     return empty_map(x), x.new_empty(weight.shape[0], weight.shape[1] + 1, dtype=torch.float32)
-
-
-def empty_logits(x: Tensor, weight: Tensor) -> Tensor:
-    """Unwritten ones, channels last, of a map (B, C, H, W) by a weight (K, C)."""
-    shape = (x.shape[0], weight.shape[0], *x.shape[2:])
-    return torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
 
 
 def _rows(x: Tensor) -> Rows:

@@ -115,14 +115,27 @@ def norm_kernel(
 
 
 @triton.jit
+def normalised_at(x, weight, bias, stats, at, mask, C, c, c_mask):
+    """N and z of a block."""
+    n = (block_of(x + at, mask) - row_of(stats, 0, C, c, c_mask)) * row_of(stats, 1, C, c, c_mask)
+    return n, n * row_of(weight, 0, C, c, c_mask) + row_of(bias, 0, C, c, c_mask)
+
+
+@triton.jit
 def slope_at(dy, x, weight, bias, stats, at, mask, C, c, c_mask, GELU: tl.constexpr):
     """Dz and n of a block."""
     dz = block_of(dy + at, mask)
-    n = (block_of(x + at, mask) - row_of(stats, 0, C, c, c_mask)) * row_of(stats, 1, C, c, c_mask)
+    n, z = normalised_at(x, weight, bias, stats, at, mask, C, c, c_mask)
     if GELU:
-        z = n * row_of(weight, 0, C, c, c_mask) + row_of(bias, 0, C, c, c_mask)
         dz *= gelu_slope(z)
     return dz, n
+
+
+@triton.jit
+def slope_of_map(dz, n, weight, stats, sums, R, C, c, c_mask):
+    """Dx of a block of dz and n, from the sums (2, C) = dweight and dbias."""
+    centred = dz - (row_of(sums, 1, C, c, c_mask) + n * row_of(sums, 0, C, c, c_mask)) / R
+    return centred * (row_of(stats, 1, C, c, c_mask) * row_of(weight, 0, C, c, c_mask))
 
 
 @triton.jit(do_not_specialize=["R"])
@@ -156,8 +169,7 @@ def norm_backward_kernel(
     c_mask = c < C
     at, mask = rows_at(tl.program_id(0), R, C, c, ROWS, EVEN)
     dz, n = slope_at(dy, x, weight, bias, stats, at, mask, C, c, c_mask, GELU)
-    centred = dz - (row_of(sums, 1, C, c, c_mask) + n * row_of(sums, 0, C, c, c_mask)) / R
-    value = centred * (row_of(stats, 1, C, c, c_mask) * row_of(weight, 0, C, c, c_mask))
+    value = slope_of_map(dz, n, weight, stats, sums, R, C, c, c_mask)
     if OTHER:
         value += block_of(other + at, mask)
     tl.store(dx + at, value.to(dx.dtype.element_ty), mask=mask)

@@ -15,27 +15,16 @@ from torch import Tensor, nn
 
 from famseg.kernels import head, norm
 from famseg.kernels.gelu import gelu_and_slope, gelu_of
+from famseg.kernels.head import column_of, store_logits, store_sums
 from famseg.kernels.launch import start
+from famseg.kernels.norm import normalised_at, slope_of_map
 from famseg.kernels.partials import merged
 from famseg.kernels.rows import REGISTERS, rows_at, rows_of
-from famseg.kernels.tiles import block_of, channels_last, empty_map, put, row_of, run_of, zeros
+from famseg.kernels.tiles import channels_last, empty_map, put, row_of, run_of, zeros
 from famseg.streams import for_weight
 
 SUMMED = 1024  # values of the map in a program that sums: it has five blocks of sums for three classes
 PROGRAMS = 1056  # partial sums; a constant, so that no result depends on the machine
-
-
-@triton.jit
-def normalised_at(x, norm_weight, norm_bias, stats, at, mask, C, c, c_mask):
-    """The norm's n and z of a block."""
-    n = (block_of(x + at, mask) - row_of(stats, 0, C, c, c_mask)) * row_of(stats, 1, C, c, c_mask)
-    return n, n * row_of(norm_weight, 0, C, c, c_mask) + row_of(norm_bias, 0, C, c, c_mask)
-
-
-@triton.jit
-def column_of(dy, row, R, k, CLASSES: tl.constexpr):
-    """A class's channel of dy (R, CLASSES) as float32 (rows, 1)."""
-    return tl.load(dy + row.to(tl.int64) * CLASSES + k, mask=row < R, other=0.0).to(tl.float32)[:, None]
 
 
 @triton.jit(do_not_specialize=["R"])
@@ -49,10 +38,8 @@ def norm_head_kernel(
     at, mask = rows_at(tl.program_id(0), R, C, c, ROWS, EVEN)
     _, z = normalised_at(x, norm_weight, norm_bias, stats, at, mask, C, c, c_mask)
     value = gelu_of(z)
-    row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
-    for k in tl.static_range(CLASSES):
-        logit = tl.sum(value * row_of(weight, k, C, c, c_mask), 1) + tl.load(bias + k).to(tl.float32)
-        tl.store(y + row.to(tl.int64) * CLASSES + k, logit.to(y.dtype.element_ty), mask=row < R)
+    row = (tl.program_id(0) * ROWS + tl.arange(0, ROWS)).to(tl.int64)
+    store_logits(y, value, weight, bias, row, R, C, c, c_mask, CLASSES)
 
 
 @triton.jit(do_not_specialize=["R"])
@@ -60,7 +47,7 @@ def norm_head_sums_kernel(
     dy, x, norm_weight, norm_bias, stats, weight, of_norm, of_head, R, C,
     CLASSES: tl.constexpr, ROWS: tl.constexpr, BLOCK_C: tl.constexpr, EVEN: tl.constexpr,
 ):  # fmt: skip
-    """This chunk's sums: of_norm (2, chunks, C), of dz n and of dz; of_head (chunks, CLASSES, C + 1), of dW and db."""
+    """This chunk's sums: of_norm (2, chunks, C), of dz n and of dz; of_head as of `store_sums`, of dW and db."""
     chunk, chunks = tl.program_id(0), tl.num_programs(0)
     c = tl.arange(0, BLOCK_C)
     c_mask = c < C
@@ -74,7 +61,7 @@ def norm_head_sums_kernel(
         n, z = normalised_at(x, norm_weight, norm_bias, stats, at, mask, C, c, c_mask)
         value, slope = gelu_and_slope(z)
         da = tl.zeros((ROWS, BLOCK_C), tl.float32)
-        row = tile * ROWS + tl.arange(0, ROWS)
+        row = (tile * ROWS + tl.arange(0, ROWS)).to(tl.int64)
         for k in tl.static_range(CLASSES):
             upstream = column_of(dy, row, R, k, CLASSES)
             da += upstream * row_of(weight, k, C, c, c_mask)
@@ -85,10 +72,7 @@ def norm_head_sums_kernel(
         of_bias += dz
     tl.store(of_norm + chunk * C + c, tl.sum(of_weight, 0), mask=c_mask)
     tl.store(of_norm + (chunks + chunk) * C + c, tl.sum(of_bias, 0), mask=c_mask)
-    for k in tl.static_range(CLASSES):
-        to = of_head + (chunk * CLASSES + k) * (C + 1)
-        tl.store(to + c, tl.sum(products[k], 0), mask=c_mask)
-        tl.store(to + C + tl.arange(0, 1), tl.sum(totals[k], 0))
+    store_sums(of_head, chunk, products, totals, C, c, c_mask, CLASSES)
 
 
 @triton.jit(do_not_specialize=["R"])
@@ -103,11 +87,10 @@ def norm_head_backward_kernel(
     n, z = normalised_at(x, norm_weight, norm_bias, stats, at, mask, C, c, c_mask)
     _, slope = gelu_and_slope(z)
     da = tl.zeros((ROWS, BLOCK_C), tl.float32)
-    row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
+    row = (tl.program_id(0) * ROWS + tl.arange(0, ROWS)).to(tl.int64)
     for k in tl.static_range(CLASSES):
         da += column_of(dy, row, R, k, CLASSES) * row_of(weight, k, C, c, c_mask)
-    centred = da * slope - (row_of(sums, 1, C, c, c_mask) + n * row_of(sums, 0, C, c, c_mask)) / R
-    value = centred * (row_of(stats, 1, C, c, c_mask) * row_of(norm_weight, 0, C, c, c_mask))
+    value = slope_of_map(da * slope, n, norm_weight, stats, sums, R, C, c, c_mask)
     tl.store(dx + at, value.to(dx.dtype.element_ty), mask=mask)
 
 
@@ -135,7 +118,7 @@ def norm_head(x: Tensor, module: nn.BatchNorm2d, weight: Tensor, bias: Tensor) -
 
 @torch.library.custom_op("famseg::norm_head", mutates_args=())
 def _op(x: Tensor, norm_weight: Tensor, norm_bias: Tensor, stats: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    y, rows = head.empty_logits(x, weight), rows_of(x, widest=None)
+    y, rows = empty_map(x, len(weight)), rows_of(x, widest=None)
     start(
         norm_head_kernel, rows.tiles,
         x, norm_weight, norm_bias, stats, weight, bias, y, rows.number, rows.channels,
@@ -146,7 +129,7 @@ def _op(x: Tensor, norm_weight: Tensor, norm_bias: Tensor, stats: Tensor, weight
 
 @_op.register_fake
 def _(x: Tensor, norm_weight: Tensor, norm_bias: Tensor, stats: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    return head.empty_logits(x, weight)
+    return empty_map(x, len(weight))
 
 
 @torch.library.custom_op("famseg::norm_head_backward", mutates_args=())

@@ -110,7 +110,7 @@ def pointwise(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 def _op(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     x, weight = channels_last(x), weight.contiguous()
     outer, inner = weight.shape[:2]
-    pixels, y = x.numel() // inner, _result(x, weight)
+    pixels, y = x.numel() // inner, empty_map(x, len(weight))
     cut = _cut(outer, inner)
     start(
         pointwise_kernel, (triton.cdiv(pixels, cut["PIXELS"]),),
@@ -121,12 +121,7 @@ def _op(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 
 @_op.register_fake
 def _(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    return _result(x, weight)
-
-
-def _result(x: Tensor, weight: Tensor) -> Tensor:
-    shape = (x.shape[0], weight.shape[0], *x.shape[2:])
-    return torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
+    return empty_map(x, len(weight))
 
 
 @torch.library.custom_op("famseg::pointwise_backward", mutates_args=())

@@ -63,9 +63,12 @@ def channels_last(x: Tensor) -> Tensor:
     return x.contiguous(memory_format=torch.channels_last)
 
 
-def empty_map(x: Tensor) -> Tensor:
-    """An unwritten channels-last map like x."""
-    return torch.empty_like(x, memory_format=torch.channels_last)
+def empty_map(x: Tensor, channels: int | None = None) -> Tensor:
+    """An unwritten channels-last map like x, or one of so many channels."""
+    if channels is None:
+        return torch.empty_like(x, memory_format=torch.channels_last)
+    shape = (x.shape[0], channels, *x.shape[2:])
+    return torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
 
 
 @functools.cache
