@@ -5,6 +5,7 @@ from functools import cache
 
 import pytest
 import torch
+from fake_streams import Streams
 from torch import nn
 
 from famseg import replay
@@ -78,7 +79,7 @@ def test_they_are_clipped_as_autograd_s_are():
     torch.testing.assert_close(*clipped)
 
 
-class Device:
+class Device(Streams):
     """What torch leaves of a capture that fails: this thread on its stream, and, as of 2.11, the allocator in it."""
 
     def __init__(self, monkeypatch, knows):
@@ -91,14 +92,6 @@ class Device:
             monkeypatch.setattr(torch.cuda, name, fake)
         monkeypatch.setattr(torch._C, "_cuda_endAllocateToPool", self.end)
         monkeypatch.setattr(torch._C, "_cuda_releasePool", lambda *where: self.released.append(where))
-
-    @contextmanager
-    def on(self, stream):
-        before, self.current = self.current, stream
-        try:
-            yield
-        finally:
-            self.current = before
 
     @contextmanager
     def capture(self, graph, pool, stream, capture_error_mode):

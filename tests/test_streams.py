@@ -3,12 +3,13 @@
 import gc
 import sys
 import weakref
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from types import SimpleNamespace
 
 import pytest
 import torch
 import torch.nn.functional as F
+from fake_streams import Streams
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -42,7 +43,7 @@ class Lane:
         self.gpu.log.append((self.name, "waits for", event))
 
 
-class GPU(TorchDispatchMode):
+class GPU(TorchDispatchMode, Streams):
     """Streams, and the operators that were called on each."""
 
     def __init__(self):
@@ -53,14 +54,6 @@ class GPU(TorchDispatchMode):
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         self.log.append((self.current.name, "runs", func.name()))
         return func(*args, **(kwargs or {}))
-
-    @contextmanager
-    def on(self, stream):
-        before, self.current = self.current, stream
-        try:
-            yield
-        finally:
-            self.current = before
 
     def on_lane(self, name):
         return [what for lane, does, what in self.log if lane == name and does == "runs"]

@@ -42,9 +42,7 @@ def forked(function: Callable[..., T], x: Tensor, *others: Any) -> Callable[[], 
         return lambda: result
     here = torch.cuda.current_stream()
     side = _branch_of(here)
-    side.wait_stream(here)
-    with torch.cuda.stream(side):
-        later = function(x, *others)
+    later = _after(here, side, function, x, *others)
 
     def joined(_read_meanwhile: Any = (x, others)) -> T:
         here.wait_stream(side)
@@ -58,9 +56,7 @@ def side_by_side(calls: Sequence[Callable[[], Any]]) -> None:
     here = torch.cuda.current_stream()
     sides = _sides_of(here, len(calls))
     for side, call in zip(sides, calls, strict=True):
-        side.wait_stream(here)
-        with torch.cuda.stream(side):
-            call()
+        _after(here, side, call)
     for side in sides:
         here.wait_stream(side)
 
@@ -125,9 +121,7 @@ class WeightStream(TorchDispatchMode):  # type: ignore[no-untyped-call]
         here = torch.cuda.current_stream()
         if here not in self._others:
             self._others.append(here)
-        self._stream.wait_stream(here)
-        with torch.cuda.stream(self._stream):
-            result = function(*args, **kwargs)
+        result = _after(here, self._stream, function, *args, **kwargs)
         self._mark(_tensors(result))
         self._hold(_tensors((args, kwargs)))
         return result
@@ -153,6 +147,15 @@ class WeightStream(TorchDispatchMode):  # type: ignore[no-untyped-call]
             wanted = [False, *for_weights]
             _, dweight, dbias = self.call(_convolution_backward, dy, x, weight, *geometry, wanted)
         return dx, dweight, dbias
+
+
+def _after(
+    here: torch.cuda.Stream, side: torch.cuda.Stream, function: Callable[..., T], *args: Any, **kwargs: Any
+) -> T:
+    """function(*args, **kwargs) on the stream `side`, after all that `here` has to do by now."""
+    side.wait_stream(here)
+    with torch.cuda.stream(side):
+        return function(*args, **kwargs)
 
 
 def _is_compiled() -> bool:
