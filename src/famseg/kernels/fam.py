@@ -23,7 +23,7 @@ from famseg.kernels import fam_programs as programs
 from famseg.kernels.launch import start
 from famseg.kernels.partials import merged
 from famseg.kernels.rows import PROGRAMS
-from famseg.kernels.tiles import channels_last
+from famseg.kernels.tiles import channels_last, empty_map
 from famseg.layers.fam import MAX_CHANNELS, PHASES
 from famseg.streams import for_weight
 
@@ -76,7 +76,7 @@ def _op(features: Tensor, logits: Tensor, logit_bias: Tensor, bias: Tensor) -> t
     batch, channels, height, width = features.shape
     number, taps = batch * height * width, logit_bias.numel() // PHASES
     weights = features.new_empty(PHASES * taps, number)
-    out = _empty_last(features, (batch, channels, 2 * height, 2 * width))
+    out = empty_map(features, size=(2 * height, 2 * width))
     block_t = _block_t(PHASES * taps)
     block_n, warps = _of_softmax(block_t)
     start(
@@ -94,9 +94,9 @@ def _op(features: Tensor, logits: Tensor, logit_bias: Tensor, bias: Tensor) -> t
 
 @_op.register_fake
 def _(features: Tensor, logits: Tensor, logit_bias: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
-    batch, channels, height, width = features.shape
+    batch, _, height, width = features.shape
     weights = features.new_empty(logit_bias.shape[0], batch * height * width)
-    return _empty_last(features, (batch, channels, 2 * height, 2 * width)), weights
+    return empty_map(features, size=(2 * height, 2 * width)), weights
 
 
 @torch.library.custom_op("famseg::reassemble_backward", mutates_args=())
@@ -104,7 +104,7 @@ def _backward_op(grad: Tensor, features: Tensor, weights: Tensor, row: int) -> t
     """Gradients of the features, of the logits (B, row, H, W), and of both biases (4 K K + C,), float32."""
     batch, channels, height, width = features.shape
     number, kernel = batch * height * width, math.isqrt(weights.shape[0] // PHASES)
-    grad_features, grad_logits = torch.empty_like(features), _empty_last(features, (batch, row, height, width))
+    grad_features, grad_logits = torch.empty_like(features), empty_map(features, row)
     block_n, block_c = _blocks(channels)
     grid = (triton.cdiv(number, block_n), triton.cdiv(channels, block_c))
     start(
@@ -125,14 +125,8 @@ def _backward_op(grad: Tensor, features: Tensor, weights: Tensor, row: int) -> t
 
 @_backward_op.register_fake
 def _(grad: Tensor, features: Tensor, weights: Tensor, row: int) -> tuple[Tensor, Tensor, Tensor]:
-    batch, channels, height, width = features.shape
-    grad_logits = _empty_last(features, (batch, row, height, width))
-    of_biases = weights.new_empty(weights.shape[0] + channels, dtype=torch.float32)
-    return torch.empty_like(features), grad_logits, of_biases
-
-
-def _empty_last(like: Tensor, shape: tuple[int, ...]) -> Tensor:
-    return torch.empty(shape, dtype=like.dtype, device=like.device, memory_format=torch.channels_last)
+    of_biases = weights.new_empty(weights.shape[0] + features.shape[1], dtype=torch.float32)
+    return torch.empty_like(features), empty_map(features, row), of_biases
 
 
 def _save(ctx, inputs, output) -> None:

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from famseg.kernels.launch import start
 from famseg.kernels.narrow_programs import narrow_kernel, products_kernel, weight_gradient_kernel
 from famseg.kernels.partials import LAUNCH
-from famseg.kernels.tiles import channels_last, lends
+from famseg.kernels.tiles import channels_last, empty_map, lends
 from famseg.streams import for_weight
 
 RUNS = 64  # of a program: the rows of a product
@@ -215,9 +215,7 @@ def _(dy: Tensor, x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _result(x: Tensor, channels: int, stride: int) -> Tensor:
-    b, _, h, w = x.shape
-    shape = (b, channels, (h - 1) // stride + 1, (w - 1) // stride + 1)
-    return torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
+    return empty_map(x, channels, [(length - 1) // stride + 1 for length in x.shape[2:]])
 
 
 def _convolve(x: Tensor, weight: Tensor, y: Tensor, stride: int, turned: bool) -> None:

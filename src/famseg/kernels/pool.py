@@ -15,7 +15,7 @@ from torch import Tensor
 
 from famseg.kernels.launch import start
 from famseg.kernels.rows import rows_of
-from famseg.kernels.tiles import block_of, channels_last, over
+from famseg.kernels.tiles import block_of, channels_last, empty_map, over
 
 HELD = 1024  # values of y in a program: 16 bytes of half precision for each thread
 
@@ -86,7 +86,7 @@ def _(x: Tensor) -> Tensor:
 def average_pool_backward(dy: Tensor, height: int, width: int) -> Tensor:
     """The gradient of a map of this height and width."""
     dy = channels_last(dy)
-    dx = _map(dy, height, width)
+    dx = empty_map(dy, size=(height, width))
     cells = len(dy) * triton.cdiv(height, 2) * triton.cdiv(width, 2)
     rows = replace(rows_of(dy, HELD), number=cells)
     start(pool_backward_kernel, rows.tiles, dy, dx, rows.number, height, width, rows.channels, **rows.arguments)
@@ -95,16 +95,11 @@ def average_pool_backward(dy: Tensor, height: int, width: int) -> Tensor:
 
 @average_pool_backward.register_fake
 def _(dy: Tensor, height: int, width: int) -> Tensor:
-    return _map(dy, height, width)
+    return empty_map(dy, size=(height, width))
 
 
 def _pooled(x: Tensor) -> Tensor:
-    return _map(x, x.shape[2] // 2, x.shape[3] // 2)
-
-
-def _map(x: Tensor, height: int, width: int) -> Tensor:
-    """An unwritten channels-last map of x's images and channels."""
-    return torch.empty(*x.shape[:2], height, width, dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
+    return empty_map(x, size=(x.shape[2] // 2, x.shape[3] // 2))
 
 
 def _keep(ctx, inputs, output) -> None:

@@ -6,6 +6,7 @@ loaded pixel serves several of them. Blocks are [groups, block_c], float32.
 """
 
 import functools
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -63,11 +64,9 @@ def channels_last(x: Tensor) -> Tensor:
     return x.contiguous(memory_format=torch.channels_last)
 
 
-def empty_map(x: Tensor, channels: int | None = None) -> Tensor:
-    """An unwritten channels-last map like x, or one of so many channels."""
-    if channels is None:
-        return torch.empty_like(x, memory_format=torch.channels_last)
-    shape = (x.shape[0], channels, *x.shape[2:])
+def empty_map(x: Tensor, channels: int | None = None, size: Sequence[int] | None = None) -> Tensor:
+    """An unwritten channels-last map like x, or of so many channels, or of another height and width."""
+    shape = (len(x), x.shape[1] if channels is None else channels, *(x.shape[2:] if size is None else size))
     return torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
 
 

@@ -3,12 +3,11 @@
 from collections.abc import Sequence
 from typing import cast
 
-import torch
 from torch import Tensor, nn
 
 from famseg.kernels import use_triton
 from famseg.layers.basic import as_autocast, normalised, pointwise_conv, taps_and_bias
-from famseg.layers.resize import resize
+from famseg.layers.resize import stacked
 
 
 class AggregatedDepthConv(nn.Module):
@@ -25,21 +24,19 @@ class AggregatedDepthConv(nn.Module):
     ) -> None:
         super().__init__()
         self.backend = backend
-        stacked = level_channels * len(in_channels)
+        width = level_channels * len(in_channels)
         self.levels = nn.ModuleList(nn.Conv2d(c, level_channels, 1) for c in in_channels)
-        self.depthwise = nn.Conv2d(stacked, stacked, 7, padding=3, groups=stacked, bias=False)
-        self.norm = nn.BatchNorm2d(stacked)
-        self.project = nn.Conv2d(stacked, out_channels, 1)
+        self.depthwise = nn.Conv2d(width, width, 7, padding=3, groups=width, bias=False)
+        self.norm = nn.BatchNorm2d(width)
+        self.project = nn.Conv2d(width, out_channels, 1)
 
     def forward(self, maps: Sequence[Tensor]) -> Tensor:
         """Maps (B, in_channels[i], H_i, W_i), the first one sets the size -> (B, out_channels, H_0, W_0)."""
-        size = maps[0].shape[-2:]
         levels = [
             pointwise_conv(x, cast(nn.Conv2d, level), self.backend) for level, x in zip(self.levels, maps, strict=True)
         ]
-        stack = [levels[0], *(resize(x, size) for x in levels[1:])]
-        stacked = self._scanned(torch.cat(stack, dim=1))
-        return pointwise_conv(normalised(stacked, self.norm, self.backend, gelu=True), self.project, self.backend)
+        scanned = self._scanned(stacked(levels, self.backend))
+        return pointwise_conv(normalised(scanned, self.norm, self.backend, gelu=True), self.project, self.backend)
 
     def _scanned(self, x: Tensor) -> Tensor:
         if not use_triton(self.backend, x):

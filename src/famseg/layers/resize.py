@@ -1,8 +1,30 @@
 """Bilinear resizing that stays fast where a gradient must be the same in every run."""
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from famseg.kernels import use_triton
+
+
+def stacked(maps: Sequence[Tensor], backend: str) -> Tensor:
+    """Maps behind each other along their channels, each resized to the first one's size.
+
+    Args:
+        maps: (B, C_i, H_i, W_i).
+        backend: "auto", "torch" or "triton", see `famseg.kernels`.
+
+    Returns:
+        (B, sum of C_i, H_0, W_0).
+    """
+    if use_triton(backend, maps[0]):
+        from famseg.kernels.stack import stack  # Triton is imported where it runs
+
+        return stack(maps)
+    size = maps[0].shape[-2:]
+    return torch.cat([x if x.shape[-2:] == size else resize(x, size) for x in maps], dim=1)
 
 
 def resize(x: Tensor, size: tuple[int, ...]) -> Tensor:

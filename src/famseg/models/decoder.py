@@ -3,11 +3,11 @@
 from collections.abc import Callable, Sequence
 from typing import cast
 
-import torch
 from torch import Tensor, nn
 
 from famseg.kernels import use_triton
 from famseg.layers.basic import ConvNorm, conv_norm, convolved
+from famseg.layers.resize import stacked
 from famseg.streams import forked
 
 
@@ -62,7 +62,7 @@ class Decoder(nn.Module):
         for upsample, others, step in zip(self.upsamplings, fused, steps, strict=True):
             x = upsample(x)
             more = others()
-            x = step(torch.cat([x, *more], dim=1) if more else x)  # of one map, cat makes a copy
+            x = step(stacked([x, *more], self.backend) if more else x)
         return x
 
     def _context(self, *maps: Tensor) -> Tensor:
