@@ -37,22 +37,25 @@ BIASES = [
 ]
 
 
-def functions(keep, other):
+RATE = 0.3
+
+
+def functions(draws, other):
     """Kernel and twin as functions of x, branch, bias, scale and, with `other`, a further summand."""
 
     def kernel(x, branch, bias, scale, *more):
-        return residual(x, branch, bias, scale, *more, keep=keep)
+        return residual(x, branch, bias, scale, *more, draws=draws, rate=RATE)
 
     def twin(x, branch, bias, scale, *more):
-        factor = scale[:, None, None] * (1 if keep is None else keep[:, None, None, None])
-        return x + factor * (branch + bias[:, None, None] + sum(more))
+        keep = 1 if draws is None else (draws >= RATE)[:, None, None, None] / (1 - RATE)
+        return x + scale[:, None, None] * keep * (branch + bias[:, None, None] + sum(more))
 
     return kernel, twin
 
 
-def kept(batch, device):
-    """Of three images, the second is dropped."""
-    return torch.tensor([1.25, 0.0, 2.0, 1.0, 0.5], device=device)[:batch]
+def drawn(batch, device):
+    """Of three images, the second is dropped, and the third, which has the rate itself, is not."""
+    return torch.tensor([0.9, 0.1, RATE, 0.0, 0.5], device=device)[:batch]
 
 
 def arguments(shape, dtype, device, other, layout="channels_last", seed=0):
@@ -65,14 +68,14 @@ def arguments(shape, dtype, device, other, layout="channels_last", seed=0):
 @pytest.mark.parametrize("drop", [False, True])
 @pytest.mark.parametrize("shape", SHAPES)
 def test_residual_of_small_maps(shape, drop, other, device):
-    keep = kept(shape[0], device) if drop else None
+    draws = drawn(shape[0], device) if drop else None
     args = arguments(shape, torch.float32, device, other)
-    assert_like_twin(*functions(keep, other), args, TOLERANCE[torch.float32])
+    assert_like_twin(*functions(draws, other), args, TOLERANCE[torch.float32])
 
 
 def test_residual_in_half_precision(device):
     args = arguments((3, 36, 9, 11), torch.bfloat16, device, other=True)
-    assert_like_twin(*functions(kept(3, device), True), args, TOLERANCE[torch.bfloat16])
+    assert_like_twin(*functions(drawn(3, device), True), args, TOLERANCE[torch.bfloat16])
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -143,7 +146,7 @@ def test_maps_of_two_dtypes(trunk, device):
     x, branch, bias, scale, other = arguments((3, 20, 5, 7), torch.float32, device, other=True)
     half = torch.bfloat16 if trunk == torch.float32 else torch.float32
     args = x.to(trunk), branch.to(half), bias, scale, other.to(trunk)
-    kernel, twin = functions(kept(3, device), True)
+    kernel, twin = functions(drawn(3, device), True)
     assert_like_twin(kernel, twin, args, TOLERANCE[torch.bfloat16])
     leaves = [t.requires_grad_() for t in args]
     y = kernel(*leaves)
@@ -153,7 +156,7 @@ def test_maps_of_two_dtypes(trunk, device):
 
 def test_dropped_images_pass_unchanged(device):
     x, *branch = arguments((3, 5, 6, 7), torch.float32, device, other=True)
-    y = functions(kept(3, device), True)[0](x, *branch)
+    y = functions(drawn(3, device), True)[0](x, *branch)
     assert torch.equal(y[1], x[1])
     assert not torch.equal(y[0], x[0])
 
@@ -164,7 +167,7 @@ def test_as_the_compiler_sees_it(other, device):
         t.requires_grad_() for t in arguments((2, 3, 4, 5), torch.float32, device, other=other)
     )
     checks = "test_schema", "test_faketensor", "test_autograd_registration"
-    everything = x, branch, bias, scale, more[0] if other else None, kept(2, device)
+    everything = x, branch, bias, scale, more[0] if other else None, drawn(2, device), RATE
     torch.library.opcheck(torch.ops.famseg.residual.default, everything, test_utils=checks)
     for op in (torch.ops.famseg.bias_gelu, torch.ops.famseg.add_bias):
         torch.library.opcheck(op.default, (x, bias), test_utils=checks)
@@ -173,10 +176,10 @@ def test_as_the_compiler_sees_it(other, device):
 @pytest.mark.gpu
 def test_the_same_bits_every_time(device):
     args = [t.requires_grad_() for t in arguments((16, 32, 128, 128), torch.bfloat16, device, other=True)]
-    keep = torch.rand(16, device=device)
+    draws = torch.rand(16, device=device)
 
     def run():
-        y = add_bias(bias_gelu(functions(keep, True)[0](*args), args[2]), args[2])
+        y = add_bias(bias_gelu(functions(draws, True)[0](*args), args[2]), args[2])
         return y, *torch.autograd.grad(y.float().square().sum(), args)
 
     first = run()
@@ -188,13 +191,13 @@ def test_more_elements_than_32_bits_count(device):
     """The last image alone gives what it gives at the end of a batch of 2^31 elements and more."""
     shape = 33, 64, 1024, 1024
     x = torch.randn(shape, dtype=torch.bfloat16, device=device).contiguous(memory_format=torch.channels_last)
-    (bias, scale), keep = torch.randn(2, 64, device=device), torch.rand(33, device=device)
+    (bias, scale), draws = torch.randn(2, 64, device=device), torch.rand(33, device=device)
 
     def last_image(t):
-        factors = keep[-len(t) :]
+        own = draws[-len(t) :]
         results = (
-            residual(t, t, bias, scale, t, factors),
-            torch.ops.famseg.residual_backward(t, t, bias, scale, t, factors)[0],
+            residual(t, t, bias, scale, t, own, RATE),
+            torch.ops.famseg.residual_backward(t, t, bias, scale, t, own, RATE)[0],
             bias_gelu(t, bias),
             torch.ops.famseg.bias_gelu_backward(t, t, bias)[0],
             add_bias(t, bias),
@@ -209,7 +212,7 @@ def test_more_elements_than_32_bits_count(device):
 @pytest.mark.parametrize("dtype", TOLERANCE)
 def test_random_shapes(dtype, device):
     for i, shape in enumerate(random_shapes(200, seed=11, elements=2**19)):
-        other, keep = bool(i % 2), kept(shape[0], device) if i % 3 else None
+        other, draws = bool(i % 2), drawn(shape[0], device) if i % 3 else None
         args = arguments(shape, dtype, device, other, LAYOUTS[i % 3], seed=i)
-        assert_like_twin(*functions(keep, other), args, TOLERANCE[dtype])
+        assert_like_twin(*functions(draws, other), args, TOLERANCE[dtype])
         assert_like_twin(*BIASES[i % 3], args[1:3], TOLERANCE[dtype])

@@ -5,9 +5,9 @@ centres kept in place, line i of the result is made at
 
     s(i) = (i + 1/2) n / N - 1/2, at least 0 and at most n - 1
 
-and takes of line k the share max(0, 1 - |s(i) - k|); columns likewise. Backward gathers for each pixel of a map what the
-result's pixels took of it. So a map is read once and written in its place, where autograd's ways for `cat`
-and `interpolate` are passes of float32, sums by atomics and copies of slices. Maps are channels last.
+and takes of line k the share max(0, 1 - |s(i) - k|); columns likewise. Backward gathers for each pixel of a map what
+the result's pixels took of it. So a map is read once and written in its place, where autograd's ways for `cat` and
+`interpolate` are passes of float32, sums by atomics and copies of slices. Maps are channels last.
 """
 
 import math

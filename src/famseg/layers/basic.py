@@ -29,16 +29,17 @@ class ScaledResidual(nn.Module):
 
     def forward(self, x: Tensor, branch: Tensor) -> Tensor:
         """X and branch (B, channels, H, W) -> the same."""
-        factor, keep = self.scale[:, None, None], self.kept(x)
-        if keep is not None:
-            factor = factor * keep[:, None, None, None]
+        factor, draws = self.scale[:, None, None], self.draws(x)
+        if draws is not None:
+            kept = (draws >= self.drop_rate) / (1.0 - self.drop_rate)
+            factor = factor * kept[:, None, None, None]
         return torch.addcmul(x, factor.to(x.dtype), branch.to(x.dtype))
 
-    def kept(self, x: Tensor) -> Tensor | None:
-        """Each sample's factor (B,): 0 or 1 / (1 - drop_rate); None where none is dropped."""
+    def draws(self, x: Tensor) -> Tensor | None:
+        """A number in [0, 1) for each sample (B,), below drop_rate where it loses its branch; None where none does."""
         if not self.training or self.drop_rate == 0.0:
             return None
-        return (torch.rand(len(x), device=x.device) >= self.drop_rate) / (1.0 - self.drop_rate)
+        return torch.rand(len(x), device=x.device)
 
 
 class ConvNorm(nn.Sequential):

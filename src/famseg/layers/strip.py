@@ -219,4 +219,5 @@ class StripBlock(nn.Module):
             return cast(Tensor, scaled(x, branch if other is None else branch + other))
         from famseg.kernels.residual import residual  # not without Triton
 
-        return residual(x, branch, cast(Tensor, conv.bias), scaled.scale, other, scaled.kept(x))
+        bias = cast(Tensor, conv.bias)
+        return residual(x, branch, bias, scaled.scale, other, scaled.draws(x), scaled.drop_rate)
