@@ -60,6 +60,12 @@ def test_the_layer_gives_the_same_with_both(device):
     torch.testing.assert_close(ours, layer(x), rtol=1e-4, atol=1e-5)
 
 
+def test_as_the_compiler_sees_it(device):
+    checks = "test_schema", "test_faketensor", "test_autograd_registration"
+    args = [t.requires_grad_() for t in arguments((2, 8, 3, 4), torch.float32, device, "contiguous")]
+    torch.library.opcheck(torch.ops.famseg.add_norm_relu.default, (*args, GROUPS, 1e-5), test_utils=checks)
+
+
 @pytest.mark.gpu
 @pytest.mark.parametrize("dtype", TOLERANCE)
 def test_random_shapes(dtype, device):
