@@ -137,7 +137,7 @@ def slopes_kernel(
     partials, weight, stats, factors, parameters, N, chunks, C,
     WIDTH: tl.constexpr, CHUNKS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """Of an image's group: factors (2, B, C) of h and of 1 in dh; parameters (2, B, C), its part of dweight and dbias."""
+    """Of an image's group: factors (2, B, C) of h and of 1 in dh; parameters (2, B, C), its part of both."""
     c, c_mask, at, mask = group_at(chunks, C, WIDTH, CHUNKS, BLOCK)
     b, kind = tl.program_id(1), tl.num_programs(1) * C
     total = tl.sum(block_of(partials + at, mask), 0)
