@@ -45,15 +45,18 @@ def assert_close(x, rank, steps):
         (1, 130, 64, 16, 2, torch.float32, "sliced"),
         (2, 70, 96, 16, 2, torch.bfloat16, "channels"),
         (1, 65, 32, 64, 3, torch.bfloat16, "sliced"),
+        (2, 260, 40, 5, 2, torch.bfloat16, "positions"),  # a run of tiles and a shorter one
+        (1, 40, 260, 16, 2, torch.bfloat16, "channels"),  # more channels than a program holds
     ],
 )
 def test_like_the_plain_form(batch, count, channels, rank, steps, dtype, layout, device):
     assert_close(positions(batch, count, channels, dtype, device, layout), rank, steps)
 
 
-def test_factors_of_bf16_maps_are_finer_than_bf16(device):
-    x = positions(1, 100, 32, torch.bfloat16, device)
-    basis = first_basis(32, 8, device)
+@pytest.mark.parametrize(("count", "rank"), [(300, 8), (100, 20)])  # in runs of tiles, and tile by tile
+def test_factors_of_bf16_maps_are_finer_than_bf16(count, rank, device):
+    x = positions(1, count, 32, torch.bfloat16, device)
+    basis = first_basis(32, rank, device)
     code, found = nmf.factors(x, basis, 6)
     exact, exact_code = basis.double(), torch.softmax(x.double() @ basis.double(), dim=-1)
     for _ in range(6):
@@ -63,8 +66,9 @@ def test_factors_of_bf16_maps_are_finer_than_bf16(device):
     assert relative_norm(code, exact_code) < 1e-4
 
 
-def test_an_image_does_not_depend_on_its_batch(device):
-    x, basis = positions(3, 70, 32, device=device), first_basis(32, 4, device)
+@pytest.mark.parametrize("dtype", TOLERANCE)
+def test_an_image_does_not_depend_on_its_batch(dtype, device):
+    x, basis = positions(2, 270, 32, dtype, device), first_basis(32, 4, device)
     together = nmf.factorise(x, basis, 2)
     assert torch.equal(nmf.factorise(x, basis, 2), together)
     assert torch.equal(nmf.factorise(x[1:2], basis, 2), together[1:2])

@@ -4,16 +4,16 @@ Per image X (N positions, channels) ~ C D^T with code C (N, r) and basis D (chan
 twin is `famseg.layers.hamburger.NMF`.
 
   start:  C = softmax(X D) over r
-  a step: C <- C * (X D) / (C (D^T D) + eps)      one program a tile of positions; it also leaves the tile's part of
-                                                  X^T C and of C^T C
-          D <- D * (X^T C) / (D (C^T C) + eps)    one program a block of channels; adds the tiles' parts in their order
+  a step: C <- C * (X D) / (C (D^T D) + eps)      one program a tile of positions, or a run of tiles; it also leaves
+                                                  their part of X^T C and of C^T C
+          D <- D * (X^T C) / (D (C^T C) + eps)    one program a block of channels; adds the parts in their order
   last:   Y = (K * (X D)) D^T,  K = C / (C (D^T D) + eps),  with C and D constants (the one-step gradient)
 
 Y is linear in X, and the map is its own transpose: dX = (K * (dY D)) D^T, the same program.
 
 Precision: factors, quotients and sums are float32. X stays in its dtype; where that is bf16, a float32 operand of a
 product enters as the sum of two bf16 numbers, 16 bits of mantissa. A float32 X is multiplied in float32, without tf32.
-A tile's size depends on nothing but the channels: an image's result does not depend on its batch.
+Tiles and runs depend on nothing but channels, rank and dtype: an image's result does not depend on its batch.
 """
 
 from typing import Any
@@ -22,9 +22,12 @@ import torch
 from torch import Tensor
 
 TILE = 64  # positions of a program
-CHANNELS = 64  # channels that it takes at once
+CHANNELS = 64  # channels that it takes at once, where it does not hold all
+MOST, MOST_RANK = 256, 16  # channels and rank of a bf16 map whose tiles a program holds whole
+RUN = 4  # such tiles of a program that updates the code: one is at work, the next one on its way
 BASIS_CHANNELS = 16  # channels of a program that updates the basis
-PARTS = 4096  # numbers of the tiles' parts that it loads at once
+PARTS = 4096  # numbers of the parts that it loads at once: it waits for memory once if it has the registers
+REGISTERS = 128
 WARPS = 4
 WIDEST = 128  # of ranks: what the blocks of a program hold
 
@@ -50,22 +53,25 @@ def factors(x: Tensor, basis: Tensor, steps: int) -> tuple[Tensor, Tensor]:
     code, result = _empty_factors(x, basis)
     batch, positions, channels = x.shape
     rank = basis.shape[1]
-    tiles = _tiles(positions)
-    parts = x.new_empty(batch, tiles, channels + rank, rank, dtype=torch.float32)  # of X^T C, and C^T C below it
-    result.copy_(basis.expand_as(result))
     sizes, constants = (positions, channels, rank), _constants(x, rank)
+    whole = _holds(x, rank)
+    kernel = programs.update_code_of_run if whole else programs.update_code
+    run = {"RUN": RUN} if whole else {}
+    runs = _tiles(positions, TILE * run.get("RUN", 1))
     block = constants["BLOCK_R"]
+    parts = x.new_empty(batch, runs, channels + rank, rank, dtype=torch.float32)  # of X^T C, and C^T C below it
+    result.copy_(basis.expand_as(result))
     for step in range(steps):
         start(
-            programs.update_code, (tiles, batch),
+            kernel, (runs, batch),
             x, *x.stride(), code, result, parts, *sizes,
-            FIRST=step == 0, TILE=TILE, BLOCK_C=CHANNELS, num_warps=WARPS, **constants,
+            FIRST=step == 0, TILE=TILE, BLOCK_C=_width(x, rank), num_warps=WARPS, **run, **constants,
         )  # fmt: skip
         start(
-            programs.update_basis, ((channels + BASIS_CHANNELS - 1) // BASIS_CHANNELS, batch),
-            result, parts, channels, rank, tiles,
+            programs.update_basis, (_tiles(channels, BASIS_CHANNELS), batch),
+            result, parts, channels, rank, runs,
             AT_ONCE=_at_once(BASIS_CHANNELS, block), SQUARES_AT_ONCE=_at_once(block, block),
-            BLOCK_C=BASIS_CHANNELS, num_warps=WARPS, **constants,
+            BLOCK_C=BASIS_CHANNELS, num_warps=WARPS, maxnreg=REGISTERS, **constants,
         )  # fmt: skip
     return code, result
 
@@ -85,9 +91,10 @@ def project(x: Tensor, code: Tensor, basis: Tensor) -> Tensor:
     batch, positions, channels = x.shape
     rank = basis.shape[2]
     start(
-        programs.project, (_tiles(positions), batch),
+        programs.project, (_tiles(positions, TILE), batch),
         x, *x.stride(), code, basis, y, positions, channels, rank,
-        TILE=TILE, BLOCK_C=CHANNELS, num_warps=WARPS, **_constants(x, rank),
+        TILE=TILE, BLOCK_C=_width(x, rank), num_warps=WARPS, num_stages=1 if _holds(x, rank) else 3,
+        **_constants(x, rank),
     )  # fmt: skip
     return y
 
@@ -113,8 +120,22 @@ def _empty_factors(x: Tensor, basis: Tensor) -> tuple[Tensor, Tensor]:
     return code, x.new_empty(x.shape[0], *basis.shape, dtype=torch.float32)
 
 
-def _tiles(positions: int) -> int:
-    return (positions + TILE - 1) // TILE
+def _tiles(length: int, tile: int) -> int:
+    return (length + tile - 1) // tile
+
+
+def _holds(x: Tensor, rank: int) -> bool:
+    """Whether a program has registers and shared memory for tiles of all channels, and sums of so many."""
+    return x.dtype == torch.bfloat16 and x.shape[2] <= MOST and rank <= MOST_RANK
+
+
+def _width(x: Tensor, rank: int) -> int:
+    """Channels that a program takes at once."""
+    return _block(x.shape[2]) if _holds(x, rank) else CHANNELS
+
+
+def _block(length: int) -> int:
+    return max(16, 1 << (length - 1).bit_length())
 
 
 def _at_once(rows: int, columns: int) -> int:
@@ -122,4 +143,4 @@ def _at_once(rows: int, columns: int) -> int:
 
 
 def _constants(x: Tensor, rank: int) -> dict[str, Any]:
-    return {"BLOCK_R": max(16, 1 << (rank - 1).bit_length()), "NARROW": x.dtype == torch.bfloat16}
+    return {"BLOCK_R": _block(rank), "NARROW": x.dtype == torch.bfloat16}

@@ -3,9 +3,19 @@
 import triton
 import triton.language as tl
 
-from famseg.kernels.dots import product_of_factor, product_of_factors
+from famseg.kernels.dots import (
+    halves,
+    product,
+    product_of_factor,
+    product_of_factors,
+    square_of_halves,
+    whole,
+    whole_square,
+    width,
+)
 
 EPS = tl.constexpr(1e-6)
+CHANNELS = tl.constexpr(64)  # that `project` writes at once
 
 
 @triton.jit
@@ -31,15 +41,32 @@ def on_basis(
 ):  # fmt: skip
     """X D (TILE, r) and D^T D (r, r) of a tile of positions."""
     r = tl.arange(0, BLOCK_R)
-    projected = tl.zeros((TILE, BLOCK_R), tl.float32)
-    gram = tl.zeros((BLOCK_R, BLOCK_R), tl.float32)
+    WIDTH: tl.constexpr = width(BLOCK_R, NARROW)
+    projected = tl.zeros((TILE, WIDTH), tl.float32)
+    gram = tl.zeros((WIDTH, WIDTH), tl.float32)
     for first in range(0, channels, BLOCK_C):
         c = first + tl.arange(0, BLOCK_C)
-        block = load_tile(basis, c, r, rank, 1, channels, rank)
         values = load_tile(x, position, c, x_n, x_c, positions, channels)
-        projected += product_of_factor(values, block, NARROW)
-        gram += product_of_factors(tl.trans(block), block, NARROW)
-    return projected, gram
+        block = halves(load_tile(basis, c, r, rank, 1, channels, rank), NARROW)
+        projected += product(values, block, NARROW)
+        gram += square_of_halves(block, NARROW)
+    return whole(projected, NARROW), whole_square(gram, NARROW)
+
+
+@triton.jit
+def next_code(
+    code, position, projected, gram, positions, rank,
+    FIRST: tl.constexpr, BLOCK_R: tl.constexpr, NARROW: tl.constexpr,
+):  # fmt: skip
+    """C * (X D) / (C (D^T D) + eps) of a tile of positions; FIRST: C is softmax(X D)."""
+    r = tl.arange(0, BLOCK_R)
+    if FIRST:
+        logits = tl.where((r < rank)[None, :], projected, float("-inf"))
+        weights = tl.exp(logits - tl.max(logits, 1)[:, None])
+        values = weights / tl.sum(weights, 1)[:, None]
+    else:
+        values = load_tile(code, position, r, rank, 1, positions, rank)
+    return values * projected / (product_of_factors(values, gram, NARROW) + EPS)  # zeros beyond the end: x is
 
 
 @triton.jit(do_not_specialize=["positions"])
@@ -52,17 +79,10 @@ def update_code(
     tile, b = tl.program_id(0), tl.program_id(1).to(tl.int64)
     x += b * x_b
     code += b * positions * rank
+    basis += b * channels * rank
     position, r = tile * TILE + tl.arange(0, TILE), tl.arange(0, BLOCK_R)
-    projected, gram = on_basis(
-        x, x_n, x_c, basis + b * channels * rank, position, positions, channels, rank, BLOCK_R, BLOCK_C, TILE, NARROW
-    )
-    if FIRST:
-        logits = tl.where((r < rank)[None, :], projected, float("-inf"))
-        weights = tl.exp(logits - tl.max(logits, 1)[:, None])
-        values = weights / tl.sum(weights, 1)[:, None]
-    else:
-        values = load_tile(code, position, r, rank, 1, positions, rank)
-    values = values * projected / (product_of_factors(values, gram, NARROW) + EPS)  # zeros beyond the end: x is
+    projected, gram = on_basis(x, x_n, x_c, basis, position, positions, channels, rank, BLOCK_R, BLOCK_C, TILE, NARROW)
+    values = next_code(code, position, projected, gram, positions, rank, FIRST, BLOCK_R, NARROW)
     store_tile(code, values, position, r, rank, positions, rank)
 
     parts += (b * tl.num_programs(0) + tile) * (channels + rank) * rank
@@ -70,20 +90,51 @@ def update_code(
         c = first + tl.arange(0, BLOCK_C)
         block = load_tile(x, position, c, x_n, x_c, positions, channels)
         store_tile(parts, product_of_factor(tl.trans(block), values, NARROW), c, r, rank, channels, rank)
-    square = product_of_factors(tl.trans(values), values, NARROW)
+    square = whole_square(square_of_halves(halves(values, NARROW), NARROW), NARROW)
     store_tile(parts + channels * rank, square, r, r, rank, rank, rank)
+
+
+@triton.jit(do_not_specialize=["positions"])
+def update_code_of_run(
+    x, x_b, x_n, x_c, code, basis, parts, positions, channels, rank,
+    FIRST: tl.constexpr, RUN: tl.constexpr,
+    BLOCK_R: tl.constexpr, BLOCK_C: tl.constexpr, TILE: tl.constexpr, NARROW: tl.constexpr,
+):  # fmt: skip
+    """`update_code` of RUN tiles, each of all channels at once: x is read once, and the tiles leave one part."""
+    run, b = tl.program_id(0), tl.program_id(1).to(tl.int64)
+    x += b * x_b
+    code += b * positions * rank
+    basis += b * channels * rank
+    c, r = tl.arange(0, BLOCK_C), tl.arange(0, BLOCK_R)
+    block = halves(load_tile(basis, c, r, rank, 1, channels, rank), NARROW)
+    gram = whole_square(square_of_halves(block, NARROW), NARROW)
+    WIDTH: tl.constexpr = width(BLOCK_R, NARROW)
+    products = tl.zeros((BLOCK_C, WIDTH), tl.float32)
+    square = tl.zeros((WIDTH, WIDTH), tl.float32)
+    for tile in tl.range(run * RUN, tl.minimum(run * RUN + RUN, tl.cdiv(positions, TILE)), num_stages=2):
+        position = tile * TILE + tl.arange(0, TILE)
+        pixels = load_tile(x, position, c, x_n, x_c, positions, channels)
+        projected = whole(product(pixels, block, NARROW), NARROW)
+        values = next_code(code, position, projected, gram, positions, rank, FIRST, BLOCK_R, NARROW)
+        store_tile(code, values, position, r, rank, positions, rank)
+        values = halves(values, NARROW)
+        products += product(tl.trans(pixels), values, NARROW)
+        square += square_of_halves(values, NARROW)
+    parts += (b * tl.num_programs(0) + run) * (channels + rank) * rank
+    store_tile(parts, whole(products, NARROW), c, r, rank, channels, rank)
+    store_tile(parts + channels * rank, whole_square(square, NARROW), r, r, rank, rank, rank)
 
 
 @triton.jit
 def sum_of_parts(parts, stride, rows, row_count, rank, tiles, AT_ONCE: tl.constexpr, BLOCK_R: tl.constexpr):
-    """Rows of `tiles` matrices (row_count, rank), each `stride` after the one before, summed in a fixed order."""
-    r = tl.arange(0, BLOCK_R)[None, None, :]
-    inside = (rows < row_count)[None, :, None] & (r < rank)
+    """Rows of `tiles` matrices (row_count, rank), each `stride` after the one before, summed in their order."""
+    r = tl.arange(0, BLOCK_R)
     total = tl.zeros((rows.shape[0], BLOCK_R), tl.float32)
-    for first in tl.range(0, tiles, AT_ONCE, num_stages=3):
-        tile = first + tl.arange(0, AT_ONCE)[:, None, None]
-        at = tile.to(tl.int64) * stride + rows[None, :, None] * rank + r
-        total += tl.sum(tl.load(parts + at, mask=inside & (tile < tiles), other=0.0), 0)
+    for first in range(0, tiles, AT_ONCE):
+        for i in tl.static_range(AT_ONCE):
+            there = tl.where(first + i < tiles, row_count, 0)
+            total += load_tile(parts, rows, r, rank, 1, there, rank)
+            parts += stride
     return total
 
 
@@ -97,11 +148,11 @@ def update_basis(
     b = tl.program_id(1).to(tl.int64)
     basis += b * channels * rank
     c, r = tl.program_id(0) * BLOCK_C + tl.arange(0, BLOCK_C), tl.arange(0, BLOCK_R)
+    values = load_tile(basis, c, r, rank, 1, channels, rank)
     stride = (channels + rank) * rank
     parts += b * tiles * stride
     numerator = sum_of_parts(parts, stride, c, channels, rank, tiles, AT_ONCE, BLOCK_R)
     square = sum_of_parts(parts + channels * rank, stride, r, rank, rank, tiles, SQUARES_AT_ONCE, BLOCK_R)
-    values = load_tile(basis, c, r, rank, 1, channels, rank)
     values = values * numerator / (product_of_factors(values, square, NARROW) + EPS)
     store_tile(basis, values, c, r, rank, channels, rank)
 
@@ -118,10 +169,9 @@ def project(
     projected, gram = on_basis(
         x + b * x_b, x_n, x_c, basis, position, positions, channels, rank, BLOCK_R, BLOCK_C, TILE, NARROW
     )
-    values = load_tile(code + b * positions * rank, position, r, rank, 1, positions, rank)
-    values = values * projected / (product_of_factors(values, gram, NARROW) + EPS)
-    for first in range(0, channels, BLOCK_C):
-        c = first + tl.arange(0, BLOCK_C)
+    values = next_code(code + b * positions * rank, position, projected, gram, positions, rank, False, BLOCK_R, NARROW)
+    for first in range(0, channels, CHANNELS):
+        c = first + tl.arange(0, CHANNELS)
         block = load_tile(basis, c, r, rank, 1, channels, rank)
         result = product_of_factors(values, tl.trans(block), NARROW)
         store_tile(y + b * positions * channels, result, position, c, channels, positions, channels)
