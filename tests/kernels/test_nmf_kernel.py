@@ -27,12 +27,12 @@ def first_basis(channels, rank, device="cpu"):
 
 
 def assert_close(x, rank, steps):
-    """Against the plain form; the gradient is that of its last update."""
+    """Against the plain form; the gradient is that of its last update and of the ReLU that made x."""
     batch, _, channels = x.shape
     plain, basis = NMF(channels, rank, backend="torch"), first_basis(channels, rank, x.device)
 
     def twin(x):
-        return plain._factorise(x, basis.double().expand(batch, -1, -1), steps)
+        return plain._factorise(F.relu(x), basis.double().expand(batch, -1, -1), steps)
 
     assert_like_twin(lambda x: nmf.factorise(x, basis, steps), twin, (x,), TOLERANCE[x.dtype])
 
@@ -74,6 +74,11 @@ def test_an_image_does_not_depend_on_its_batch(dtype, device):
     assert torch.equal(nmf.factorise(x[1:2], basis, 2), together[1:2])
 
 
+def test_parts_in_several_portions(device, monkeypatch):
+    monkeypatch.setattr(nmf, "PARTS", 512)  # two at once, of three
+    assert_close(positions(1, 140, 32, device=device), 5, 2)
+
+
 def test_a_map_of_zeros_stays_zero(device):
     x = torch.zeros(1, 20, 32, device=device)
     assert torch.equal(nmf.factorise(x, first_basis(32, 4, device), 2), x)
@@ -85,6 +90,7 @@ def test_as_the_compiler_sees_it(device):
     torch.library.opcheck(nmf.factors, (x, basis, 1), test_utils=checks[:2])
     code, basis = nmf.factors(x, basis, 1)
     torch.library.opcheck(nmf.project, (x.requires_grad_(), code, basis), test_utils=checks)
+    torch.library.opcheck(nmf.project_backward, (torch.ones_like(x), x.detach(), code, basis), test_utils=checks[:2])
 
 
 @pytest.mark.parametrize("training", [True, False])

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from shapes import CORNERS, LAYOUTS, TOLERANCE, assert_like_twin, random_map, random_shapes
 from torch import nn
 
-from famseg.kernels.bias_gelu import add_bias, bias_gelu, bias_gelu_twice
+from famseg.kernels.bias_gelu import add_bias, bias_gelu, bias_gelu_twice, bias_relu
 from famseg.kernels.residual import residual
 from famseg.layers.basic import pointwise_conv
 from famseg.layers.strip import StripBlock
@@ -30,11 +30,22 @@ def gelu_twin_of_both_readers(z, bias):
     return torch.cat(2 * [gelu_twin(z, bias)])
 
 
+def square_of_relu(z, bias):
+    """A reader without gradient where it reads zero."""
+    return bias_relu(z, bias).square()
+
+
+def square_of_relu_twin(z, bias):
+    return F.relu(bias_twin(z, bias)).square()
+
+
 BIASES = [
     (bias_gelu, gelu_twin),
     (add_bias, bias_twin),
     (gelu_of_both_readers, gelu_twin_of_both_readers),
+    (square_of_relu, square_of_relu_twin),
 ]
+KINDS = ["bias and GELU", "bias", "bias and GELU, two readers", "bias and ReLU, squared"]
 
 
 RATE = 0.3
@@ -88,7 +99,7 @@ def test_layouts(layout, device):
 
 @pytest.mark.parametrize("dtype", TOLERANCE)
 @pytest.mark.parametrize("shape", SHAPES)
-@pytest.mark.parametrize(("kernel", "twin"), BIASES, ids=["bias and GELU", "bias", "bias and GELU, two readers"])
+@pytest.mark.parametrize(("kernel", "twin"), BIASES, ids=KINDS)
 def test_biases_of_small_maps(kernel, twin, shape, dtype, device):
     assert_like_twin(kernel, twin, arguments(shape, dtype, device, False)[1:3], TOLERANCE[dtype])
 
@@ -169,7 +180,7 @@ def test_as_the_compiler_sees_it(other, device):
     checks = "test_schema", "test_faketensor", "test_autograd_registration"
     everything = x, branch, bias, scale, more[0] if other else None, drawn(2, device), RATE
     torch.library.opcheck(torch.ops.famseg.residual.default, everything, test_utils=checks)
-    for op in (torch.ops.famseg.bias_gelu, torch.ops.famseg.add_bias):
+    for op in (torch.ops.famseg.bias_gelu, torch.ops.famseg.add_bias, torch.ops.famseg.bias_relu):
         torch.library.opcheck(op.default, (x, bias), test_utils=checks)
 
 
@@ -201,6 +212,7 @@ def test_more_elements_than_32_bits_count(device):
             bias_gelu(t, bias),
             torch.ops.famseg.bias_gelu_backward(t, t, bias)[0],
             add_bias(t, bias),
+            bias_relu(t, bias),
         )
         return [result[-1:] for result in results]
 

@@ -1,10 +1,10 @@
-"""A convolution's bias, alone or with GELU behind it, in one pass forward and one backward, which sums its gradient.
+"""A convolution's bias, alone or with GELU or ReLU behind it, in one pass forward and one backward, which sums dbias.
 
     a = gelu(z + bias),    dz = (da [+ other]) gelu'(z + bias),    dbias = sum dz
 
 `other` is the gradient of a from a second reader, see `famseg.kernels.sharing`. Backward reads z, so that forward keeps
-no other map; without GELU it reads the gradient alone. Maps are channels last; sums are float32 partials in a fixed
-order.
+no other map; without GELU, and for ReLU (`bias_relu`), it reads the gradient alone. Maps are channels last; sums are
+float32 partials in a fixed order.
 """
 
 import torch
@@ -22,13 +22,18 @@ from famseg.streams import for_weight
 
 
 @triton.jit(do_not_specialize=["R"])
-def bias_kernel(z, bias, a, R, C, GELU: tl.constexpr, ROWS: tl.constexpr, BLOCK_C: tl.constexpr, EVEN: tl.constexpr):
+def bias_kernel(
+    z, bias, a, R, C,
+    GELU: tl.constexpr, RELU: tl.constexpr, ROWS: tl.constexpr, BLOCK_C: tl.constexpr, EVEN: tl.constexpr,
+):  # fmt: skip
     """A, for R rows of C channels."""
     c = tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)
     at, mask = rows_at(tl.program_id(0), R, C, c, ROWS, EVEN)
     value = block_of(z + at, mask) + row_of(bias, 0, C, c, c < C)
     if GELU:
         value = gelu_of(value)
+    if RELU:
+        value = tl.maximum(value, 0.0)
     tl.store(a + at, value.to(a.dtype.element_ty), mask=mask)
 
 
@@ -72,18 +77,28 @@ def bias_gelu(z: Tensor, bias: Tensor) -> Tensor:
 @torch.library.custom_op("famseg::add_bias", mutates_args=())
 def add_bias(z: Tensor, bias: Tensor) -> Tensor:
     """Z + bias; arguments and result as of `bias_gelu`."""
-    return _forward(z, bias, gelu=False)
+    return _forward(z, bias)
 
 
-def _forward(z: Tensor, bias: Tensor, gelu: bool) -> Tensor:
+@torch.library.custom_op("famseg::bias_relu", mutates_args=())
+def bias_relu(z: Tensor, bias: Tensor) -> Tensor:
+    """relu(z + bias), for a reader that gives it no gradient where it is zero; arguments and result as of `bias_gelu`.
+
+    With such a reader, as the factorisation is, ReLU's gradient is the one that it gets.
+    """
+    return _forward(z, bias, relu=True)
+
+
+def _forward(z: Tensor, bias: Tensor, gelu: bool = False, relu: bool = False) -> Tensor:
     z = channels_last(z)
     a, rows = empty_map(z), rows_of(z)
-    start(bias_kernel, rows.tiles, z, bias, a, rows.number, rows.channels, GELU=gelu, **rows.arguments)
+    start(bias_kernel, rows.tiles, z, bias, a, rows.number, rows.channels, GELU=gelu, RELU=relu, **rows.arguments)
     return a
 
 
 @bias_gelu.register_fake
 @add_bias.register_fake
+@bias_relu.register_fake
 def _(z: Tensor, bias: Tensor) -> Tensor:
     return empty_map(z)
 
@@ -153,3 +168,4 @@ def _differentiate_sum(ctx, da: Tensor) -> tuple[Tensor, Tensor]:
 
 
 add_bias.register_autograd(_differentiate_sum, setup_context=_keep_dtype)
+bias_relu.register_autograd(_differentiate_sum, setup_context=_keep_dtype)

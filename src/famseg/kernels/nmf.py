@@ -9,7 +9,8 @@ twin is `famseg.layers.hamburger.NMF`.
           D <- D * (X^T C) / (D (C^T C) + eps)    one program a block of channels; adds the parts in their order
   last:   Y = (K * (X D)) D^T,  K = C / (C (D^T D) + eps),  with C and D constants (the one-step gradient)
 
-Y is linear in X, and the map is its own transpose: dX = (K * (dY D)) D^T, the same program.
+Y is linear in X, and the map is its own transpose: dX = (K * (dY D)) D^T, the same program. X is what a ReLU gave: dX
+is zero where X is, so that it is already the gradient of the ReLU's argument.
 
 Precision: factors, quotients and sums are float32. X stays in its dtype; where that is bf16, a float32 operand of a
 product enters as the sum of two bf16 numbers, 16 bits of mantissa. A float32 X is multiplied in float32, without tf32.
@@ -38,7 +39,10 @@ def fits(rank: int) -> bool:
 
 
 def factorise(x: Tensor, basis: Tensor, steps: int) -> Tensor:
-    """Non-negative x (B, N, channels), any strides, and the first basis (channels, rank) -> the same as x, low rank."""
+    """Non-negative x (B, N, channels), any strides, and the first basis (channels, rank) -> the same as x, low rank.
+
+    Its gradient is already that of the numbers that a ReLU made x of.
+    """
     code, basis = factors(x.detach(), basis.float(), steps)
     result: Tensor = project(x, code, basis)
     return result
@@ -84,17 +88,27 @@ def _(x: Tensor, basis: Tensor, steps: int) -> tuple[Tensor, Tensor]:
 @torch.library.custom_op("famseg::nmf_project", mutates_args=())
 def project(x: Tensor, code: Tensor, basis: Tensor) -> Tensor:
     """The last update of the code times the basis, (B, N, channels); its gradient goes to x alone."""
+    return _project(x, None, code, basis)
+
+
+@torch.library.custom_op("famseg::nmf_project_backward", mutates_args=())
+def project_backward(dy: Tensor, x: Tensor, code: Tensor, basis: Tensor) -> Tensor:
+    """The gradient of x: zero where x is."""
+    return _project(dy, x, code, basis)
+
+
+def _project(x: Tensor, mask: Tensor | None, code: Tensor, basis: Tensor) -> Tensor:
     from famseg.kernels import nmf_programs as programs
     from famseg.kernels.launch import start
 
     y = x.new_empty(x.shape)
     batch, positions, channels = x.shape
-    rank = basis.shape[2]
+    rank, other = basis.shape[2], x if mask is None else mask
     start(
         programs.project, (_tiles(positions, TILE), batch),
-        x, *x.stride(), code, basis, y, positions, channels, rank,
-        TILE=TILE, BLOCK_C=_width(x, rank), num_warps=WARPS, num_stages=1 if _holds(x, rank) else 3,
-        **_constants(x, rank),
+        x, *x.stride(), other, *other.stride(), code, basis, y, positions, channels, rank,
+        MASKED=mask is not None, TILE=TILE, BLOCK_C=_width(x, rank), num_warps=WARPS,
+        num_stages=1 if _holds(x, rank) else 3, **_constants(x, rank),
     )  # fmt: skip
     return y
 
@@ -104,12 +118,17 @@ def _(x: Tensor, code: Tensor, basis: Tensor) -> Tensor:
     return x.new_empty(x.shape)
 
 
+@project_backward.register_fake
+def _(dy: Tensor, x: Tensor, code: Tensor, basis: Tensor) -> Tensor:
+    return dy.new_empty(dy.shape)
+
+
 def _setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor], output: Tensor) -> None:
-    ctx.save_for_backward(*inputs[1:])
+    ctx.save_for_backward(*inputs)
 
 
 def _backward(ctx: Any, dy: Tensor) -> tuple[Tensor, None, None]:
-    return project(dy, *ctx.saved_tensors), None, None
+    return project_backward(dy, *ctx.saved_tensors), None, None
 
 
 project.register_autograd(_backward, setup_context=_setup_context)

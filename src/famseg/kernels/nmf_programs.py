@@ -159,12 +159,14 @@ def update_basis(
 
 @triton.jit(do_not_specialize=["positions"])
 def project(
-    x, x_b, x_n, x_c, code, basis, y, positions, channels, rank,
+    x, x_b, x_n, x_c, mask, mask_b, mask_n, mask_c, code, basis, y, positions, channels, rank,
+    MASKED: tl.constexpr,
     BLOCK_R: tl.constexpr, BLOCK_C: tl.constexpr, TILE: tl.constexpr, NARROW: tl.constexpr,
 ):  # fmt: skip
-    """Y = (C / (C (D^T D) + eps) * (X D)) D^T of a tile of positions."""
+    """Y = (C / (C (D^T D) + eps) * (X D)) D^T of a tile of positions; MASKED: zero where `mask` is not positive."""
     tile, b = tl.program_id(0), tl.program_id(1).to(tl.int64)
     basis += b * channels * rank
+    mask += b * mask_b
     position, r = tile * TILE + tl.arange(0, TILE), tl.arange(0, BLOCK_R)
     projected, gram = on_basis(
         x + b * x_b, x_n, x_c, basis, position, positions, channels, rank, BLOCK_R, BLOCK_C, TILE, NARROW
@@ -174,4 +176,6 @@ def project(
         c = first + tl.arange(0, CHANNELS)
         block = load_tile(basis, c, r, rank, 1, channels, rank)
         result = product_of_factors(values, tl.trans(block), NARROW)
+        if MASKED:
+            result = tl.where(load_tile(mask, position, c, mask_n, mask_c, positions, channels) > 0, result, 0.0)
         store_tile(y + b * positions * channels, result, position, c, channels, positions, channels)

@@ -1,5 +1,7 @@
 """Hamburger: global context by matrix decomposition (arXiv 2109.04553), the decoder head of SegNeXt."""
 
+from typing import cast
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -25,6 +27,8 @@ class NMF(nn.Module):
 
     In evaluation the first D is a fixed buffer, so that a prediction never changes from run to run. In training each
     step draws one D from the default generator of the device, shared by the batch.
+
+    x is what a ReLU gave; the kernel's gradient is zero where x is, so that the ReLU before it need not see to that.
     """
 
     basis: Tensor
@@ -90,13 +94,21 @@ class Hamburger(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, channels, H, W) -> the same."""
-        ham = F.relu(pointwise_conv(x, self.bread_in, self.backend))
+        ham = self._rectified(x)
         with torch.autocast(x.device.type, enabled=False):
             positions = ham.permute(0, 2, 3, 1)  # (B, H, W, C)
             if not self.ham.runs_kernel(positions):
                 positions = positions.to(torch.promote_types(ham.dtype, torch.float32))
             low_rank = self.ham(positions.flatten(1, 2)).view_as(positions).permute(0, 3, 1, 2)
         return self._add_norm_relu(x, self.bread_out(low_rank.to(ham.dtype)))
+
+    def _rectified(self, x: Tensor) -> Tensor:
+        """Of the first slice of bread."""
+        if not (torch.is_grad_enabled() and self.ham.runs_kernel(x)):
+            return F.relu(pointwise_conv(x, self.bread_in, self.backend))
+        from famseg.kernels.bias_gelu import bias_relu  # Triton is imported where it runs
+
+        return cast(Tensor, bias_relu(pointwise_conv(x, self.bread_in, self.backend, bias=False), self.bread_in.bias))
 
     def _add_norm_relu(self, x: Tensor, h: Tensor) -> Tensor:
         if use_triton(self.backend, h):
