@@ -11,6 +11,7 @@ from famseg.kernels import BACKENDS, use_triton
 from famseg.kernels.nmf import WIDEST, factorise, fits
 from famseg.layers.basic import pointwise_conv
 from famseg.layers.options import require_choice
+from famseg.streams import forked
 
 EPS = 1e-6
 GROUPS = 32
@@ -45,14 +46,18 @@ class NMF(nn.Module):
         generator = torch.Generator().manual_seed(0)
         self.register_buffer("basis", torch.rand(channels, rank, generator=generator))
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Non-negative (B, N, channels) of N positions -> the same, of rank `rank`."""
-        basis = torch.rand_like(self.basis) if self.training else self.basis
-        basis = F.normalize(basis.to(torch.promote_types(x.dtype, torch.float32)), dim=0)
+    def forward(self, x: Tensor, basis: Tensor | None = None) -> Tensor:
+        """Non-negative (B, N, channels) of N positions -> the same, of rank `rank`. The basis is `first_basis(x)`."""
+        basis = self.first_basis(x) if basis is None else basis
         steps = self.train_steps if self.training else self.eval_steps
         if self.runs_kernel(x):
             return factorise(x, basis, steps)
         return self._factorise(x, basis.expand(x.shape[0], -1, -1), steps)
+
+    def first_basis(self, x: Tensor) -> Tensor:
+        """The first D (channels, rank) for a map of x's dtype."""
+        basis = torch.rand_like(self.basis) if self.training else self.basis
+        return F.normalize(basis.to(torch.promote_types(x.dtype, torch.float32)), dim=0)
 
     def runs_kernel(self, x: Tensor) -> bool:
         """Whether x is factorised by the Triton kernel, which reads bf16."""
@@ -94,12 +99,13 @@ class Hamburger(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, channels, H, W) -> the same."""
+        basis = forked(self.ham.first_basis, x)
         ham = self._rectified(x)
         with torch.autocast(x.device.type, enabled=False):
             positions = ham.permute(0, 2, 3, 1)  # (B, H, W, C)
             if not self.ham.runs_kernel(positions):
                 positions = positions.to(torch.promote_types(ham.dtype, torch.float32))
-            low_rank = self.ham(positions.flatten(1, 2)).view_as(positions).permute(0, 3, 1, 2)
+            low_rank = self.ham(positions.flatten(1, 2), basis()).view_as(positions).permute(0, 3, 1, 2)
         return self._add_norm_relu(x, self.bread_out(low_rank.to(ham.dtype)))
 
     def _rectified(self, x: Tensor) -> Tensor:
