@@ -21,12 +21,12 @@ from torch import Tensor, nn
 
 from famseg.kernels.gelu import gelu_of, gelu_slope
 from famseg.kernels.launch import start
-from famseg.kernels.partials import merged
+from famseg.kernels.partials import LAUNCH, merged
 from famseg.kernels.rows import REGISTERS, rows_at, rows_of
 from famseg.kernels.sharing import sharing
 from famseg.kernels.tiles import block_of, channels_last, empty_map, over, row_of, run_of
 
-AT_ONCE, FEW = 1024, 4  # partial sums and channels that a program of `statistics_kernel` loads at once: all there are
+AT_ONCE, FEW = 1024, 4  # chunks, no fewer than there are, and channels of a program of `statistics_kernel`
 
 
 @triton.jit
@@ -68,34 +68,27 @@ def statistics_kernel(
     """Stats (2, C) = m and r; the running mean and variance move towards the batch's, and one more batch is counted."""
     c = tl.program_id(0) * FEW + tl.arange(0, FEW)
     c_mask = c < C
-    steps = tl.cdiv(tl.cdiv(R, ROWS), chunks)
-    start = row_of(partials, 0, C, c, c_mask)
-    total = tl.zeros((AT_ONCE, FEW), tl.float32)
-    for first in range(0, chunks, AT_ONCE):
-        i = first + tl.arange(0, AT_ONCE)
-        mask = over(i < chunks, c_mask, False)
-        d = block_of(partials + i[:, None] * C + c[None, :], mask) - start
-        total += tl.where(mask, rows_in(i, steps, R, ROWS)[:, None] * d, 0.0)
-    shift = tl.sum(total, 0) / R
-    squares = tl.zeros((AT_ONCE, FEW), tl.float32)
-    for first in range(0, chunks, AT_ONCE):
-        i = first + tl.arange(0, AT_ONCE)
-        mask = over(i < chunks, c_mask, False)
-        at = partials + i[:, None] * C + c[None, :]
-        d = block_of(at, mask) - start - shift[None, :]
-        between = tl.where(mask, rows_in(i, steps, R, ROWS)[:, None] * d * d, 0.0)
-        squares += block_of(at + chunks * C, mask) + between
-    m = tl.load(partials + c, mask=c_mask, other=0.0) + shift
-    v = tl.sum(squares, 0) / R
+    i = tl.arange(0, AT_ONCE)
+    mask = over(i < chunks, c_mask, False)
+    at = partials + i[:, None] * C + c[None, :]
+    means, rests = block_of(at, mask), block_of(at + chunks * C, mask)  # all loads start before any sum
+    start = tl.load(partials + c, mask=c_mask, other=0.0)
+    mean_before, variance_before = tl.load(mean + c, mask=c_mask), tl.load(variance + c, mask=c_mask)
+    batches_before = tl.load(batches)
+    rows = rows_in(i, tl.cdiv(tl.cdiv(R, ROWS), chunks), R, ROWS)[:, None].to(tl.float32)  # none behind the last chunk
+    d = means - start[None, :]
+    within = tl.sum(rests, 0)
+    shift = tl.sum(rows * d, 0) / R
+    d -= shift[None, :]
+    m = start + shift
+    v = (within + tl.sum(rows * d * d, 0)) / R
     tl.store(stats + c, m, mask=c_mask)
     tl.store(stats + C + c, tl.rsqrt(v + eps), mask=c_mask)
-    before = tl.load(mean + c, mask=c_mask)
-    tl.store(mean + c, before + momentum * (m - before), mask=c_mask)
-    before = tl.load(variance + c, mask=c_mask)
+    tl.store(mean + c, mean_before + momentum * (m - mean_before), mask=c_mask)
     unbiased = v * (R / tl.maximum(R - 1, 1).to(tl.float32))
-    tl.store(variance + c, before + momentum * (unbiased - before), mask=c_mask)
+    tl.store(variance + c, variance_before + momentum * (unbiased - variance_before), mask=c_mask)
     if tl.program_id(0) == 0:
-        tl.store(batches, tl.load(batches) + 1)
+        tl.store(batches, batches_before + 1)
 
 
 @triton.jit(do_not_specialize=["R"])
@@ -254,7 +247,7 @@ def statistics(x: Tensor, mean: Tensor, variance: Tensor, batches: Tensor, momen
         rows.height,
         AT_ONCE,
         FEW,
-        num_warps=8,
+        **LAUNCH,
     )
     return stats
 
