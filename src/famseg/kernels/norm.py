@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from famseg.kernels.gelu import gelu_of, gelu_slope
 from famseg.kernels.launch import start
 from famseg.kernels.partials import LAUNCH, merged
-from famseg.kernels.rows import REGISTERS, rows_at, rows_of
+from famseg.kernels.rows import REGISTERS, STAGES, rows_at, rows_of
 from famseg.kernels.sharing import sharing
 from famseg.kernels.tiles import block_of, channels_last, empty_map, over, row_of, run_of
 
@@ -36,7 +36,9 @@ def rows_in(chunk, steps, R, ROWS: tl.constexpr):
 
 
 @triton.jit(do_not_specialize=["R"])
-def moments_kernel(x, partials, R, C, ROWS: tl.constexpr, BLOCK_C: tl.constexpr, EVEN: tl.constexpr):
+def moments_kernel(
+    x, partials, R, C, ROWS: tl.constexpr, BLOCK_C: tl.constexpr, EVEN: tl.constexpr, STAGES: tl.constexpr
+):
     """Partials (2, chunks, C): this chunk's m_i and q_i."""
     chunk, chunks = tl.program_id(0), tl.num_programs(0)
     c = tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)
@@ -49,7 +51,7 @@ def moments_kernel(x, partials, R, C, ROWS: tl.constexpr, BLOCK_C: tl.constexpr,
     start = some / tl.maximum(tl.minimum(rows, ROWS), 1)
     total = tl.zeros((ROWS, BLOCK_C), tl.float32)
     squares = tl.zeros((ROWS, BLOCK_C), tl.float32)
-    for tile in range(chunk * steps, min((chunk + 1) * steps, tiles)):
+    for tile in tl.range(chunk * steps, min((chunk + 1) * steps, tiles), num_stages=STAGES):
         at, mask = rows_at(tile, R, C, c, ROWS, EVEN)
         d = tl.where(mask, block_of(x + at, mask) - start[None, :], 0.0)
         total += d
@@ -147,7 +149,7 @@ def store_norm_sums(partials, chunk, chunks, of_d, of_bias, stats, C, c, c_mask)
 @triton.jit(do_not_specialize=["R"])
 def gradient_sums_kernel(
     dy, x, weight, bias, stats, partials, R, C,
-    GELU: tl.constexpr, ROWS: tl.constexpr, BLOCK_C: tl.constexpr, EVEN: tl.constexpr,
+    GELU: tl.constexpr, ROWS: tl.constexpr, BLOCK_C: tl.constexpr, EVEN: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
     """Partials (2, chunks, C): this chunk's sums of dz n and of dz."""
     chunk, chunks = tl.program_id(0), tl.num_programs(0)
@@ -156,7 +158,7 @@ def gradient_sums_kernel(
     of_d = tl.zeros((ROWS, BLOCK_C), tl.float32)
     of_bias = tl.zeros((ROWS, BLOCK_C), tl.float32)
     begin, end = run_of(chunk, chunks, tl.cdiv(R, ROWS))
-    for tile in range(begin, end):
+    for tile in tl.range(begin, end, num_stages=STAGES):
         at, mask = rows_at(tile, R, C, c, ROWS, EVEN)
         dz, d = slope_at(dy, x, weight, bias, stats, at, mask, C, c, c_mask, GELU)
         of_d += dz * d
@@ -229,8 +231,9 @@ def statistics(x: Tensor, mean: Tensor, variance: Tensor, batches: Tensor, momen
     partials = torch.empty(2, chunks, channels, dtype=torch.float32, device=x.device)
     stats = torch.empty(2, channels, dtype=torch.float32, device=x.device)
     start(
-        moments_kernel, (chunks, rows.blocks), x, partials, rows.number, channels, **rows.arguments, maxnreg=REGISTERS
-    )
+        moments_kernel, (chunks, rows.blocks),
+        x, partials, rows.number, channels, **rows.arguments, STAGES=STAGES, maxnreg=REGISTERS,
+    )  # fmt: skip
     start(
         statistics_kernel,
         (triton.cdiv(channels, FEW),),
@@ -283,7 +286,7 @@ def normalise_backward(
     dx = empty_map(x)
     start(
         gradient_sums_kernel, (chunks, rows.blocks),
-        dy, x, weight, bias, stats, partials, *sizes, **options, maxnreg=REGISTERS,
+        dy, x, weight, bias, stats, partials, *sizes, **options, STAGES=STAGES, maxnreg=REGISTERS,
     )  # fmt: skip
     sums = merged(partials, 1)
     start(
