@@ -9,7 +9,16 @@ from torch import nn
 from famseg.kernels.norm import batch_norm, batch_norm_shared, statistics, suits
 from famseg.layers.stem import Stem
 
-SHAPES = [(2, 3, 1, 2), (1, 1, 9, 14), (2, 16, 1, 37), (2, 16, 37, 1), (1, 65, 2, 3), (1, 160, 7, 5), (3, 36, 9, 11)]
+SHAPES = [
+    (2, 3, 1, 2),
+    (1, 1, 9, 14),
+    (2, 16, 1, 37),
+    (2, 16, 37, 1),
+    (1, 65, 2, 3),
+    (2, 40, 3, 5),
+    (1, 160, 7, 5),
+    (3, 36, 9, 11),
+]
 
 
 def norm_of(weight, bias, device):

@@ -232,26 +232,13 @@ def statistics(x: Tensor, mean: Tensor, variance: Tensor, batches: Tensor, momen
     stats = torch.empty(2, channels, dtype=torch.float32, device=x.device)
     start(
         moments_kernel, (chunks, rows.blocks),
-        x, partials, rows.number, channels, **rows.arguments, STAGES=STAGES, maxnreg=REGISTERS,
+        x, partials, rows.number, rows.channels_argument, **rows.arguments, STAGES=STAGES, maxnreg=REGISTERS,
     )  # fmt: skip
     start(
-        statistics_kernel,
-        (triton.cdiv(channels, FEW),),
-        partials,
-        stats,
-        mean,
-        variance,
-        batches,
-        momentum,
-        eps,
-        chunks,
-        rows.number,
-        channels,
-        rows.height,
-        AT_ONCE,
-        FEW,
-        **LAUNCH,
-    )
+        statistics_kernel, (triton.cdiv(channels, FEW),),
+        partials, stats, mean, variance, batches, momentum, eps, chunks, rows.number, channels, rows.height,
+        AT_ONCE, FEW, **LAUNCH,
+    )  # fmt: skip
     return stats
 
 
@@ -265,7 +252,10 @@ def normalise(x: Tensor, weight: Tensor, bias: Tensor, stats: Tensor, gelu: bool
     """The norm by given statistics; its gradient is that of the batch norm whose statistics they are."""
     rows = rows_of(x)
     y = empty_map(x)
-    start(norm_kernel, rows.tiles, x, weight, bias, stats, y, rows.number, rows.channels, GELU=gelu, **rows.arguments)
+    start(
+        norm_kernel, rows.tiles,
+        x, weight, bias, stats, y, rows.number, rows.channels_argument, GELU=gelu, **rows.arguments,
+    )  # fmt: skip
     return y
 
 
@@ -282,7 +272,7 @@ def normalise_backward(
     dy, rows = channels_last(dy), rows_of(x)
     channels, chunks = rows.channels, rows.chunks()
     partials = torch.empty(2, chunks, channels, dtype=torch.float32, device=x.device)
-    sizes, options = (rows.number, channels), {"GELU": gelu, **rows.arguments}
+    sizes, options = (rows.number, rows.channels_argument), {"GELU": gelu, **rows.arguments}
     dx = empty_map(x)
     start(
         gradient_sums_kernel, (chunks, rows.blocks),

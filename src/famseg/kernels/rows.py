@@ -28,6 +28,14 @@ class Rows:
         return triton.cdiv(self.number, self.height), self.blocks
 
     @property
+    def channels_argument(self) -> int | tl.constexpr:
+        """The channels as a kernel takes them: constant where 8 divides them, not 16, which alone Triton asks a number.
+
+        Else it would load and store them one by one.
+        """
+        return tl.constexpr(self.channels) if self.channels % 16 == 8 else self.channels
+
+    @property
     def blocks(self) -> int:
         """Of channels."""
         return int(triton.cdiv(self.channels, self.width))
