@@ -18,11 +18,11 @@ from torch import Tensor
 
 from famseg.kernels.launch import start
 from famseg.kernels.partials import merged
-from famseg.kernels.rows import rows_of
+from famseg.kernels.rows import REGISTERS, STAGES, rows_of
 from famseg.kernels.tiles import block_of, channels_last, empty_map, over, row_of, run_of
 from famseg.streams import for_weight
 
-HELD = 2048  # values of the map in a program of backward, whose 96 registers a thread let an H100 run all at once
+HELD = 2048  # values of the map in a program of backward
 
 
 @triton.jit
@@ -63,6 +63,7 @@ def residual_kernel(
 def residual_backward_kernel(
     dy, branch, bias, other, scale, draws, rate, d_branch, partials, R, PIXELS, C,
     OTHER: tl.constexpr, KEEP: tl.constexpr, ROWS: tl.constexpr, BLOCK_C: tl.constexpr, EVEN: tl.constexpr,
+    STAGES: tl.constexpr,
 ):  # fmt: skip
     """The branch's gradient; partials (2, chunks, C): this chunk's sums for bias and scale."""
     chunk, chunks = tl.program_id(0), tl.num_programs(0)
@@ -72,7 +73,7 @@ def residual_backward_kernel(
     of_bias = tl.zeros((ROWS, BLOCK_C), tl.float32)
     of_scale = tl.zeros((ROWS, BLOCK_C), tl.float32)
     begin, end = run_of(chunk, chunks, tl.cdiv(R, ROWS))
-    for tile in range(begin, end):
+    for tile in tl.range(begin, end, num_stages=STAGES):
         row = tile * ROWS + tl.arange(0, ROWS)
         at, mask = row.to(tl.int64)[:, None] * C + c[None, :], over(row < R, c_mask, EVEN)
         upstream = block_of(dy + at, mask) * kept_at(draws, rate, row, R, PIXELS, KEEP)
@@ -145,7 +146,8 @@ def _backward_op(
         residual_backward_kernel, (chunks, rows.blocks),
         dy, branch, bias, branch if other is None else other, scale, scale if draws is None else draws, rate,
         d_branch, partials, rows.number, dy.shape[2] * dy.shape[3], rows.channels,
-        OTHER=other is not None, KEEP=draws is not None, **rows.arguments,
+        OTHER=other is not None, KEEP=draws is not None, STAGES=STAGES, **rows.arguments,
+        maxnreg=REGISTERS,  # all programs run at once
     )  # fmt: skip
     return d_branch, for_weight(merged, partials, 1)
 
