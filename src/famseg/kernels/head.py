@@ -24,7 +24,7 @@ MAX_CLASSES = 4  # whose weights' gradients a program holds
 HELD = 2048  # values of the map in a program
 PADDED = tl.constexpr(16)  # rows of a matrix product, the least that there may be
 REPEATS = tl.constexpr(PADDED.value // MAX_CLASSES)  # rows of a class
-SUMMED = 64  # pixels in a program that sums
+SUMMED = 64  # bf16 pixels in a program that sums; a quarter of other ones, whose products want more registers
 PROGRAMS = 2112  # partial sums, 16 of a processor's; a constant, so that no result depends on the machine
 
 
@@ -49,7 +49,7 @@ def slope_of_rows(dy, tile, weight, N, C, c, c_mask, CLASSES: tl.constexpr, ROWS
 
 @triton.jit
 def class_at(CLASSES: tl.constexpr):
-    """The class of each of PADDED rows, and whether it is one and the row its first."""
+    """The class of each of a product's rows, and whether there is such a class and this is its first row."""
     k = tl.arange(0, PADDED)
     return k // REPEATS, (k % REPEATS == 0) & (k // REPEATS < CLASSES)
 
@@ -179,8 +179,8 @@ def _(dy: Tensor, x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
 
 def rows_of_sums(x: Tensor) -> tuple[int, dict[str, int | bool]]:
     """Programs that sum, and what their kernel takes for the map's cut: each warp has 16 of the channels."""
-    rows = rows_of(x, widest=None)
-    rows = replace(rows, height=SUMMED, width=max(PADDED.value, rows.width))
+    rows, height = rows_of(x, widest=None), SUMMED if x.dtype == torch.bfloat16 else SUMMED // 4
+    rows = replace(rows, height=height, width=max(PADDED.value, rows.width))
     return rows.chunks(PROGRAMS), rows.arguments | {"num_warps": rows.width // PADDED.value}
 
 
