@@ -25,7 +25,8 @@ from torch import Tensor
 TILE = 64  # positions of a program
 CHANNELS = 64  # channels that it takes at once, where it does not hold all
 MOST, MOST_RANK = 256, 16  # channels and rank of a bf16 map whose tiles a program holds whole
-RUN = 4  # such tiles of a program that updates the code: one is at work, the next one on its way
+RUN = 4  # such tiles of a program that updates the code
+STAGES = 2  # of them in its memory, so that two programs share a processor: one loads while the other one works
 BASIS_CHANNELS = 16  # channels of a program that updates the basis
 PARTS = 4096  # numbers of the parts that it loads at once: it waits for memory once if it has the registers
 REGISTERS = 128
@@ -60,7 +61,7 @@ def factors(x: Tensor, basis: Tensor, steps: int) -> tuple[Tensor, Tensor]:
     sizes, constants = (positions, channels, rank), _constants(x, rank)
     whole = _holds(x, rank)
     kernel = programs.update_code_of_run if whole else programs.update_code
-    run = {"RUN": RUN} if whole else {}
+    run = {"RUN": RUN, "STAGES": STAGES} if whole else {}
     runs = _tiles(positions, TILE * run.get("RUN", 1))
     block = constants["BLOCK_R"]
     parts = x.new_empty(batch, runs, channels + rank, rank, dtype=torch.float32)  # of X^T C, and C^T C below it

@@ -97,7 +97,7 @@ def update_code(
 @triton.jit(do_not_specialize=["positions"])
 def update_code_of_run(
     x, x_b, x_n, x_c, code, basis, parts, positions, channels, rank,
-    FIRST: tl.constexpr, RUN: tl.constexpr,
+    FIRST: tl.constexpr, RUN: tl.constexpr, STAGES: tl.constexpr,
     BLOCK_R: tl.constexpr, BLOCK_C: tl.constexpr, TILE: tl.constexpr, NARROW: tl.constexpr,
 ):  # fmt: skip
     """`update_code` of RUN tiles, each of all channels at once: x is read once, and the tiles leave one part."""
@@ -111,7 +111,7 @@ def update_code_of_run(
     WIDTH: tl.constexpr = width(BLOCK_R, NARROW)
     products = tl.zeros((BLOCK_C, WIDTH), tl.float32)
     square = tl.zeros((WIDTH, WIDTH), tl.float32)
-    for tile in tl.range(run * RUN, tl.minimum(run * RUN + RUN, tl.cdiv(positions, TILE)), num_stages=2):
+    for tile in tl.range(run * RUN, tl.minimum(run * RUN + RUN, tl.cdiv(positions, TILE)), num_stages=STAGES):
         position = tile * TILE + tl.arange(0, TILE)
         pixels = load_tile(x, position, c, x_n, x_c, positions, channels)
         projected = whole(product(pixels, block, NARROW), NARROW)
