@@ -19,7 +19,7 @@ from torch import Tensor
 
 from famseg.kernels.launch import start
 from famseg.kernels.partials import merged
-from famseg.kernels.rows import Rows, rows_of
+from famseg.kernels.rows import REGISTERS, Rows, rows_of
 from famseg.kernels.tiles import block_of, channels_last, empty_map, over, run_of
 from famseg.streams import for_weight
 
@@ -193,7 +193,10 @@ def _op(x: Tensor, h: Tensor, weight: Tensor, bias: Tensor, groups: int, eps: fl
     x, h = channels_last(x), channels_last(h)
     rows, y, stats = _cut(h), empty_map(x), _empty_stats(h, 4)
     partials, chunks = _empty_partials(h, rows)
-    start(moments_kernel, (chunks, len(h), rows.blocks), h, partials, rows.number, rows.channels, **rows.arguments)
+    start(
+        moments_kernel, (chunks, len(h), rows.blocks),
+        h, partials, rows.number, rows.channels, **rows.arguments, maxnreg=REGISTERS,
+    )  # fmt: skip
     start(
         statistics_kernel, (groups, len(h)),
         partials, weight, bias, stats, eps, rows.number, chunks, rows.channels,
