@@ -43,7 +43,7 @@ def test_layouts(layout, device):
 
 
 def test_several_tiles_of_a_program(device, monkeypatch):
-    monkeypatch.setattr("famseg.kernels.head.PROGRAMS", 3)
+    monkeypatch.setattr("famseg.kernels.norm_head.PROGRAMS", 3)
     args = arguments((2, 16, 20, 31), 3, torch.float32, device)
     assert_like_twin(kernel, twin, args, TOLERANCE[torch.float32])
 

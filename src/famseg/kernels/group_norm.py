@@ -45,25 +45,21 @@ def moments_kernel(h, partials, N, C, ROWS: tl.constexpr, BLOCK_C: tl.constexpr,
     chunk, b = tl.program_id(0), tl.program_id(1)
     c = tl.program_id(2) * BLOCK_C + tl.arange(0, BLOCK_C)
     c_mask = c < C
+    mean, squares = tl.zeros((BLOCK_C,), tl.float32), tl.zeros((BLOCK_C,), tl.float32)
     begin, end = run_of(chunk, tl.num_programs(0), tl.cdiv(N, ROWS))
-    rows = rows_of_run(begin, end, N, ROWS)
-    h += b.to(tl.int64) * N * C
-    n = begin * ROWS + tl.arange(0, ROWS)
-    first = block_of(h + n.to(tl.int64)[:, None] * C + c[None, :], over(n < N, c_mask, EVEN))
-    start = tl.sum(first, 0) / tl.minimum(rows, ROWS)
-    total = tl.zeros((ROWS, BLOCK_C), tl.float32)
-    squares = tl.zeros((ROWS, BLOCK_C), tl.float32)
     for tile in range(begin, end):
         n = tile * ROWS + tl.arange(0, ROWS)
         mask = over(n < N, c_mask, EVEN)
-        d = tl.where(mask, block_of(h + n.to(tl.int64)[:, None] * C + c[None, :], mask) - start[None, :], 0.0)
-        total += d
-        squares += d * d
-    shift = tl.sum(total, 0) / rows
+        value = block_of(h + (b.to(tl.int64) * N + n[:, None]) * C + c[None, :], mask)
+        before, rows = (tile - begin) * ROWS, rows_of_run(tile, tile + 1, N, ROWS)
+        own = tl.sum(value, 0) / rows
+        d = tl.where(mask, value - own[None, :], 0.0)
+        apart = own - mean
+        squares += tl.sum(d * d, 0) + apart * apart * (before * rows / (before + rows))
+        mean += apart * (rows / (before + rows))
     to = partials + (b * tl.num_programs(0) + chunk) * C + c
-    tl.store(to, start + shift, mask=c_mask)
-    rest = tl.maximum(tl.sum(squares, 0) - rows * shift * shift, 0.0)
-    tl.store(to + tl.num_programs(1) * tl.num_programs(0) * C, rest, mask=c_mask)
+    tl.store(to, mean, mask=c_mask)
+    tl.store(to + tl.num_programs(1) * tl.num_programs(0) * C, squares, mask=c_mask)
 
 
 @triton.jit
@@ -262,7 +258,7 @@ def _group(rows: Rows, groups: int, chunks: int) -> dict[str, int]:
 
 def _cut(h: Tensor) -> Rows:
     """Of one image."""
-    return rows_of(h[:1], HELD, widest=256)
+    return rows_of(h[:1], HELD)
 
 
 def _keep(ctx, inputs, output) -> None:

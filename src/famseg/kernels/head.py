@@ -1,31 +1,24 @@
 """The 1x1 convolution to a few classes, at full resolution: one pass over the map forward and one backward.
 
 The matrix units want 16 bytes of each pixel's result; of 3 classes they take a kernel several times slower than memory.
-But the sums over pixels, for the gradients of weight and bias, are theirs: products of (classes, pixels) and (pixels,
-channels), whose operands are bf16 for maps in bf16; a class is there several times, for want of 16 classes. Maps
-(B, C, H, W) are channels last: pixels (N, C) in memory. Sums are float32 partials in a fixed order.
+Maps (B, C, H, W) are channels last: pixels (N, C) in memory. The gradients of weight and bias are sums of float32
+partials in a fixed order.
 """
-
-from dataclasses import replace
 
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from famseg.kernels.dots import product
 from famseg.kernels.launch import start
 from famseg.kernels.partials import merged
-from famseg.kernels.rows import REGISTERS, rows_at, rows_of
-from famseg.kernels.tiles import block_of, channels_last, empty_map, over, row_of, run_of, zeros
+from famseg.kernels.rows import Rows, rows_of
+from famseg.kernels.tiles import block_of, channels_last, empty_map, over, put, row_of, run_of, zeros
 from famseg.streams import for_weight
 
 MAX_CLASSES = 4  # whose weights' gradients a program holds
 HELD = 2048  # values of the map in a program
-PADDED = tl.constexpr(16)  # rows of a matrix product, the least that there may be
-REPEATS = tl.constexpr(PADDED.value // MAX_CLASSES)  # rows of a class
-SUMMED = 64  # bf16 pixels in a program that sums; a quarter of other ones, whose products want more registers
-PROGRAMS = 2112  # partial sums, 16 of a processor's; a constant, so that no result depends on the machine
+PROGRAMS = 1056  # partial sums; a constant, so that no result depends on the machine
 
 
 @triton.jit
@@ -37,52 +30,18 @@ def store_logits(y, value, weight, bias, n, N, C, c, c_mask, CLASSES: tl.constex
 
 
 @triton.jit
-def slope_of_rows(dy, tile, weight, N, C, c, c_mask, CLASSES: tl.constexpr, ROWS: tl.constexpr):
-    """The gradient (ROWS, channels) of a tile of the map: dy W."""
-    n = (tile * ROWS + tl.arange(0, ROWS)).to(tl.int64)
-    slope = tl.zeros((ROWS, c.shape[0]), tl.float32)
-    for k in tl.static_range(CLASSES):
-        upstream = tl.load(dy + n * CLASSES + k, mask=n < N, other=0.0).to(tl.float32)
-        slope += upstream[:, None] * row_of(weight, k, C, c, c_mask)
-    return slope
-
-
-@triton.jit
-def class_at(CLASSES: tl.constexpr):
-    """The class of each of a product's rows, and whether there is such a class and this is its first row."""
-    k = tl.arange(0, PADDED)
-    return k // REPEATS, (k % REPEATS == 0) & (k // REPEATS < CLASSES)
-
-
-@triton.jit
-def upstream_at(dy, tile, N, CLASSES: tl.constexpr, ROWS: tl.constexpr):
-    """A tile of dy (N, CLASSES) as float32 (PADDED, ROWS), of classes as `class_at` says."""
-    KINDS: tl.constexpr = PADDED // REPEATS
-    n, k = (tile * ROWS + tl.arange(0, ROWS)).to(tl.int64), tl.arange(0, KINDS)
-    block = block_of(dy + n[:, None] * CLASSES + k[None, :], over(n < N, k < CLASSES, False))
-    return tl.trans(tl.reshape(tl.broadcast_to(block[:, :, None], (ROWS, KINDS, REPEATS)), (ROWS, PADDED)))
-
-
-@triton.jit
-def add_product(total, upstream, value, like):
-    """Total (PADDED, channels) + upstream value; operands are as narrow as the map `like`."""
-    return total + product(upstream, value, like.dtype.element_ty == tl.bfloat16)
-
-
-@triton.jit
-def weights_of(weight, C, c, c_mask, CLASSES: tl.constexpr):
-    """Weights (CLASSES, C) as float32 (PADDED, channels) in the rows that `class_at` tells, else zeros."""
-    k, there = class_at(CLASSES)
-    return block_of(weight + k[:, None] * C + c[None, :], over(there, c_mask, False))
+def column_of(dy, n, N, k, CLASSES: tl.constexpr):
+    """Rows n of a class's channel of dy (N, CLASSES), as float32 (rows, 1)."""
+    return tl.load(dy + n * CLASSES + k, mask=n < N, other=0.0).to(tl.float32)[:, None]
 
 
 @triton.jit
 def store_sums(partials, chunk, products, totals, C, c, c_mask, CLASSES: tl.constexpr):
     """Partials (chunks, CLASSES, C + 1): this chunk's sums for the weight, and in the last column for the bias."""
-    k, there = class_at(CLASSES)
-    to = partials + (chunk * CLASSES + k)[:, None] * (C + 1) + c[None, :]
-    tl.store(to, products, mask=over(there, c_mask, False))
-    tl.store(to + C, totals, mask=over(there, c == 0, False))
+    for k in tl.static_range(CLASSES):
+        to = partials + (chunk * CLASSES + k) * (C + 1)
+        tl.store(to + c, tl.sum(products[k], 0), mask=c_mask)
+        tl.store(to + C + tl.arange(0, 1), tl.sum(totals[k], 0))
 
 
 @triton.jit(do_not_specialize=["N"])
@@ -115,16 +74,21 @@ def head_backward_kernel(
     chunk = tl.program_id(0)
     c = tl.arange(0, BLOCK_C)
     c_mask = c < C
-    of_value, of_one = zeros(2, PADDED, BLOCK_C)
+    products = zeros(CLASSES, ROWS, BLOCK_C)
+    totals = zeros(CLASSES, ROWS, 1)
     begin, end = run_of(chunk, tl.num_programs(0), tl.cdiv(N, ROWS))
     for tile in range(begin, end):
-        at, mask = rows_at(tile, N, C, c, ROWS, EVEN)
-        upstream = upstream_at(dy, tile, N, CLASSES, ROWS)
-        of_value = add_product(of_value, upstream, block_of(x + at, mask), x)
-        of_one = add_product(of_one, upstream, tl.full((ROWS, BLOCK_C), 1.0, tl.float32), x)
-        slope = slope_of_rows(dy, tile, weight, N, C, c, c_mask, CLASSES, ROWS)
+        n = (tile * ROWS + tl.arange(0, ROWS)).to(tl.int64)
+        at, mask = n[:, None] * C + c[None, :], over(n < N, c_mask, EVEN)
+        value = block_of(x + at, mask)
+        slope = tl.zeros((ROWS, BLOCK_C), tl.float32)
+        for k in tl.static_range(CLASSES):
+            upstream = column_of(dy, n, N, k, CLASSES)
+            slope += upstream * row_of(weight, k, C, c, c_mask)
+            products = put(products, k, products[k] + upstream * value)
+            totals = put(totals, k, totals[k] + upstream)
         tl.store(dx + at, slope.to(dx.dtype.element_ty), mask=mask)
-    store_sums(partials, chunk, of_value, of_one, C, c, c_mask, CLASSES)
+    store_sums(partials, chunk, products, totals, C, c, c_mask, CLASSES)
 
 
 def suits(x: Tensor, classes: int) -> bool:
@@ -146,7 +110,7 @@ def head(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """
     x = channels_last(x)
     y = empty_map(x, len(weight))
-    rows = rows_of(x, HELD, widest=None)
+    rows = _rows(x)
     start(
         head_kernel, rows.tiles,
         x, weight, bias, y, rows.number, rows.channels, CLASSES=weight.shape[0], **rows.arguments,
@@ -163,11 +127,13 @@ def _(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
 def head_backward(dy: Tensor, x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
     """Gradients of `head` for x, and for weight and bias as one (K, C + 1), float32."""
     dy, x = channels_last(dy), channels_last(x)
-    dx, (classes, channels), (chunks, cut) = empty_map(x), weight.shape, rows_of_sums(x)
+    dx, (classes, channels) = empty_map(x), weight.shape
+    rows = _rows(x)
+    chunks = rows.chunks(PROGRAMS)
     partials = torch.empty(chunks, classes, channels + 1, dtype=torch.float32, device=x.device)
     start(
         head_backward_kernel, (chunks,),
-        dy, x, weight, dx, partials, x.numel() // channels, channels, CLASSES=classes, **cut, maxnreg=REGISTERS,
+        dy, x, weight, dx, partials, rows.number, channels, CLASSES=classes, **rows.arguments,
     )  # fmt: skip
     return dx, for_weight(merged, partials)
 
@@ -177,11 +143,8 @@ def _(dy: Tensor, x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
     return empty_map(x), x.new_empty(weight.shape[0], weight.shape[1] + 1, dtype=torch.float32)
 
 
-def rows_of_sums(x: Tensor) -> tuple[int, dict[str, int | bool]]:
-    """Programs that sum, and what their kernel takes for the map's cut: each warp has 16 of the channels."""
-    rows, height = rows_of(x, widest=None), SUMMED if x.dtype == torch.bfloat16 else SUMMED // 4
-    rows = replace(rows, height=height, width=max(PADDED.value, rows.width))
-    return rows.chunks(PROGRAMS), rows.arguments | {"num_warps": rows.width // PADDED.value}
+def _rows(x: Tensor) -> Rows:
+    return rows_of(x, HELD, widest=None)
 
 
 def _keep(ctx, inputs, output) -> None:

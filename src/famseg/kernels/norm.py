@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from famseg.kernels.gelu import gelu_of, gelu_slope
 from famseg.kernels.launch import start
 from famseg.kernels.partials import LAUNCH, merged
-from famseg.kernels.rows import REGISTERS, STAGES, rows_at, rows_of
+from famseg.kernels.rows import REGISTERS, rows_at, rows_of
 from famseg.kernels.sharing import sharing
 from famseg.kernels.tiles import block_of, channels_last, empty_map, over, row_of, run_of
 
@@ -36,9 +36,7 @@ def rows_in(chunk, steps, R, ROWS: tl.constexpr):
 
 
 @triton.jit(do_not_specialize=["R"])
-def moments_kernel(
-    x, partials, R, C, ROWS: tl.constexpr, BLOCK_C: tl.constexpr, EVEN: tl.constexpr, STAGES: tl.constexpr
-):
+def moments_kernel(x, partials, R, C, ROWS: tl.constexpr, BLOCK_C: tl.constexpr, EVEN: tl.constexpr):
     """Partials (2, chunks, C): this chunk's m_i and q_i."""
     chunk, chunks = tl.program_id(0), tl.num_programs(0)
     c = tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)
@@ -51,7 +49,7 @@ def moments_kernel(
     start = some / tl.maximum(tl.minimum(rows, ROWS), 1)
     total = tl.zeros((ROWS, BLOCK_C), tl.float32)
     squares = tl.zeros((ROWS, BLOCK_C), tl.float32)
-    for tile in tl.range(chunk * steps, min((chunk + 1) * steps, tiles), num_stages=STAGES):
+    for tile in range(chunk * steps, min((chunk + 1) * steps, tiles)):
         at, mask = rows_at(tile, R, C, c, ROWS, EVEN)
         d = tl.where(mask, block_of(x + at, mask) - start[None, :], 0.0)
         total += d
@@ -102,68 +100,56 @@ def norm_kernel(
     c = tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)
     c_mask = c < C
     at, mask = rows_at(tl.program_id(0), R, C, c, ROWS, EVEN)
-    _, z = normalised_at(x, weight, bias, stats, at, mask, C, c, c_mask)
+    scale = row_of(stats, 1, C, c, c_mask) * row_of(weight, 0, C, c, c_mask)
+    z = (block_of(x + at, mask) - row_of(stats, 0, C, c, c_mask)) * scale + row_of(bias, 0, C, c, c_mask)
     if GELU:
         z = gelu_of(z)
     tl.store(y + at, z.to(y.dtype.element_ty), mask=mask)
 
 
 @triton.jit
-def scale_of(weight, stats, C, c, c_mask):
-    """Weight r of channels c, [1, block_c]."""
-    return row_of(stats, 1, C, c, c_mask) * row_of(weight, 0, C, c, c_mask)
-
-
-@triton.jit
 def normalised_at(x, weight, bias, stats, at, mask, C, c, c_mask):
-    """X - m and z of a block; n itself would cost one more multiplication."""
-    d = block_of(x + at, mask) - row_of(stats, 0, C, c, c_mask)
-    return d, d * scale_of(weight, stats, C, c, c_mask) + row_of(bias, 0, C, c, c_mask)
+    """N and z of a block."""
+    n = (block_of(x + at, mask) - row_of(stats, 0, C, c, c_mask)) * row_of(stats, 1, C, c, c_mask)
+    return n, n * row_of(weight, 0, C, c, c_mask) + row_of(bias, 0, C, c, c_mask)
 
 
 @triton.jit
 def slope_at(dy, x, weight, bias, stats, at, mask, C, c, c_mask, GELU: tl.constexpr):
-    """Dz and x - m of a block."""
+    """Dz and n of a block."""
     dz = block_of(dy + at, mask)
-    d, z = normalised_at(x, weight, bias, stats, at, mask, C, c, c_mask)
+    n, z = normalised_at(x, weight, bias, stats, at, mask, C, c, c_mask)
     if GELU:
         dz *= gelu_slope(z)
-    return dz, d
+    return dz, n
 
 
 @triton.jit
-def slope_of_map(dz, d, weight, stats, sums, R, C, c, c_mask):
-    """Dx of a block of dz and d = x - m, from the sums (2, C) = dweight and dbias."""
-    by_d = row_of(sums, 0, C, c, c_mask) * row_of(stats, 1, C, c, c_mask) / R
-    centred = dz - (row_of(sums, 1, C, c, c_mask) / R + d * by_d)
-    return centred * scale_of(weight, stats, C, c, c_mask)
-
-
-@triton.jit
-def store_norm_sums(partials, chunk, chunks, of_d, of_bias, stats, C, c, c_mask):
-    """Partials (2, chunks, C): this chunk's sums of dz n and of dz, from those of dz (x - m) and of dz."""
-    tl.store(partials + chunk * C + c, of_d * tl.load(stats + C + c, mask=c_mask, other=0.0), mask=c_mask)
-    tl.store(partials + (chunks + chunk) * C + c, of_bias, mask=c_mask)
+def slope_of_map(dz, n, weight, stats, sums, R, C, c, c_mask):
+    """Dx of a block of dz and n, from the sums (2, C) = dweight and dbias."""
+    centred = dz - (row_of(sums, 1, C, c, c_mask) + n * row_of(sums, 0, C, c, c_mask)) / R
+    return centred * (row_of(stats, 1, C, c, c_mask) * row_of(weight, 0, C, c, c_mask))
 
 
 @triton.jit(do_not_specialize=["R"])
 def gradient_sums_kernel(
     dy, x, weight, bias, stats, partials, R, C,
-    GELU: tl.constexpr, ROWS: tl.constexpr, BLOCK_C: tl.constexpr, EVEN: tl.constexpr, STAGES: tl.constexpr,
+    GELU: tl.constexpr, ROWS: tl.constexpr, BLOCK_C: tl.constexpr, EVEN: tl.constexpr,
 ):  # fmt: skip
     """Partials (2, chunks, C): this chunk's sums of dz n and of dz."""
     chunk, chunks = tl.program_id(0), tl.num_programs(0)
     c = tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)
     c_mask = c < C
-    of_d = tl.zeros((ROWS, BLOCK_C), tl.float32)
+    of_weight = tl.zeros((ROWS, BLOCK_C), tl.float32)
     of_bias = tl.zeros((ROWS, BLOCK_C), tl.float32)
     begin, end = run_of(chunk, chunks, tl.cdiv(R, ROWS))
-    for tile in tl.range(begin, end, num_stages=STAGES):
+    for tile in range(begin, end):
         at, mask = rows_at(tile, R, C, c, ROWS, EVEN)
-        dz, d = slope_at(dy, x, weight, bias, stats, at, mask, C, c, c_mask, GELU)
-        of_d += dz * d
+        dz, n = slope_at(dy, x, weight, bias, stats, at, mask, C, c, c_mask, GELU)
+        of_weight += dz * n
         of_bias += dz
-    store_norm_sums(partials, chunk, chunks, tl.sum(of_d, 0), tl.sum(of_bias, 0), stats, C, c, c_mask)
+    tl.store(partials + chunk * C + c, tl.sum(of_weight, 0), mask=c_mask)
+    tl.store(partials + (chunks + chunk) * C + c, tl.sum(of_bias, 0), mask=c_mask)
 
 
 @triton.jit(do_not_specialize=["R"])
@@ -175,8 +161,8 @@ def norm_backward_kernel(
     c = tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)
     c_mask = c < C
     at, mask = rows_at(tl.program_id(0), R, C, c, ROWS, EVEN)
-    dz, d = slope_at(dy, x, weight, bias, stats, at, mask, C, c, c_mask, GELU)
-    value = slope_of_map(dz, d, weight, stats, sums, R, C, c, c_mask)
+    dz, n = slope_at(dy, x, weight, bias, stats, at, mask, C, c, c_mask, GELU)
+    value = slope_of_map(dz, n, weight, stats, sums, R, C, c, c_mask)
     if OTHER:
         value += block_of(other + at, mask)
     tl.store(dx + at, value.to(dx.dtype.element_ty), mask=mask)
@@ -232,7 +218,7 @@ def statistics(x: Tensor, mean: Tensor, variance: Tensor, batches: Tensor, momen
     stats = torch.empty(2, channels, dtype=torch.float32, device=x.device)
     start(
         moments_kernel, (chunks, rows.blocks),
-        x, partials, rows.number, rows.channels_argument, **rows.arguments, STAGES=STAGES, maxnreg=REGISTERS,
+        x, partials, rows.number, rows.channels_argument, **rows.arguments, maxnreg=REGISTERS,
     )  # fmt: skip
     start(
         statistics_kernel, (triton.cdiv(channels, FEW),),
@@ -276,7 +262,7 @@ def normalise_backward(
     dx = empty_map(x)
     start(
         gradient_sums_kernel, (chunks, rows.blocks),
-        dy, x, weight, bias, stats, partials, *sizes, **options, STAGES=STAGES, maxnreg=REGISTERS,
+        dy, x, weight, bias, stats, partials, *sizes, **options, maxnreg=REGISTERS,
     )  # fmt: skip
     sums = merged(partials, 1)
     start(

@@ -5,9 +5,7 @@ As `famseg.kernels.norm` and `famseg.kernels.head`, but the map between them is 
     y = W a + b,    da = W^T dy,    dz = da gelu'(z),    dW = sum dy a,    db = sum dy
 
 and the norm's sums and dx follow from dz. One pass over the map forward, behind the statistics', and two backward, each
-of which reads the map and the few channels of dy. All sums are matrix products of dy (`head`), since
-
-    sum dz = sum_k W_k sum dy_k gelu'(z),    sum dz n = sum_k W_k sum dy_k gelu'(z) n.
+of which reads the map and the few channels of dy. Sums are float32 partials in a fixed order.
 """
 
 import torch
@@ -17,22 +15,16 @@ from torch import Tensor, nn
 
 from famseg.kernels import head, norm
 from famseg.kernels.gelu import gelu_and_slope, gelu_of
-from famseg.kernels.head import (
-    PADDED,
-    add_product,
-    rows_of_sums,
-    slope_of_rows,
-    store_logits,
-    store_sums,
-    upstream_at,
-    weights_of,
-)
+from famseg.kernels.head import column_of, store_logits, store_sums
 from famseg.kernels.launch import start
-from famseg.kernels.norm import normalised_at, slope_of_map, store_norm_sums
+from famseg.kernels.norm import normalised_at, slope_of_map
 from famseg.kernels.partials import merged
 from famseg.kernels.rows import REGISTERS, rows_at, rows_of
-from famseg.kernels.tiles import channels_last, empty_map, run_of, zeros
+from famseg.kernels.tiles import channels_last, empty_map, put, row_of, run_of, zeros
 from famseg.streams import for_weight
+
+SUMMED = 1024  # values of the map in a program that sums: it has five blocks of sums for three classes
+PROGRAMS = 1056  # partial sums; a constant, so that no result depends on the machine
 
 
 @triton.jit(do_not_specialize=["R"])
@@ -59,22 +51,28 @@ def norm_head_sums_kernel(
     chunk, chunks = tl.program_id(0), tl.num_programs(0)
     c = tl.arange(0, BLOCK_C)
     c_mask = c < C
-    of_value, of_slope, of_d, of_one = zeros(4, PADDED, BLOCK_C)
+    of_weight = tl.zeros((ROWS, BLOCK_C), tl.float32)
+    of_bias = tl.zeros((ROWS, BLOCK_C), tl.float32)
+    products = zeros(CLASSES, ROWS, BLOCK_C)
+    totals = zeros(CLASSES, ROWS, 1)
     begin, end = run_of(chunk, chunks, tl.cdiv(R, ROWS))
     for tile in range(begin, end):
         at, mask = rows_at(tile, R, C, c, ROWS, EVEN)
-        d, z = normalised_at(x, norm_weight, norm_bias, stats, at, mask, C, c, c_mask)
+        n, z = normalised_at(x, norm_weight, norm_bias, stats, at, mask, C, c, c_mask)
         value, slope = gelu_and_slope(z)
-        upstream = upstream_at(dy, tile, R, CLASSES, ROWS)
-        of_value = add_product(of_value, upstream, value, x)
-        of_slope = add_product(of_slope, upstream, slope, x)
-        of_d = add_product(of_d, upstream, slope * d, x)
-        of_one = add_product(of_one, upstream, tl.full((ROWS, BLOCK_C), 1.0, tl.float32), x)
-    weights = weights_of(weight, C, c, c_mask, CLASSES)
-    store_norm_sums(
-        of_norm, chunk, chunks, tl.sum(of_d * weights, 0), tl.sum(of_slope * weights, 0), stats, C, c, c_mask
-    )
-    store_sums(of_head, chunk, of_value, of_one, C, c, c_mask, CLASSES)
+        da = tl.zeros((ROWS, BLOCK_C), tl.float32)
+        row = (tile * ROWS + tl.arange(0, ROWS)).to(tl.int64)
+        for k in tl.static_range(CLASSES):
+            upstream = column_of(dy, row, R, k, CLASSES)
+            da += upstream * row_of(weight, k, C, c, c_mask)
+            products = put(products, k, products[k] + upstream * value)
+            totals = put(totals, k, totals[k] + upstream)
+        dz = da * slope
+        of_weight += dz * n
+        of_bias += dz
+    tl.store(of_norm + chunk * C + c, tl.sum(of_weight, 0), mask=c_mask)
+    tl.store(of_norm + (chunks + chunk) * C + c, tl.sum(of_bias, 0), mask=c_mask)
+    store_sums(of_head, chunk, products, totals, C, c, c_mask, CLASSES)
 
 
 @triton.jit(do_not_specialize=["R"])
@@ -86,10 +84,13 @@ def norm_head_backward_kernel(
     c = tl.arange(0, BLOCK_C)
     c_mask = c < C
     at, mask = rows_at(tl.program_id(0), R, C, c, ROWS, EVEN)
-    d, z = normalised_at(x, norm_weight, norm_bias, stats, at, mask, C, c, c_mask)
+    n, z = normalised_at(x, norm_weight, norm_bias, stats, at, mask, C, c, c_mask)
     _, slope = gelu_and_slope(z)
-    da = slope_of_rows(dy, tl.program_id(0), weight, R, C, c, c_mask, CLASSES, ROWS)
-    value = slope_of_map(da * slope, d, norm_weight, stats, sums, R, C, c, c_mask)
+    da = tl.zeros((ROWS, BLOCK_C), tl.float32)
+    row = (tl.program_id(0) * ROWS + tl.arange(0, ROWS)).to(tl.int64)
+    for k in tl.static_range(CLASSES):
+        da += column_of(dy, row, R, k, CLASSES) * row_of(weight, k, C, c, c_mask)
+    value = slope_of_map(da * slope, n, norm_weight, stats, sums, R, C, c, c_mask)
     tl.store(dx + at, value.to(dx.dtype.element_ty), mask=mask)
 
 
@@ -137,19 +138,17 @@ def _backward_op(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of x; of the norm's weight and bias as one (2, C); of the head's as one (K, C + 1): float32."""
     dy, dx, classes = channels_last(dy), empty_map(x), len(weight)
-    rows, (chunks, cut) = rows_of(x, widest=None), rows_of_sums(x)
+    summed, rows = rows_of(x, SUMMED, widest=None), rows_of(x, widest=None)
     source, sizes = (dy, x, norm_weight, norm_bias, stats, weight), (rows.number, rows.channels)
+    chunks = summed.chunks(PROGRAMS)
     of_norm = torch.empty(2, chunks, rows.channels, dtype=torch.float32, device=x.device)
     of_head = torch.empty(chunks, classes, rows.channels + 1, dtype=torch.float32, device=x.device)
     start(
         norm_head_sums_kernel, (chunks,),
-        *source, of_norm, of_head, *sizes, CLASSES=classes, **cut, maxnreg=REGISTERS,
+        *source, of_norm, of_head, *sizes, CLASSES=classes, **summed.arguments, maxnreg=REGISTERS,
     )  # fmt: skip
     sums = merged(of_norm, 1)
-    start(
-        norm_head_backward_kernel, rows.tiles,
-        *source, sums, dx, *sizes, CLASSES=classes, **rows.arguments, maxnreg=REGISTERS,
-    )  # fmt: skip
+    start(norm_head_backward_kernel, rows.tiles, *source, sums, dx, *sizes, CLASSES=classes, **rows.arguments)
     return dx, sums, for_weight(merged, of_head)
 
 

@@ -18,11 +18,12 @@ from torch import Tensor
 
 from famseg.kernels.launch import start
 from famseg.kernels.partials import merged
-from famseg.kernels.rows import REGISTERS, STAGES, rows_of
+from famseg.kernels.rows import REGISTERS, rows_of
 from famseg.kernels.tiles import block_of, channels_last, empty_map, over, row_of, run_of
 from famseg.streams import for_weight
 
 HELD = 2048  # values of the map in a program of backward
+STAGES = 3  # of its loop: two tiles are on their way, through shared memory, while one is summed
 
 
 @triton.jit

@@ -10,7 +10,6 @@ from famseg.kernels.tiles import channels_last, over
 
 PROGRAMS = 528  # partial sums of a map; a constant, so that no result depends on the machine
 REGISTERS = 128  # of a thread, so that four programs share a processor; what is granted starts more loads at once
-STAGES = 3  # of a loop over tiles: two are on their way, through shared memory, while one is summed
 
 
 @dataclass(frozen=True)
