@@ -45,32 +45,26 @@ class CrossEntropyDice(nn.Module):
             known: (B, classes) bool, which classes each mask marks wherever they are; None: all. The others are merged
                 with the background (docs/data.md), and a class that no image of the batch knows has no Dice.
         """
-        labelled = None if known is None else known.any(0)  # (C,)
-        entropy, overlap, probability, pixels = self._sums(logits, mask, known)
-        dice = self._dice(overlap, probability + pixels, labelled)
-        return self.ce_weight * entropy / mask.numel() + self.dice_weight * dice
-
-    def _sums(self, logits: Tensor, mask: Tensor, known: Tensor | None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Over the batch: cross-entropy (), and of each class (C,) overlap with the mask, probability, and pixels."""
-        classes = logits.shape[1]
-        if classes <= MAX_CLASSES and use_triton(self.backend, logits):
+        across = self.training and torch.distributed.is_initialized()  # in validation, devices may have unlike batches
+        if logits.shape[1] <= MAX_CLASSES and use_triton(self.backend, logits):
             from famseg.kernels import loss  # Triton is imported where it runs
 
-            everything = torch.ones(len(logits), classes, dtype=torch.bool, device=logits.device)
-            sums = loss.sums(logits, mask, everything if known is None else known)
-            overlap, probability, pixels = sums[1:].view(3, classes)
-            return sums[0], overlap, probability, pixels
-        return loss_sums(logits, mask, known)
-
-    def _dice(self, overlap: Tensor, total: Tensor, labelled: Tensor | None) -> Tensor:
-        known = torch.ones_like(total) if labelled is None else labelled.to(total.dtype)  # (C,)
-        if self.training and torch.distributed.is_initialized():
-            # The Dice of the whole batch, as on one device. Not in validation: devices may have unequally many batches.
-            sums = torch.stack([overlap, total, known])
-            overlap, total, known = all_reduce(sums).unbind()  # type: ignore[no-untyped-call]
-            known = known.clamp(max=1)
+            marked = torch.ones(logits.shape[:2], dtype=torch.bool, device=logits.device) if known is None else known
+            sums = loss.sums(logits, mask, marked)
+            if not across:
+                return loss.loss_of(sums, marked, self.ce_weight / mask.numel(), self.dice_weight, self.smooth)
+            entropy, (overlap, probability, pixels) = sums[0], sums[1:].view(3, -1)
+        else:
+            entropy, overlap, probability, pixels = loss_sums(logits, mask, known)
+        total = probability + pixels  # (C,)
+        labelled = torch.ones_like(total) if known is None else known.any(0).to(total.dtype)  # (C,)
+        if across:  # the Dice of the whole batch, as on one device
+            counts = torch.stack([overlap, total, labelled])
+            overlap, total, labelled = all_reduce(counts).unbind()  # type: ignore[no-untyped-call]
+            labelled = labelled.clamp(max=1)
         ratio = (2 * overlap + self.smooth) / (total + self.smooth)  # (C,)
-        return 1 - (ratio * known).sum() / known.sum()
+        dice = 1 - (ratio * labelled).sum() / labelled.sum()
+        return self.ce_weight * entropy / mask.numel() + self.dice_weight * dice
 
 
 def loss_sums(logits: Tensor, mask: Tensor, known: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor, Tensor]:

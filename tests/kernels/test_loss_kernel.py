@@ -62,6 +62,8 @@ def test_as_the_compiler_sees_it(device):
     mask, known = (torch.zeros(2, 4, 5, dtype=torch.long), torch.ones(2, 3, dtype=torch.bool))
     arguments = logits, mask.to(device), known.to(device)
     torch.library.opcheck(torch.ops.famseg.loss_sums.default, arguments, test_utils=checks)
+    sums = torch.rand(10, device=device).requires_grad_()
+    torch.library.opcheck(torch.ops.famseg.loss_of_sums.default, (sums, arguments[2], 0.1, 1.0, 1.0), test_utils=checks)
 
 
 @pytest.mark.gpu
@@ -86,12 +88,19 @@ def test_certain_and_wrong_has_a_finite_loss_and_the_whole_gradient(device):
     assert logits.grad.flatten().tolist() == [1.0, -1.0]
 
 
-def test_the_loss_gives_the_same_with_both(device):
-    logits, mask = random_map((2, 3, 8, 9), 1, device=device), torch.randint(0, 3, (2, 8, 9), device=device)
-    known = torch.tensor([[True, True, True], [True, True, False]], device=device)
-    mask[1].clamp_(max=1)
-    values = [CrossEntropyDice(backend=backend)(logits, mask, known).item() for backend in ("triton", "torch")]
-    assert values[0] == pytest.approx(values[1], rel=1e-5)
+@pytest.mark.parametrize("weights", [(1.0, 1.0, 1.0), (0.3, 0.0, 1.0), (0.0, 2.0, 5.0)])
+@pytest.mark.parametrize("all_known", [True, False])
+def test_the_loss_gives_the_same_with_both(weights, all_known, device):
+    """A class that no image knows has no Dice; 5 classes of 3 images fill no power of two."""
+    logits, mask = random_map((3, 5, 8, 9), 1, device=device), torch.randint(0, 2, (3, 8, 9), device=device)
+    known = torch.tensor([[1, 1, 1, 0, 1], [1, 1, 0, 0, 0], [1, 1, 0, 0, 1]], dtype=torch.bool, device=device)
+    results = []
+    for backend in ("triton", "torch"):
+        leaf = logits.clone().requires_grad_()
+        value = CrossEntropyDice(*weights, backend=backend)(leaf, mask, None if all_known else known)
+        results.append((value, *torch.autograd.grad(3 * value, leaf)))
+    for ours, plain in zip(*results, strict=True):
+        torch.testing.assert_close(ours, plain, rtol=1e-5, atol=1e-7)
 
 
 @pytest.mark.gpu

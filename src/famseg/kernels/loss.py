@@ -1,15 +1,16 @@
-"""The sums that cross-entropy and Dice are made of, in one pass over the logits; the plain twin is `famseg.losses`.
+"""The sums that cross-entropy and Dice are made of, in one pass over the logits, and the loss that follows from them.
 
-No probability, logarithm or target is ever stored: forward reads logits and mask and writes a few numbers per program,
-backward reads them again and writes the gradient. With p = softmax(z), m(j) = j for a class that the image knows and 0
-for any other, P_k = sum of p_j over m(j) = k, and q the softmax over the classes with m(j) = y alone:
+The plain twin is `famseg.losses`. No probability, logarithm or target is ever stored: forward reads logits and mask and
+writes a few numbers per program, backward reads them again and writes the gradient. With p = softmax(z), m(j) = j for a
+class that the image knows and 0 for any other, P_k = sum of p_j over m(j) = k, and q the softmax over the classes with
+m(j) = y alone:
 
     sums = [sum -log P_y, then for each class: sum P_k 1[y = k], sum P_k, sum 1[y = k]]
     dL/dz_j = d0 (p_j - q_j) + p_j (d_m(j) - sum_i p_i d_m(i)),    d0 = dL/dsums[0], d_k = dL/dP_k at the pixel
 
 A program works on pixels of one image, so that m is the same for all. A class is a vector of pixels, in one thread with
 the pixel's other classes: nothing passes between threads but the sums, once for each program. They are float32 partials
-in a fixed order.
+in a fixed order. The loss that follows from them is one launch, where PyTorch has thirty, which nothing can run beside.
 """
 
 import torch
@@ -19,7 +20,7 @@ from torch import Tensor
 
 from famseg.kernels.launch import start
 from famseg.kernels.partials import merged
-from famseg.kernels.tiles import put, run_of
+from famseg.kernels.tiles import over, put, run_of
 
 HELD = 1024  # logits in a program, of as many classes as the next power of two
 PROGRAMS = 1056  # partial sums; a constant, so that no result depends on the machine
@@ -161,6 +162,29 @@ def gradient_kernel(
             tl.store(to + j * gk, g.to(grad.dtype.element_ty), mask=mask)
 
 
+@triton.jit(do_not_specialize=["B"])
+def loss_kernel(
+    sums, known, loss, slopes, B, by_entropy, by_dice, smooth,
+    CLASSES: tl.constexpr, IMAGES: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """The loss of B images as `loss_of` says, and its slopes (1 + 3 CLASSES,) along the sums."""
+    b, k = tl.arange(0, IMAGES), tl.arange(0, BLOCK)
+    there = k < CLASSES
+    marks = tl.load(known + b[:, None] * CLASSES + k[None, :], mask=over(b < B, there, False), other=0)
+    labelled = tl.max((marks != 0).to(tl.int32), 0).to(tl.float32)
+    overlap = tl.load(sums + 1 + k, mask=there, other=0.0)
+    probability = tl.load(sums + 1 + CLASSES + k, mask=there, other=0.0)
+    pixels = tl.load(sums + 1 + 2 * CLASSES + k, mask=there, other=1.0)
+    total = probability + pixels + smooth
+    ratio = (2 * overlap + smooth) / total
+    share = by_dice * labelled / tl.sum(labelled, 0)
+    tl.store(loss, by_entropy * tl.load(sums) + by_dice - tl.sum(share * ratio, 0))
+    tl.store(slopes, by_entropy)
+    tl.store(slopes + 1 + k, -2 * share / total, mask=there)
+    tl.store(slopes + 1 + CLASSES + k, share * ratio / total, mask=there)
+    tl.store(slopes + 1 + 2 * CLASSES + k, share * ratio / total, mask=there)
+
+
 def sums(logits: Tensor, mask: Tensor, known: Tensor) -> Tensor:
     """(1 + 3 K,) float32: the cross-entropy, and for each class its overlap, its probability and its pixels.
 
@@ -225,3 +249,50 @@ def _gradients(ctx, upstream):
 
 
 _op.register_autograd(_gradients, setup_context=_save)
+
+
+def loss_of(sums: Tensor, known: Tensor, by_entropy: float, by_dice: float, smooth: float) -> Tensor:
+    """by_entropy * cross-entropy + by_dice * (1 - mean over the labelled classes of their Dice), a scalar, float32.
+
+    The Dice is (2 overlap + smooth) / (probability + pixels + smooth). A class is labelled if an image knows it.
+
+    Args:
+        sums: (1 + 3 K,), see `sums`.
+        known: (B, K) bool with a true first column.
+        by_entropy: weight of the summed cross-entropy.
+        by_dice: weight of the Dice loss.
+        smooth: pixels.
+    """
+    loss, _ = _loss_op(sums, known.contiguous(), by_entropy, by_dice, smooth)
+    result: Tensor = loss
+    return result
+
+
+@torch.library.custom_op("famseg::loss_of_sums", mutates_args=())
+def _loss_op(sums: Tensor, known: Tensor, by_entropy: float, by_dice: float, smooth: float) -> tuple[Tensor, Tensor]:
+    """The loss and its slopes."""
+    loss, slopes, (batch, classes) = sums.new_empty(()), torch.empty_like(sums), known.shape
+    start(
+        loss_kernel, (1,),
+        sums, known, loss, slopes, batch, by_entropy, by_dice, smooth,
+        CLASSES=classes, IMAGES=triton.next_power_of_2(batch), BLOCK=triton.next_power_of_2(classes),
+    )  # fmt: skip
+    return loss, slopes
+
+
+@_loss_op.register_fake
+def _(sums: Tensor, known: Tensor, by_entropy: float, by_dice: float, smooth: float) -> tuple[Tensor, Tensor]:
+    return sums.new_empty(()), torch.empty_like(sums)
+
+
+def _save_slopes(ctx, inputs, output) -> None:
+    ctx.save_for_backward(output[1])
+    ctx.set_materialize_grads(False)
+
+
+def _along_slopes(ctx, upstream, _):
+    (slopes,) = ctx.saved_tensors
+    return upstream * slopes, None, None, None, None
+
+
+_loss_op.register_autograd(_along_slopes, setup_context=_save_slopes)
