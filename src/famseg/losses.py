@@ -45,7 +45,7 @@ class CrossEntropyDice(nn.Module):
             known: (B, classes) bool, which classes each mask marks wherever they are; None: all. The others are merged
                 with the background (docs/data.md), and a class that no image of the batch knows has no Dice.
         """
-        across = self.training and torch.distributed.is_initialized()  # in validation, devices may have unlike batches
+        across = self.training and torch.distributed.is_initialized()  # devices may validate unequally many batches
         if logits.shape[1] <= MAX_CLASSES and use_triton(self.backend, logits):
             from famseg.kernels import loss  # Triton is imported where it runs
 
@@ -64,7 +64,8 @@ class CrossEntropyDice(nn.Module):
             labelled = labelled.clamp(max=1)
         ratio = (2 * overlap + self.smooth) / (total + self.smooth)  # (C,)
         dice = 1 - (ratio * labelled).sum() / labelled.sum()
-        return self.ce_weight * entropy / mask.numel() + self.dice_weight * dice
+        result: Tensor = self.ce_weight * entropy / mask.numel() + self.dice_weight * dice
+        return result
 
 
 def loss_sums(logits: Tensor, mask: Tensor, known: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
