@@ -10,7 +10,7 @@ import triton.language as tl
 from shapes import LAYOUTS, TOLERANCE, errors, random_map, relative_norm
 
 from famseg.errors import UserError
-from famseg.kernels import scan, scan_programs
+from famseg.kernels import scan, scan_gradients, scan_programs
 from famseg.layers.mamba2d import Mamba2D
 from famseg.layers.ssd import runs_on_maps, ssd_chunked, ssd_reference
 
@@ -132,6 +132,21 @@ def test_softplus_keeps_the_digits_of_small_steps(device):
     assert ((found.double() - exact) / exact).abs().max() < 2e-6
 
 
+def test_the_slope_keeps_the_digits_of_small_steps(device):
+    """As `chunk_gradients` has it: from what softplus gave."""
+
+    @triton.jit  # here, where the interpreter is chosen
+    def slope_of(step, result, COUNT: tl.constexpr):
+        i = tl.arange(0, COUNT)
+        tl.store(result + i, scan_gradients.sigmoid_of(tl.load(step + i)))
+
+    step = torch.cat([torch.zeros(1), torch.linspace(-60, 4, 255).exp()]).to(device)  # 1e-26 to 55
+    found = torch.empty_like(step)
+    slope_of[(1,)](step, found, COUNT=256)
+    exact = -torch.expm1(-step.double())
+    torch.testing.assert_close(found.double(), exact, rtol=2e-6, atol=0)
+
+
 @pytest.mark.usefixtures("short_chunks")
 def test_the_same_bits_every_time_and_in_every_batch(device):
     shape = 2, 3, 6, 1, 16, 16
@@ -153,10 +168,10 @@ def test_as_the_compiler_sees_it(device):
     checks = ("test_schema", "test_faketensor", "test_autograd_registration")
     forward = [args[0]] * 2, *args[1:], 2, 16
     torch.library.opcheck(scan.scan, forward, test_utils=checks)
-    y, states, totals = (t.detach() for t in scan.scan(*forward))
+    y, *saved = (t.detach() for t in scan.scan(*forward))
     upstream = torch.randn(y.shape[1:], device=device).expand_as(y)
     args = [t.detach() for t in args]
-    torch.library.opcheck(scan.scan_backward, (upstream, *args, states, totals, 2, 2, 16), test_utils=checks[:2])
+    torch.library.opcheck(scan.scan_backward, (upstream, *args, *saved, 2, 2, 16), test_utils=checks[:2])
 
 
 def layers(directions=4, **options):

@@ -12,6 +12,7 @@ permuted. With r the raw time step of a direction and head, and per order
 
 Forward.
   1. States added by each chunk:  S = sum_s leave_s dt_s B_s x_s^T                    (N, P)
+     With them, for all later programs:  T,  c or e,  log dt - c or log dt + e (of W's exponent, what s gives),  dt
   2. Passed on, in a way's running order:  E_first = 0,  E_next = exp(T) E + S        E enters a chunk
   3. y_t = sum_s (C_t B_s) (W0 + W1)_ts x_s + sum_ways enter_t C_t E;  rows add skip * x. Both ways share one product:
      on and below the diagonal it is way 0, above it way 1; way 1's diagonal, dt_t C_t B_t, goes beside skip.
@@ -28,12 +29,14 @@ Backward, from dy.
      F = exp(T) <E, D>:
        way 0:  da_k = sum_{t >= k} (dc_t + came_t) + sum_{s < k} went_s + F
        way 1:  da_k = sum_{t > k} (de_t + went_t) + sum_{t <= k} came_t + F
-     All sums but the first are of parts that really span k; the first uses the same float32 R for rows and columns.
+     All sums but the first are of parts that really span k; the first needs the same R for rows and columns. They are
+       sum_s R_ts = C_t ((G W) B)_t,    sum_t R_ts = B_s ((G W)^T C)_s
+     below and above the diagonal: what dC and dB are made of, and rows of products lie in one warp each.
 
 Precision: decays, sums, states and their gradients are float32; operands of products are bf16 for bf16 maps, else
-float32 without tf32. Each order writes its own result and its own gradient of the map, the kernels that read them add
-the two; parameters' gradients are sums of the chunks' parts. Nothing is atomic: results are reproducible, and
-independent of the batch's other images.
+float32 without tf32; G W has 16 bits of mantissa. Each order writes its own result and its own gradient of the map, the
+kernels that read them add the two; parameters' gradients are sums of the chunks' parts. Nothing is atomic: results are
+reproducible, and independent of the batch's other images.
 """
 
 from dataclasses import dataclass
@@ -49,7 +52,7 @@ LAUNCH: dict[str, dict[str, int]] = {  # options of each program; benchmarks/sca
     "states": {"num_warps": 4},
     "pass": {"num_warps": 4},
     "outputs": {"num_warps": 4},
-    "gradients": {"num_warps": 4, "num_stages": 1},
+    "gradients": {"num_warps": 4, "num_stages": 1, "maxnreg": 168},  # three programs on a processor
 }
 PASS_TILE, PASS_BLOCK = 16, 128  # chunks, elements of a state
 WIDEST = 64  # of states and of head width: what the blocks of a program hold
@@ -129,41 +132,45 @@ def _sizes(mixed: Tensor, dt: Tensor, orders: int, ways: int, state_size: int) -
 @torch.library.custom_op("famseg::scan_map", mutates_args=())
 def scan(
     mixed: list[Tensor], dt: Tensor, bias: Tensor, A_log: Tensor, skip: Tensor, ways: int, state_size: int
-) -> tuple[Tensor, Tensor, Tensor]:
-    """-> y of each order (orders, B, H, W, heads P); states that enter the chunks, log decays of the chunks."""
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """-> y of each order (orders, B, H, W, heads P); states that enter the chunks, log decays T of the chunks.
+
+    The last, (3, directions, B, chunks, heads, Q): of each position what `chunk_states` says.
+    """
     from famseg.kernels import scan_programs as programs
     from famseg.kernels.launch import start
 
     sizes, x = _sizes(mixed[0], dt, len(mixed), ways, state_size), mixed[0]
-    y, states, totals = _empty_results(x, sizes)
+    y, states, totals, decays = _empty_results(x, sizes)
     source, steps = (x, *x.stride()), (dt, *dt.stride(), bias, A_log)
     first_B = sizes.heads * sizes.head_width
     grid = (sizes.chunks, sizes.orders * sizes.heads, sizes.batch)
     constants = sizes.constants(x.dtype)
     start(
         programs.chunk_states, grid,
-        x, 0, *x.stride(), *source, first_B, *steps, states, totals, *sizes.runtime(),
+        x, 0, *x.stride(), *source, first_B, *steps, states, totals, *decays, *sizes.runtime(),
         GRADIENT=False, **LAUNCH["states"], **constants,
     )  # fmt: skip
     _pass(states, totals, sizes, gradient=False)
     start(
         programs.chunk_outputs, grid,
-        *source, *steps, skip, states, totals, y, *sizes.runtime(), **LAUNCH["outputs"], **constants,
+        *source, skip, states, totals, *decays, y, *sizes.runtime(), **LAUNCH["outputs"], **constants,
     )  # fmt: skip
-    return y, states, totals
+    return y, states, totals, decays
 
 
 @scan.register_fake
 def _(
     mixed: list[Tensor], dt: Tensor, bias: Tensor, A_log: Tensor, skip: Tensor, ways: int, state_size: int
-) -> tuple[Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     return _empty_results(mixed[0], _sizes(mixed[0], dt, len(mixed), ways, state_size))
 
 
-def _empty_results(mixed: Tensor, sizes: Sizes) -> tuple[Tensor, Tensor, Tensor]:
+def _empty_results(mixed: Tensor, sizes: Sizes) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     shape = sizes.shape_of_states
     y = mixed.new_empty(sizes.orders, sizes.batch, sizes.height, sizes.width, sizes.heads * sizes.head_width)
-    return y, mixed.new_empty(shape, dtype=torch.float32), mixed.new_empty(shape[:4], dtype=torch.float32)
+    states, totals = (mixed.new_empty(s, dtype=torch.float32) for s in (shape, shape[:4]))
+    return y, states, totals, mixed.new_empty(3, *shape[:4], CHUNK, dtype=torch.float32)
 
 
 def _pass(states: Tensor, totals: Tensor, sizes: Sizes, gradient: bool) -> None:
@@ -182,12 +189,13 @@ def _pass(states: Tensor, totals: Tensor, sizes: Sizes, gradient: bool) -> None:
 @torch.library.custom_op("famseg::scan_map_backward", mutates_args=())
 def scan_backward(
     dy: Tensor, mixed: Tensor, dt: Tensor, bias: Tensor, A_log: Tensor, skip: Tensor, states: Tensor, totals: Tensor,
-    orders: int, ways: int, state_size: int,
+    decays: Tensor, orders: int, ways: int, state_size: int,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     """-> dmixed of each order (orders, B, H, W, channels), d dt; dbias, dA_log and dskip (3, directions * heads)."""
     from famseg.kernels import scan_programs as programs
     from famseg.kernels.launch import start
     from famseg.kernels.partials import merged
+    from famseg.kernels.scan_gradients import chunk_gradients
 
     sizes = _sizes(mixed, dt, orders, ways, state_size)
     dmixed, ddt = _empty_gradients(mixed, dt, orders)
@@ -198,13 +206,13 @@ def scan_backward(
     constants = sizes.constants(mixed.dtype)
     start(
         programs.chunk_states, (sizes.chunks, sizes.orders * sizes.heads, sizes.batch),
-        dy, *dy.stride(), *source, first_C, *steps, gradients, totals, *sizes.runtime(),
+        dy, *dy.stride(), *source, first_C, *steps, gradients, totals, *decays, *sizes.runtime(),
         GRADIENT=True, **LAUNCH["states"], **constants,
     )  # fmt: skip
     _pass(gradients, totals, sizes, gradient=True)
     start(
-        programs.chunk_gradients, (sizes.chunks, sizes.orders, sizes.batch),
-        *source, *steps, skip, dy, *dy.stride(), states, totals, gradients, dmixed, ddt, partials,
+        chunk_gradients, (sizes.chunks, sizes.orders, sizes.batch),
+        *source, A_log, skip, dy, *dy.stride(), states, totals, *decays, gradients, dmixed, ddt, partials,
         *sizes.runtime(), **LAUNCH["gradients"], **constants,
     )  # fmt: skip
     return dmixed, ddt, for_weight(merged, partials)
@@ -213,7 +221,7 @@ def scan_backward(
 @scan_backward.register_fake
 def _(
     dy: Tensor, mixed: Tensor, dt: Tensor, bias: Tensor, A_log: Tensor, skip: Tensor, states: Tensor, totals: Tensor,
-    orders: int, ways: int, state_size: int,
+    decays: Tensor, orders: int, ways: int, state_size: int,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     return *_empty_gradients(mixed, dt, orders), dt.new_empty(3, dt.shape[-1], dtype=torch.float32)
 
@@ -222,7 +230,7 @@ def _empty_gradients(mixed: Tensor, dt: Tensor, orders: int) -> tuple[Tensor, Te
     return mixed.new_empty(orders, *mixed.shape), dt.new_empty(dt.shape)
 
 
-def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor, Tensor]) -> None:
     mixed, *tensors, ctx.ways, ctx.state_size = inputs
     ctx.orders = len(mixed)
     ctx.save_for_backward(mixed[0], *tensors, *output[1:])

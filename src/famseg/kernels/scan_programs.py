@@ -2,7 +2,7 @@
 
 A program works on one chunk of Q positions of one order. `order` is 0 for rows, 1 for columns. Blocks of a head are
 padded to powers of two: BLOCK_P >= P channels, BLOCK_N >= N states. A map is a pointer with strides of sample, row,
-column and channel.
+column and channel. Ways that have a block each have it beside the other's in one block: half the steps that wait.
 """
 
 import triton
@@ -41,13 +41,6 @@ def store_block(pointer, at, first, value, exists, count, BLOCK: tl.constexpr):
 
 
 @triton.jit
-def state_offsets(N, P, BLOCK_N: tl.constexpr, BLOCK_P: tl.constexpr):
-    """Places in a state (N, P), and which of the block exist."""
-    n, p = tl.arange(0, BLOCK_N)[:, None], tl.arange(0, BLOCK_P)[None, :]
-    return n * P + p, (n < N) & (p < P)
-
-
-@triton.jit
 def softplus(v):
     """log(1 + exp v) = max(v, 0) + log(1 + u), u = exp(-|v|), by the series of 2 artanh(u / (2 + u)).
 
@@ -62,20 +55,23 @@ def softplus(v):
 
 
 @triton.jit
-def time_steps(dt, at, stride, exists, channel, bias, A_log):
-    """Raw step before softplus, dt, and a = dt A of one direction and head; dt = a = 0 beyond the end."""
-    raw = tl.load(dt + at + channel * stride, mask=exists, other=0.0).to(tl.float32) + tl.load(bias + channel)
-    step = tl.where(exists, softplus(raw), 0.0)
-    return raw, step, -tl.exp(tl.load(A_log + channel)) * step
+def places_of(chunk, head, b, order, batch, chunks, heads, WAYS: tl.constexpr):
+    """(WAYS,): this chunk and head among those of all directions and images."""
+    return (((order * WAYS + tl.arange(0, WAYS)) * batch + b) * chunks + chunk) * heads + head
 
 
 @triton.jit
-def enter_and_leave(a, total, WAY: tl.constexpr):
-    """Exponents <= 0: from the border where the way enters the chunk to a position, and on to the other border."""
-    upto = tl.cumsum(a, 0)
-    if WAY == 0:
-        return upto, total - upto  # c, T - c
-    return total - upto + a, upto - a  # T - e, e
+def at_positions(places, Q: tl.constexpr):
+    """(Q, WAYS): places of a chunk's numbers, one a position."""
+    return places[None, :] * Q + tl.arange(0, Q)[:, None]
+
+
+@triton.jit
+def border_exponents(sums, total, WAYS: tl.constexpr):
+    """(Q, WAYS), <= 0: from the border where the way enters the chunk to a position, and on to the other border."""
+    first = tl.arange(0, WAYS)[None, :] == 0
+    rest = total[None, :] - sums
+    return tl.where(first, sums, rest), tl.where(first, rest, sums)  # c, T - c;  T - e, e
 
 
 @triton.jit
@@ -89,20 +85,42 @@ def skips_of(head, heads, order, directions):
 
 
 @triton.jit
-def weights(dt0, a0, dt1, a1, WAYS: tl.constexpr, Q: tl.constexpr):
+def weights(sums, sources, place, other, WAYS: tl.constexpr, Q: tl.constexpr):
     """(Q, Q): W from position s (columns) to t (rows), of way 0 for s <= t and of way 1 for s > t.
 
-    dt is part of the exponent, as its logarithm (beyond the end: of 1e-37, where x is 0). The mask comes before exp:
-    inf times 0 would be nan.
+    `place`: of way 0, `other`: how far from it way 1 lies. The mask comes before exp: inf times 0 would be nan.
     """
-    t, s = tl.arange(0, Q)[:, None], tl.arange(0, Q)[None, :]
-    c = tl.cumsum(a0, 0)
-    exponent = c[:, None] - (c - tl.log(tl.maximum(dt0, 1e-37)))[None, :]
-    other = float("-inf")
+    i = tl.arange(0, Q)
+    t, s = i[:, None], i[None, :]
+    at = place * Q
+    exponent = tl.load(sums + at + i)[:, None] + tl.load(sources + at + i)[None, :]
+    above = float("-inf")
     if WAYS == 2:
-        e = tl.cumsum(a1, 0) - a1
-        other = (e + tl.log(tl.maximum(dt1, 1e-37)))[None, :] - e[:, None]
-    return tl.exp(tl.where(s <= t, exponent, other))
+        at += other * Q
+        above = tl.load(sources + at + i)[None, :] - tl.load(sums + at + i)[:, None]
+    return tl.exp(tl.where(s <= t, exponent, above))
+
+
+@triton.jit
+def stacked_states(states, place, other, N, P, WAYS: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_P: tl.constexpr):
+    """(WAYS * BLOCK_N, BLOCK_P): the ways' states under each other; places, and which of them exist."""
+    i, p = tl.arange(0, WAYS * BLOCK_N)[:, None], tl.arange(0, BLOCK_P)[None, :]
+    n = i % BLOCK_N
+    return states + (place + i // BLOCK_N * other) * N * P + n * P + p, (n < N) & (p < P)
+
+
+@triton.jit
+def states_beside(states, place, other, N, P, WAYS: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_P: tl.constexpr):
+    """(BLOCK_N, WAYS * BLOCK_P): the ways' states beside each other; places, and which of them exist."""
+    n, i = tl.arange(0, BLOCK_N)[:, None], tl.arange(0, WAYS * BLOCK_P)[None, :]
+    p = i % BLOCK_P
+    return states + (place + i // BLOCK_P * other) * N * P + n * P + p, (n < N) & (p < P)
+
+
+@triton.jit
+def by_ways(block, WAYS: tl.constexpr):
+    """(Q, WAYS * M) -> (Q, WAYS, M)."""
+    return tl.reshape(block, (block.shape[0], WAYS, block.shape[1] // WAYS))
 
 
 @triton.jit(do_not_specialize=VARIABLE)
@@ -110,34 +128,46 @@ def chunk_states(
     values, v_o, v_b, v_y, v_x, v_c,
     vectors, m_b, m_y, m_x, m_c, first_vector,
     dt, d_b, d_y, d_x, d_c, bias, A_log,
-    states, totals, H, W, chunks, heads, P, N,
+    states, totals, sums, sources, steps, H, W, chunks, heads, P, N,
     GRADIENT: tl.constexpr, WAYS: tl.constexpr,
     BLOCK_P: tl.constexpr, BLOCK_N: tl.constexpr, Q: tl.constexpr, NARROW: tl.constexpr,
 ):  # fmt: skip
-    """What a chunk adds to the state of each way: S = sum_s leave_s dt_s B_s x_s^T, and its total log decay T.
+    """What a chunk adds to the state of each way: S = sum_s leave_s dt_s B_s x_s^T.
+
+    With it T, and for each position c or e, the exponent with which it is a source (log dt - c, log dt + e) and dt: the
+    other programs load them. Beyond the end dt = a = 0; its logarithm is that of 1e-37, where x is 0.
 
     GRADIENT: what it adds to the gradient of the entering state, sum_t enter_t C_t dy_t^T.
     """
     chunk, head, b = tl.program_id(0), tl.program_id(1) % heads, tl.program_id(2).to(tl.int64)
-    order = tl.program_id(1) // heads
+    order, batch = tl.program_id(1) // heads, tl.num_programs(2)
     row, column, exists = pixels(chunk, order, H, W, Q)
     at = b * v_b + row * v_y + column * v_x
     value = load_block(values + order.to(tl.int64) * v_o, at, v_c, head * P, exists, P, BLOCK_P)
     at = b * m_b + row * m_y + column * m_x
     vector = load_block(vectors, at, m_c, first_vector, exists, N, BLOCK_N).to(tl.float32)
-    offsets, mask = state_offsets(N, P, BLOCK_N, BLOCK_P)
-    for way in tl.static_range(WAYS):
+    places = places_of(chunk, head, b, order, batch, chunks, heads, WAYS)
+    here = at_positions(places, Q)
+    if GRADIENT:
+        weight = tl.exp(border_exponents(tl.load(sums + here), tl.load(totals + places), WAYS)[0])
+    else:
+        channel = (order * WAYS + tl.arange(0, WAYS)) * heads + head
         at = b * d_b + row * d_y + column * d_x
-        channel = (order * WAYS + way) * heads + head
-        _, step, a = time_steps(dt, at, d_c, exists, channel, bias, A_log)
-        total = tl.sum(a, 0)
-        enter, leave = enter_and_leave(a, total, way)
-        weight = tl.exp(enter) if GRADIENT else tl.exp(leave) * step
-        own = product(tl.trans(vector * weight[:, None]), value, NARROW)
-        place = (((order * WAYS + way) * tl.num_programs(2) + b) * chunks + chunk) * heads + head
-        tl.store(states + place * N * P + offsets, own, mask=mask)
-        if not GRADIENT:
-            tl.store(totals + place, total)
+        raw = tl.load(dt + at[:, None] + (channel * d_c)[None, :], mask=exists[:, None], other=0.0).to(tl.float32)
+        step = tl.where(exists[:, None], softplus(raw + tl.load(bias + channel)[None, :]), 0.0)
+        a = -tl.exp(tl.load(A_log + channel))[None, :] * step
+        total, first = tl.sum(a, 0), tl.arange(0, WAYS)[None, :] == 0
+        upto = tl.cumsum(a, 0)
+        upto = tl.where(first, upto, upto - a)
+        tl.store(totals + places, total)
+        tl.store(sums + here, upto)
+        tl.store(sources + here, tl.log(tl.maximum(step, 1e-37)) + tl.where(first, -upto, upto))
+        tl.store(steps + here, step)
+        weight = tl.exp(border_exponents(upto, total, WAYS)[1]) * step
+    weighted = tl.reshape(weight[:, :, None] * vector[:, None, :], (Q, WAYS * BLOCK_N))
+    place = ((order * WAYS * batch + b) * chunks + chunk) * heads + head
+    pointer, mask = stacked_states(states, place, batch.to(tl.int64) * chunks * heads, N, P, WAYS, BLOCK_N, BLOCK_P)
+    tl.store(pointer, product(tl.trans(weighted), value, NARROW), mask=mask)
 
 
 @triton.jit(do_not_specialize=["chunks"])
@@ -174,161 +204,30 @@ def pass_states(
 @triton.jit(do_not_specialize=VARIABLE)
 def chunk_outputs(
     mixed, m_b, m_y, m_x, m_c,
-    dt, d_b, d_y, d_x, d_c, bias, A_log, skip,
-    states, totals, y, H, W, chunks, heads, P, N,
+    skip, states, totals, sums, sources, steps, y, H, W, chunks, heads, P, N,
     WAYS: tl.constexpr, BLOCK_P: tl.constexpr, BLOCK_N: tl.constexpr, Q: tl.constexpr, NARROW: tl.constexpr,
 ):  # fmt: skip
     """One head's y of one order, with the skip in the rows' order; y is (order, sample, row, column, channel)."""
     chunk, head, b = tl.program_id(0), tl.program_id(1) % heads, tl.program_id(2).to(tl.int64)
-    order = tl.program_id(1) // heads
+    order, batch = tl.program_id(1) // heads, tl.num_programs(2)
     row, column, exists = pixels(chunk, order, H, W, Q)
     at = b * m_b + row * m_y + column * m_x
     x = load_block(mixed, at, m_c, head * P, exists, P, BLOCK_P)
     B = load_block(mixed, at, m_c, heads * P, exists, N, BLOCK_N)
     C = load_block(mixed, at, m_c, heads * P + N, exists, N, BLOCK_N)
-    at = b * d_b + row * d_y + column * d_x
-    channel = order * WAYS * heads + head
-    _, dt0, a0 = time_steps(dt, at, d_c, exists, channel, bias, A_log)
-    dt1, a1 = dt0, a0
-    if WAYS == 2:
-        _, dt1, a1 = time_steps(dt, at, d_c, exists, channel + heads, bias, A_log)
-    CB = product(C, tl.trans(B), NARROW)
-    result = product(CB * weights(dt0, a0, dt1, a1, WAYS, Q), x, NARROW)
+    places = places_of(chunk, head, b, order, batch, chunks, heads, WAYS)
+    place, other = ((order * WAYS * batch + b) * chunks + chunk) * heads + head, batch.to(tl.int64) * chunks * heads
+    pointer, mask = states_beside(states, place, other, N, P, WAYS, BLOCK_N, BLOCK_P)
+    entering = tl.load(pointer, mask=mask, other=0.0)
+    enter, _ = border_exponents(tl.load(sums + at_positions(places, Q)), tl.load(totals + places), WAYS)
+    M = product(C, tl.trans(B), NARROW) * weights(sums, sources, place, other, WAYS, Q)
+    result = product(M, x, NARROW)
     every, rows = skips_of(head, heads, order, tl.num_programs(1) // heads * WAYS)
     itself = tl.zeros((Q,), tl.float32) + tl.sum(tl.load(skip + every, mask=rows, other=0.0), 0)
     if WAYS == 2:
-        itself += dt1 * tl.sum(B.to(tl.float32) * C.to(tl.float32), 1)
+        dt = tl.load(steps + (place + other) * Q + tl.arange(0, Q))
+        itself += dt * tl.sum(B.to(tl.float32) * C.to(tl.float32), 1)
     result += itself[:, None] * x.to(tl.float32)
-    offsets, mask = state_offsets(N, P, BLOCK_N, BLOCK_P)
-    for way in tl.static_range(WAYS):
-        place = (((order * WAYS + way) * tl.num_programs(2) + b) * chunks + chunk) * heads + head
-        enter, _ = enter_and_leave(a0 if way == 0 else a1, tl.load(totals + place), way)
-        entering = tl.load(states + place * N * P + offsets, mask=mask, other=0.0)
-        result += tl.exp(enter)[:, None] * product(C, entering, NARROW)
-    at = ((order * tl.num_programs(2) + b) * H * W + row * W + column) * (heads * P)
+    result += tl.sum(by_ways(product(C, entering, NARROW), WAYS) * tl.exp(enter)[:, :, None], 1)
+    at = ((order * batch + b) * H * W + row * W + column) * (heads * P)
     store_block(y, at, head * P, result, exists, P, BLOCK_P)
-
-
-@triton.jit
-def way_gradients(
-    raw, step, a, A_log, states, totals, gradients, place, offsets, mask, elements,
-    x, dy, B, C, direct, inner,
-    WAY: tl.constexpr, NARROW: tl.constexpr,
-):  # fmt: skip
-    """One way's part of dx, dB, dC through the states; its dr before the mask, and d A_log's part.
-
-    `direct`: d dt through the chunk's own products; `inner`: gradient of c (way 0) or e (way 1) through them.
-    """
-    total = tl.load(totals + place)
-    enter, leave = enter_and_leave(a, total, WAY)
-    leave = tl.exp(leave)
-    entering = tl.load(states + place * elements + offsets, mask=mask, other=0.0)
-    gradient = tl.load(gradients + place * elements + offsets, mask=mask, other=0.0)
-    dx = (leave * step)[:, None] * product(B, gradient, NARROW)
-    dB = leave[:, None] * product(x, tl.trans(gradient), NARROW)  # of dt B
-    dC = tl.exp(enter)[:, None] * product(dy, tl.trans(entering), NARROW)
-    left, came = tl.sum(B.to(tl.float32) * dB, 1), tl.sum(C.to(tl.float32) * dC, 1)
-    went = left * step
-    state = tl.exp(total) * tl.sum(tl.sum(entering * gradient, 1), 0)
-    if WAY == 0:
-        da = tl.cumsum(inner + came, 0, reverse=True) + tl.cumsum(went, 0) - went + state
-    else:
-        after = inner + went
-        da = tl.cumsum(after, 0, reverse=True) - after + tl.cumsum(came, 0) + state
-    u = tl.exp(-tl.abs(raw))
-    draw = (direct + left - tl.exp(A_log) * da) * tl.where(raw > 0, 1.0, u) / (1 + u)
-    return dx, dB * step[:, None], dC, draw, tl.sum(da * a, 0)
-
-
-@triton.jit
-def quotient(total, step):
-    """A sum over R divided by its dt; the sums of positions without a step are zeros."""
-    return total / tl.where(step > 0, step, 1.0)
-
-
-@triton.jit(do_not_specialize=VARIABLE)
-def chunk_gradients(
-    mixed, m_b, m_y, m_x, m_c,
-    dt, d_b, d_y, d_x, d_c, bias, A_log, skip,
-    dy_map, g_o, g_b, g_y, g_x, g_c,
-    states, totals, gradients, dmixed, ddt, partials,
-    H, W, chunks, heads, P, N,
-    WAYS: tl.constexpr, BLOCK_P: tl.constexpr, BLOCK_N: tl.constexpr, Q: tl.constexpr, NARROW: tl.constexpr,
-):  # fmt: skip
-    """Gradients of one chunk and order, head after head. No (Q, Q) block lives on when the states' part begins.
-
-    dmixed is (order, sample, row, column, channel). Partials (sample and chunk, 3, direction and head): this chunk's
-    sums for bias, A_log and, from the rows' order, skip.
-    """
-    chunk, order, b = tl.program_id(0), tl.program_id(1), tl.program_id(2).to(tl.int64)
-    batch, directions = tl.num_programs(2), tl.num_programs(1) * WAYS * heads
-    row, column, exists = pixels(chunk, order, H, W, Q)
-    m_at = b * m_b + row * m_y + column * m_x
-    d_at = b * d_b + row * d_y + column * d_x
-    g_at = order.to(tl.int64) * g_o + b * g_b + row * g_y + column * g_x
-    pixel = b * H * W + row * W + column
-    out_at = (order.to(tl.int64) * batch * H * W + pixel) * (heads * P + 2 * N)
-    part = partials + (b * chunks + chunk) * 3 * directions
-    B = load_block(mixed, m_at, m_c, heads * P, exists, N, BLOCK_N)
-    C = load_block(mixed, m_at, m_c, heads * P + N, exists, N, BLOCK_N)
-    itself = tl.sum(B.to(tl.float32) * C.to(tl.float32), 1)
-    offsets, mask = state_offsets(N, P, BLOCK_N, BLOCK_P)
-    t, s = tl.arange(0, Q)[:, None], tl.arange(0, Q)[None, :]
-    dB, dC = tl.zeros((Q, BLOCK_N), tl.float32), tl.zeros((Q, BLOCK_N), tl.float32)
-    ditself = tl.zeros((Q,), tl.float32)
-    for head in range(heads):
-        x = load_block(mixed, m_at, m_c, head * P, exists, P, BLOCK_P)
-        dy = load_block(dy_map, g_at, g_c, head * P, exists, P, BLOCK_P)
-        channel = order * WAYS * heads + head
-        place = ((order * WAYS * batch + b) * chunks + chunk) * heads + head
-        raw0, dt0, a0 = time_steps(dt, d_at, d_c, exists, channel, bias, A_log)
-        raw1, dt1, a1 = raw0, dt0, a0
-        if WAYS == 2:
-            raw1, dt1, a1 = time_steps(dt, d_at, d_c, exists, channel + heads, bias, A_log)
-        W01 = weights(dt0, a0, dt1, a1, WAYS, Q)
-        M = product(C, tl.trans(B), NARROW) * W01
-        dx = product(tl.trans(M), dy, NARROW)
-        G = product(dy, tl.trans(x), NARROW)
-        R = G * M  # below the diagonal of way 0, above it of way 1
-        dCB = G * W01
-        dB += product(tl.trans(dCB), C, NARROW)
-        dC += product(dCB, B, NARROW)
-        scalar = tl.sum(x.to(tl.float32) * dy.to(tl.float32), 1)
-        below = tl.where(s < t, R, 0.0)
-        sums = tl.sum(below, 0)
-        inner = tl.sum(below, 1) - sums
-        above = tl.where(s > t, R, 0.0)
-        sums_above = tl.sum(above, 0)
-        inner_above = sums_above - tl.sum(above, 1)
-        more_x, more_B, more_C, draw, dlog = way_gradients(
-            raw0, dt0, a0, tl.load(A_log + channel), states, totals, gradients, place, offsets, mask, N * P,
-            x, dy, B, C, quotient(sums, dt0) + scalar * itself, inner, 0, NARROW,
-        )  # fmt: skip
-        draw = tl.where(exists, draw, 0.0)
-        tl.store(ddt + pixel * directions + channel, draw.to(ddt.dtype.element_ty), mask=exists)
-        tl.store(part + channel, tl.sum(draw, 0))
-        tl.store(part + directions + channel, dlog)
-        dx, dB, dC = dx + more_x, dB + more_B, dC + more_C
-        every, rows = skips_of(head, heads, order, tl.num_programs(1) * WAYS)
-        straight = tl.zeros((Q,), tl.float32) + tl.sum(tl.load(skip + every, mask=rows, other=0.0), 0)
-        if WAYS == 2:
-            place += batch.to(tl.int64) * chunks * heads
-            channel += heads
-            more_x, more_B, more_C, draw, dlog = way_gradients(
-                raw1, dt1, a1, tl.load(A_log + channel), states, totals, gradients, place, offsets, mask, N * P,
-                x, dy, B, C, quotient(sums_above, dt1) + scalar * itself, inner_above, 1, NARROW,
-            )  # fmt: skip
-            draw = tl.where(exists, draw, 0.0)
-            tl.store(ddt + pixel * directions + channel, draw.to(ddt.dtype.element_ty), mask=exists)
-            tl.store(part + channel, tl.sum(draw, 0))
-            tl.store(part + directions + channel, dlog)
-            dx, dB, dC = dx + more_x, dB + more_B, dC + more_C
-            straight += dt1 * itself
-            ditself += dt1 * scalar
-        dx += straight[:, None] * dy.to(tl.float32)
-        tl.store(part + 2 * directions + every, tl.sum(scalar, 0), mask=rows)
-        store_block(dmixed, out_at, head * P, dx, exists, P, BLOCK_P)
-    dB += ditself[:, None] * C.to(tl.float32)
-    dC += ditself[:, None] * B.to(tl.float32)
-    store_block(dmixed, out_at, heads * P, dB, exists, N, BLOCK_N)
-    store_block(dmixed, out_at, heads * P + N, dC, exists, N, BLOCK_N)
