@@ -12,7 +12,7 @@ permuted. With r the raw time step of a direction and head, and per order
 
 Forward.
   1. States added by each chunk:  S = sum_s leave_s dt_s B_s x_s^T                    (N, P)
-     With them, for all later programs:  T,  c or e,  log dt - c or log dt + e (of W's exponent, what s gives),  dt
+     With them, for the later programs:  T, exp(T);  c or e, dt;  log dt - c or log dt + e, of W's exponent what s gives
   2. Passed on, in a way's running order:  E_first = 0,  E_next = exp(T) E + S        E enters a chunk
   3. y_t = sum_s (C_t B_s) (W0 + W1)_ts x_s + sum_ways enter_t C_t E;  rows add skip * x. Both ways share one product:
      on and below the diagonal it is way 0, above it way 1; way 1's diagonal, dt_t C_t B_t, goes beside skip.
@@ -50,11 +50,11 @@ from famseg.streams import for_weight
 CHUNK = 64  # positions; halving it doubles the states, doubling it the products within chunks
 LAUNCH: dict[str, dict[str, int]] = {  # options of each program; benchmarks/scan_sweep.py tries others
     "states": {"num_warps": 4},
-    "pass": {"num_warps": 4},
+    "pass": {"num_warps": 1},
     "outputs": {"num_warps": 4},
     "gradients": {"num_warps": 4, "num_stages": 1, "maxnreg": 168},  # three programs on a processor
 }
-PASS_TILE, PASS_BLOCK = 16, 128  # chunks, elements of a state
+PASS_TILE, PASS_BLOCK = 16, 64  # chunks, elements of a state
 WIDEST = 64  # of states and of head width: what the blocks of a program hold
 
 
@@ -133,30 +133,32 @@ def _sizes(mixed: Tensor, dt: Tensor, orders: int, ways: int, state_size: int) -
 def scan(
     mixed: list[Tensor], dt: Tensor, bias: Tensor, A_log: Tensor, skip: Tensor, ways: int, state_size: int
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """-> y of each order (orders, B, H, W, heads P); states that enter the chunks, log decays T of the chunks.
+    """-> y of each order (orders, B, H, W, heads P); and what backward needs.
 
-    The last, (3, directions, B, chunks, heads, Q): of each position what `chunk_states` says.
+    These are the states that enter the chunks (directions, B, chunks, heads, N, P), the chunks' T and exp(T)
+    (2, directions, B, chunks, heads), and what `chunk_states` says of each position (3, directions, B, chunks, heads,
+    Q).
     """
     from famseg.kernels import scan_programs as programs
     from famseg.kernels.launch import start
 
     sizes, x = _sizes(mixed[0], dt, len(mixed), ways, state_size), mixed[0]
-    y, states, totals, decays = _empty_results(x, sizes)
+    y, states, totals, vectors = _empty_results(x, sizes)
     source, steps = (x, *x.stride()), (dt, *dt.stride(), bias, A_log)
     first_B = sizes.heads * sizes.head_width
     grid = (sizes.chunks, sizes.orders * sizes.heads, sizes.batch)
     constants = sizes.constants(x.dtype)
     start(
         programs.chunk_states, grid,
-        x, 0, *x.stride(), *source, first_B, *steps, states, totals, *decays, *sizes.runtime(),
+        x, 0, *x.stride(), *source, first_B, *steps, states, *totals, *vectors, *sizes.runtime(),
         GRADIENT=False, **LAUNCH["states"], **constants,
     )  # fmt: skip
-    _pass(states, totals, sizes, gradient=False)
+    _pass(states, totals[1], sizes, gradient=False)
     start(
         programs.chunk_outputs, grid,
-        *source, skip, states, totals, *decays, y, *sizes.runtime(), **LAUNCH["outputs"], **constants,
+        *source, skip, states, totals[0], *vectors, y, *sizes.runtime(), **LAUNCH["outputs"], **constants,
     )  # fmt: skip
-    return y, states, totals, decays
+    return y, states, totals, vectors
 
 
 @scan.register_fake
@@ -169,11 +171,12 @@ def _(
 def _empty_results(mixed: Tensor, sizes: Sizes) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     shape = sizes.shape_of_states
     y = mixed.new_empty(sizes.orders, sizes.batch, sizes.height, sizes.width, sizes.heads * sizes.head_width)
-    states, totals = (mixed.new_empty(s, dtype=torch.float32) for s in (shape, shape[:4]))
-    return y, states, totals, mixed.new_empty(3, *shape[:4], CHUNK, dtype=torch.float32)
+    of_chunks = shape, (2, *shape[:4]), (3, *shape[:4], CHUNK)
+    states, totals, vectors = (mixed.new_empty(s, dtype=torch.float32) for s in of_chunks)
+    return y, states, totals, vectors
 
 
-def _pass(states: Tensor, totals: Tensor, sizes: Sizes, gradient: bool) -> None:
+def _pass(states: Tensor, decays: Tensor, sizes: Sizes, gradient: bool) -> None:
     from famseg.kernels import scan_programs as programs
     from famseg.kernels.launch import start
 
@@ -181,7 +184,7 @@ def _pass(states: Tensor, totals: Tensor, sizes: Sizes, gradient: bool) -> None:
     sequences = sizes.orders * sizes.ways * sizes.batch * sizes.heads
     start(
         programs.pass_states, (sequences, (elements + PASS_BLOCK - 1) // PASS_BLOCK),
-        states, totals, sizes.chunks, sizes.heads, sizes.batch, elements,
+        states, decays, sizes.chunks, sizes.heads, sizes.batch, elements,
         GRADIENT=gradient, WAYS=sizes.ways, TILE=PASS_TILE, BLOCK=PASS_BLOCK, **LAUNCH["pass"],
     )  # fmt: skip
 
@@ -189,7 +192,7 @@ def _pass(states: Tensor, totals: Tensor, sizes: Sizes, gradient: bool) -> None:
 @torch.library.custom_op("famseg::scan_map_backward", mutates_args=())
 def scan_backward(
     dy: Tensor, mixed: Tensor, dt: Tensor, bias: Tensor, A_log: Tensor, skip: Tensor, states: Tensor, totals: Tensor,
-    decays: Tensor, orders: int, ways: int, state_size: int,
+    vectors: Tensor, orders: int, ways: int, state_size: int,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     """-> dmixed of each order (orders, B, H, W, channels), d dt; dbias, dA_log and dskip (3, directions * heads)."""
     from famseg.kernels import scan_programs as programs
@@ -206,13 +209,13 @@ def scan_backward(
     constants = sizes.constants(mixed.dtype)
     start(
         programs.chunk_states, (sizes.chunks, sizes.orders * sizes.heads, sizes.batch),
-        dy, *dy.stride(), *source, first_C, *steps, gradients, totals, *decays, *sizes.runtime(),
+        dy, *dy.stride(), *source, first_C, *steps, gradients, *totals, *vectors, *sizes.runtime(),
         GRADIENT=True, **LAUNCH["states"], **constants,
     )  # fmt: skip
-    _pass(gradients, totals, sizes, gradient=True)
+    _pass(gradients, totals[1], sizes, gradient=True)
     start(
         chunk_gradients, (sizes.chunks, sizes.orders, sizes.batch),
-        *source, A_log, skip, dy, *dy.stride(), states, totals, *decays, gradients, dmixed, ddt, partials,
+        *source, A_log, skip, dy, *dy.stride(), states, totals[0], *vectors, gradients, dmixed, ddt, partials,
         *sizes.runtime(), **LAUNCH["gradients"], **constants,
     )  # fmt: skip
     return dmixed, ddt, for_weight(merged, partials)
@@ -221,7 +224,7 @@ def scan_backward(
 @scan_backward.register_fake
 def _(
     dy: Tensor, mixed: Tensor, dt: Tensor, bias: Tensor, A_log: Tensor, skip: Tensor, states: Tensor, totals: Tensor,
-    decays: Tensor, orders: int, ways: int, state_size: int,
+    vectors: Tensor, orders: int, ways: int, state_size: int,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     return *_empty_gradients(mixed, dt, orders), dt.new_empty(3, dt.shape[-1], dtype=torch.float32)
 

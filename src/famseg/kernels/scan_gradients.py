@@ -4,7 +4,7 @@ import triton
 import triton.language as tl
 
 from famseg.kernels.dots import product
-from famseg.kernels.scan_programs import VARIABLE, load_block, pixels, skips_of, store_block, weights
+from famseg.kernels.scan_programs import VARIABLE, add_pairs, load_block, pixels, skips_of, store_block, weights
 
 
 @triton.jit
@@ -53,12 +53,6 @@ def through_states(
     dC = enter[:, None] * product(dy, tl.trans(entering), NARROW)
     left, came = tl.sum(laid_B * dB, 1), tl.sum(laid_C * dC, 1)
     return dx, dB * step[:, None], dC, left, came, tl.exp(total) * tl.sum(entering * gradient)
-
-
-@triton.jit
-def add_pairs(a0, a1, b0, b1):
-    """For a scan of two vectors: their ways through shared memory are one."""
-    return a0 + b0, a1 + b1
 
 
 @triton.jit

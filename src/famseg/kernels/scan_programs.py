@@ -67,6 +67,26 @@ def at_positions(places, Q: tl.constexpr):
 
 
 @triton.jit
+def add_pairs(a0, a1, b0, b1):
+    """For a scan of two vectors: their ways through shared memory are one."""
+    return a0 + b0, a1 + b1
+
+
+@triton.jit
+def beside(first, second, WAYS: tl.constexpr):
+    """(Q, WAYS) of the ways' vectors."""
+    return tl.where(tl.arange(0, WAYS)[None, :] == 0, first[:, None], second[:, None])
+
+
+@triton.jit
+def time_steps(dt, at, stride, exists, channel, bias, A_log):
+    """The dt and a = dt A of one direction and head; 0 beyond the end."""
+    raw = tl.load(dt + at + channel * stride, mask=exists, other=0.0).to(tl.float32) + tl.load(bias + channel)
+    step = tl.where(exists, softplus(raw), 0.0)
+    return step, -tl.exp(tl.load(A_log + channel)) * step
+
+
+@triton.jit
 def border_exponents(sums, total, WAYS: tl.constexpr):
     """(Q, WAYS), <= 0: from the border where the way enters the chunk to a position, and on to the other border."""
     first = tl.arange(0, WAYS)[None, :] == 0
@@ -128,14 +148,14 @@ def chunk_states(
     values, v_o, v_b, v_y, v_x, v_c,
     vectors, m_b, m_y, m_x, m_c, first_vector,
     dt, d_b, d_y, d_x, d_c, bias, A_log,
-    states, totals, sums, sources, steps, H, W, chunks, heads, P, N,
+    states, totals, decays, sums, sources, steps, H, W, chunks, heads, P, N,
     GRADIENT: tl.constexpr, WAYS: tl.constexpr,
     BLOCK_P: tl.constexpr, BLOCK_N: tl.constexpr, Q: tl.constexpr, NARROW: tl.constexpr,
 ):  # fmt: skip
     """What a chunk adds to the state of each way: S = sum_s leave_s dt_s B_s x_s^T.
 
-    With it T, and for each position c or e, the exponent with which it is a source (log dt - c, log dt + e) and dt: the
-    other programs load them. Beyond the end dt = a = 0; its logarithm is that of 1e-37, where x is 0.
+    With it T and exp(T), and for each position c or e, the exponent with which it is a source (log dt - c, log dt + e)
+    and dt: the other programs load them. Beyond the end dt = a = 0; its logarithm is that of 1e-37, where x is 0.
 
     GRADIENT: what it adds to the gradient of the entering state, sum_t enter_t C_t dy_t^T.
     """
@@ -151,15 +171,17 @@ def chunk_states(
     if GRADIENT:
         weight = tl.exp(border_exponents(tl.load(sums + here), tl.load(totals + places), WAYS)[0])
     else:
-        channel = (order * WAYS + tl.arange(0, WAYS)) * heads + head
+        channel = order * WAYS * heads + head
         at = b * d_b + row * d_y + column * d_x
-        raw = tl.load(dt + at[:, None] + (channel * d_c)[None, :], mask=exists[:, None], other=0.0).to(tl.float32)
-        step = tl.where(exists[:, None], softplus(raw + tl.load(bias + channel)[None, :]), 0.0)
-        a = -tl.exp(tl.load(A_log + channel))[None, :] * step
-        total, first = tl.sum(a, 0), tl.arange(0, WAYS)[None, :] == 0
-        upto = tl.cumsum(a, 0)
-        upto = tl.where(first, upto, upto - a)
+        step0, a0 = time_steps(dt, at, d_c, exists, channel, bias, A_log)
+        step1, a1 = step0, a0
+        if WAYS == 2:
+            step1, a1 = time_steps(dt, at, d_c, exists, channel + heads, bias, A_log)
+        c, e = tl.associative_scan((a0, a1), 0, add_pairs)
+        step, upto, total = beside(step0, step1, WAYS), beside(c, e - a1, WAYS), tl.sum(beside(a0, a1, WAYS), 0)
+        first = tl.arange(0, WAYS)[None, :] == 0
         tl.store(totals + places, total)
+        tl.store(decays + places, tl.exp(total))
         tl.store(sums + here, upto)
         tl.store(sources + here, tl.log(tl.maximum(step, 1e-37)) + tl.where(first, -upto, upto))
         tl.store(steps + here, step)
@@ -170,35 +192,41 @@ def chunk_states(
     tl.store(pointer, product(tl.trans(weighted), value, NARROW), mask=mask)
 
 
+@triton.jit
+def place_in_order(index, chunks, backwards, sequence, head, heads):
+    """Of a sequence's chunk, counted from the end where it begins."""
+    chunk = tl.where(backwards, chunks - 1 - index, index)
+    return (sequence.to(tl.int64) * chunks + chunk) * heads + head
+
+
 @triton.jit(do_not_specialize=["chunks"])
 def pass_states(
-    states, totals, chunks, heads, batch, elements,
+    states, decays, chunks, heads, batch, elements,
     GRADIENT: tl.constexpr, WAYS: tl.constexpr, TILE: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """In place: what each chunk adds -> what enters it, TILE chunks at a time. GRADIENT: from the other end."""
+    """In place: what each chunk adds -> what enters it. GRADIENT: from the other end.
+
+    A thread has its elements' sequence for itself. TILE chunks are loaded before the first is stored: no load passes a
+    store that may be to where it reads.
+    """
     sequence, head = tl.program_id(0) // heads, tl.program_id(0) % heads
     backwards = (sequence // batch) % WAYS == 1
     if GRADIENT:
         backwards = not backwards
     element = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
-    i, j = tl.arange(0, TILE)[:, None], tl.arange(0, TILE)[None, :]
+    mask = element < elements
     carry = tl.zeros((BLOCK,), tl.float32)
     for first in range(0, chunks, TILE):
-        index = first + tl.arange(0, TILE)
-        exists = index < chunks
-        chunk = tl.where(backwards, chunks - 1 - index, index)
-        place = (sequence.to(tl.int64) * chunks + chunk) * heads + head
-        mask = exists[:, None] & (element < elements)[None, :]
-        pointer = states + place[:, None] * elements + element[None, :]
-        own = tl.load(pointer, mask=mask, other=0.0)
-        total = tl.load(totals + place, mask=exists, other=0.0)
-        upto = tl.cumsum(total, 0)
-        whole = tl.sum(total, 0)
-        before = upto - total
-        between = tl.exp(tl.where(j < i, before[:, None] - upto[None, :], float("-inf")))
-        entering = tl.dot(between, own, input_precision="ieee") + tl.exp(before)[:, None] * carry[None, :]
-        carry = tl.exp(whole) * carry + tl.sum(tl.exp(whole - upto)[:, None] * own, 0)
-        tl.store(pointer, entering, mask=mask)
+        own, decay = (), ()
+        for i in tl.static_range(TILE):
+            place = place_in_order(first + i, chunks, backwards, sequence, head, heads)
+            exists = first + i < chunks
+            own += (tl.load(states + place * elements + element, mask=mask & exists, other=0.0),)
+            decay += (tl.load(decays + place, mask=exists, other=0.0),)
+        for i in tl.static_range(TILE):
+            place = place_in_order(first + i, chunks, backwards, sequence, head, heads)
+            tl.store(states + place * elements + element, carry, mask=mask & (first + i < chunks))
+            carry = decay[i] * carry + own[i]
 
 
 @triton.jit(do_not_specialize=VARIABLE)
