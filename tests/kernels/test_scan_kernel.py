@@ -86,6 +86,16 @@ def test_like_the_recurrence(shape, directions, dtype, layout, device):
     assert_close(shape, directions, arguments(shape, directions, dtype, device, layout))
 
 
+@pytest.mark.parametrize("directions", [1, 2, 4])
+@pytest.mark.usefixtures("short_chunks")
+def test_parameters_gradients_in_half_precision(directions, device):
+    """Within one chunk nothing but G W is rounded on the way to them, and that to 16 bits."""
+    shape = 1, 3, 5, 1, 16, 16
+    args = arguments(shape, directions, torch.bfloat16, device)
+    _, _, _, *of_parameters = errors(kernel(directions, 16), twin(directions, 16), args)
+    assert max(of_parameters) < 1e-4
+
+
 @pytest.mark.parametrize("way", [0, 1])
 @pytest.mark.parametrize("gradient", [False, True])
 def test_states_pass_through_many_chunks(way, gradient, device):
