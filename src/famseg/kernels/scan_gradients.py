@@ -17,9 +17,11 @@ def sigmoid_of(step):
 
 @triton.jit
 def laid_out(x, BLOCK: tl.constexpr, NARROW: tl.constexpr):
-    """(Q, BLOCK): x itself in float32, as a product. It lies where products lie, and took no barriers to get there."""
-    i = tl.arange(0, BLOCK)
-    return product(x, tl.where(i[:, None] == i[None, :], 1.0, 0.0), NARROW)
+    """(Q, BLOCK): x itself in float32; of bf16 as a product, so that it lies where products lie without barriers."""
+    if NARROW:
+        i = tl.arange(0, BLOCK)
+        x = product(x, tl.where(i[:, None] == i[None, :], 1.0, 0.0), NARROW)
+    return x
 
 
 @triton.jit
