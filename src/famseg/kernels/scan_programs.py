@@ -221,8 +221,10 @@ def pass_states(
         for i in tl.static_range(TILE):
             place = place_in_order(first + i, chunks, backwards, sequence, head, heads)
             exists = first + i < chunks
-            own += (tl.load(states + place * elements + element, mask=mask & exists, other=0.0),)
-            decay += (tl.load(decays + place, mask=exists, other=0.0),)
+            number = tl.load(states + place * elements + element, mask=mask & exists, other=0.0)
+            own += (number,)  # type: ignore[assignment]
+            number = tl.load(decays + place, mask=exists, other=0.0)
+            decay += (number,)  # type: ignore[assignment]
         for i in tl.static_range(TILE):
             place = place_in_order(first + i, chunks, backwards, sequence, head, heads)
             tl.store(states + place * elements + element, carry, mask=mask & (first + i < chunks))
