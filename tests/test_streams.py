@@ -86,6 +86,8 @@ def test_a_weights_gradient_runs_beside_and_is_waited_for_at_the_end(gpu):
         assert torch.equal(a, b)
     assert gpu.on_lane("weights") == ["aten::convolution_backward"] * 2
     assert gpu.on_lane("main").count("aten::convolution_backward") == 1  # the image has no gradient
+    first, second = (gpu.log.index((lane, "runs", "aten::convolution_backward")) for lane in ("weights", "main"))
+    assert first < second  # else it would wait for the gradient of the map, too
     assert gpu.log[0] == ("weights", "waits for", "main")
     assert gpu.log[-1] == ("main", "waits for", "weights")
 

@@ -141,11 +141,11 @@ class WeightStream(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def _convolution_backward(self, dy: Tensor, x: Tensor, weight: Tensor, *options: Any) -> Sequence[Tensor | None]:
         *geometry, (for_x, *for_weights) = options
         dx = dweight = dbias = None
-        if for_x:
-            dx, _, _ = _convolution_backward(dy, x, weight, *geometry, [True, False, False])
-        if any(for_weights):
+        if any(for_weights):  # first: what the stream waits for ends before the gradient of x
             wanted = [False, *for_weights]
             _, dweight, dbias = self.call(_convolution_backward, dy, x, weight, *geometry, wanted)
+        if for_x:
+            dx, _, _ = _convolution_backward(dy, x, weight, *geometry, [True, False, False])
         return dx, dweight, dbias
 
 

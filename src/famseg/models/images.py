@@ -1,5 +1,6 @@
 """What every network here asks of its images, and how it takes those of any size."""
 
+import torch
 import torch.distributed
 import torch.nn.functional as F
 from torch import Tensor
@@ -25,7 +26,14 @@ def padded(image: Tensor, in_channels: int) -> Tensor:
         raise UserError(f"An image of {height} x {width} px is too small: it needs {STRIDE} x {STRIDE} at least.")
     # Written so that torch.export can follow the sizes through the strides, as it cannot with -side % STRIDE.
     below, right = ((side + STRIDE - 1) // STRIDE * STRIDE - side for side in (height, width))
+    if not _follows_sizes() and below == right == 0:
+        return image  # to pad by nothing would be to copy
     return F.pad(image, (0, right, 0, below), mode="replicate")
+
+
+def _follows_sizes() -> bool:
+    """Whether a compiler or exporter records what happens to images of any size."""
+    return torch.compiler.is_compiling() or torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
 
 
 def cropped(logits: Tensor, image: Tensor) -> Tensor:
