@@ -116,7 +116,11 @@ def captured(step: Callable[[], object]) -> Callable[[], None]:
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph, stream=torch.cuda.Stream(priority=URGENT)):  # as in training
         step()
-    return graph.replay
+
+    def replayed(_held: Callable[[], object] = step) -> None:  # the graph writes the state of the step's optimizer
+        graph.replay()
+
+    return replayed
 
 
 def measure(step: Callable[[], object], blocks: int, seconds: float) -> list[float]:

@@ -52,7 +52,7 @@ LAUNCH: dict[str, dict[str, int]] = {  # options of each program; benchmarks/sca
     "states": {"num_warps": 4},
     "pass": {"num_warps": 1},
     "outputs": {"num_warps": 4},
-    "gradients": {"num_warps": 4, "num_stages": 1, "maxnreg": 168},  # three programs on a processor
+    "gradients": {"num_warps": 4, "num_stages": 1},
 }
 PASS_TILE, PASS_BLOCK = 16, 64  # chunks, elements of a state
 WIDEST = 64  # of states and of head width: what the blocks of a program hold

@@ -13,6 +13,7 @@ from famseg.kernels import BACKENDS, use_triton
 from famseg.layers.basic import narrow_convolved, pointwise_conv, pointwise_conv_shared
 from famseg.layers.options import require_choice
 from famseg.layers.resize import resize
+from famseg.streams import forked
 
 SCALE = 2  # every FAM of the decoder doubles the map
 PHASES = SCALE * SCALE  # output positions of one input position
@@ -62,8 +63,9 @@ class FeatureAwareUpsample(nn.Module):
         if self.reduce.out_channels <= MAX_CHANNELS and use_triton(self.backend, x):
             from famseg.kernels import fam  # Triton is imported where it runs
 
+            tap_by_tap = forked(_tap_by_tap, self.reorganize.weight)
             compressed, x = pointwise_conv_shared(x, self.compress, self.backend)
-            features, weight = pointwise_conv(x, self.reduce, self.backend), self._tap_by_tap()
+            features, weight = pointwise_conv(x, self.reduce, self.backend), tap_by_tap()
             logits = narrow_convolved(compressed, self.reorganize, len(weight), weight)
             if logits is None:
                 logits = F.conv2d(compressed, weight, padding=1)
@@ -72,19 +74,20 @@ class FeatureAwareUpsample(nn.Module):
         y = reassemble(features, self.kernels(x).to(features.dtype))
         return (y + self.bias.to(y.dtype)[:, None, None]).to(x.dtype)
 
-    def _tap_by_tap(self) -> Tensor:
-        """The reorganizer's weight with a tap's four phases side by side, as the Triton kernels take them.
-
-        Zeros of one more tap fill the channels up to a multiple of 8: the matrix units move 16 bytes at a time.
-        """
-        weight = torch.unflatten(self.reorganize.weight.permute(0, 2, 3, 1), 0, (PHASES, -1))
-        weight = F.pad(weight.transpose(0, 1), (0, 0, 0, 0, 0, 0, 0, 0, 0, 1))  # (K * K + 1, 4, 3, 3, Cd)
-        return weight.flatten(0, 1).permute(0, 3, 1, 2)
-
     def kernels(self, x: Tensor) -> Tensor:
         """The reassembly kernels w of each position, (B, H, W, 4, K * K): output phase 2 i + j, tap K u + v."""
         logits = self.reorganize(self.compress(x)).permute(0, 2, 3, 1)
         return torch.unflatten(logits, -1, (PHASES, self.kernel**2)).softmax(-1)
+
+
+def _tap_by_tap(weight: Tensor) -> Tensor:
+    """The reorganizer's weight with a tap's four phases side by side, as the Triton kernels take them.
+
+    Zeros of one more tap fill the channels up to a multiple of 8: the matrix units move 16 bytes at a time.
+    """
+    taps = torch.unflatten(weight.permute(0, 2, 3, 1), 0, (PHASES, -1))
+    taps = F.pad(taps.transpose(0, 1), (0, 0, 0, 0, 0, 0, 0, 0, 0, 1))  # (K * K + 1, 4, 3, 3, Cd)
+    return taps.flatten(0, 1).permute(0, 3, 1, 2)
 
 
 def reassemble(features: Tensor, kernels: Tensor) -> Tensor:
