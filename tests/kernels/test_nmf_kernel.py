@@ -132,7 +132,8 @@ def test_random_shapes(seed, device):
 
 
 @pytest.mark.gpu
-def test_compiled_without_a_break(device):
+def test_compiled_without_a_break(device, monkeypatch):
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)  # else rounding moves what the ReLUs see
     layer = Hamburger(64, 16, backend="triton").to(device).eval()
     x = torch.randn(2, 64, 12, 20, device=device)
     torch.testing.assert_close(torch.compile(layer, fullgraph=True)(x), layer(x), rtol=1e-4, atol=1e-5)

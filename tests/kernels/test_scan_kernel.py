@@ -268,7 +268,8 @@ def test_compiled_and_captured(device):
     def run(function):
         with torch.autocast("cuda", torch.bfloat16, cache_enabled=False):
             y = function(x)
-        return y, *torch.autograd.grad(y.float().square().sum(), inputs)
+        gradients = torch.autograd.grad(y.float().square().sum(), inputs)
+        return y.detach(), *gradients  # a graph that lives on ties the leaves to the stream that it was made on
 
     eager, compiled = run(layer), run(torch.compile(layer, fullgraph=True))
     for ours, theirs in zip(compiled, eager, strict=True):

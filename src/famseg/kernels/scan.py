@@ -54,6 +54,7 @@ LAUNCH: dict[str, dict[str, int]] = {  # options of each program; benchmarks/sca
     "outputs": {"num_warps": 4},
     "gradients": {"num_warps": 4, "num_stages": 1},
 }
+ONE_HEAD = {"maxnreg": 168}  # of its gradients: three programs share a processor; of more heads it would spill too much
 PASS_TILE, PASS_BLOCK = 16, 64  # chunks, elements of a state
 WIDEST = 64  # of states and of head width: what the blocks of a program hold
 
@@ -207,6 +208,7 @@ def scan_backward(
     source, steps = (mixed, *mixed.stride()), (dt, *dt.stride(), bias, A_log)
     first_C = sizes.heads * sizes.head_width + sizes.states
     constants = sizes.constants(mixed.dtype)
+    options = (ONE_HEAD if sizes.heads == 1 else {}) | LAUNCH["gradients"]
     start(
         programs.chunk_states, (sizes.chunks, sizes.orders * sizes.heads, sizes.batch),
         dy, *dy.stride(), *source, first_C, *steps, gradients, *totals, *vectors, *sizes.runtime(),
@@ -216,7 +218,7 @@ def scan_backward(
     start(
         chunk_gradients, (sizes.chunks, sizes.orders, sizes.batch),
         *source, A_log, skip, dy, *dy.stride(), states, totals[0], *vectors, gradients, dmixed, ddt, partials,
-        *sizes.runtime(), **LAUNCH["gradients"], **constants,
+        *sizes.runtime(), **options, **constants,
     )  # fmt: skip
     return dmixed, ddt, for_weight(merged, partials)
 
