@@ -25,6 +25,7 @@ from torch import Tensor
 TILE = 64  # positions of a program
 CHANNELS = 64  # channels that it takes at once, where it does not hold all
 MOST, MOST_RANK = 256, 16  # channels and rank of a bf16 map whose tiles a program holds whole
+SHARED = 112 * 1024  # bytes that a GPU must be able to lend such a program: 96 KiB, and a margin
 RUN = 4  # such tiles of a program that updates the code
 STAGES = 2  # of them in its memory, so that two programs share a processor: one loads while the other one works
 BASIS_CHANNELS = 16  # channels of a program that updates the basis
@@ -146,7 +147,9 @@ def _tiles(length: int, tile: int) -> int:
 
 def _holds(x: Tensor, rank: int) -> bool:
     """Whether a program has registers and shared memory for tiles of all channels, and sums of so many."""
-    return x.dtype == torch.bfloat16 and x.shape[2] <= MOST and rank <= MOST_RANK
+    from famseg.kernels.tiles import lends  # not without Triton
+
+    return x.dtype == torch.bfloat16 and x.shape[2] <= MOST and rank <= MOST_RANK and lends(x.device, SHARED)
 
 
 def _width(x: Tensor, rank: int) -> int:
