@@ -65,7 +65,9 @@ def gpu(monkeypatch):
     monkeypatch.setattr(torch.cuda, "current_stream", lambda: gpu.current)
     monkeypatch.setattr(torch.cuda, "stream", gpu.on)
     monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)
-    monkeypatch.setattr(streams, "_branch_of", lambda stream: Lane(gpu, "branch"))
+    idle = []
+    monkeypatch.setattr(streams, "_idle_branches_of", lambda stream: idle)
+    monkeypatch.setattr(streams, "_new_branch", lambda stream: Lane(gpu, "branch"))
     monkeypatch.setattr(streams, "_sides_of", lambda _, number: [Lane(gpu, f"side {i}") for i in range(number)])
     monkeypatch.setattr(streams, "_weights_of", lambda stream: Lane(gpu, "weights"))
     return gpu
@@ -290,6 +292,16 @@ def test_a_branch_waits_for_its_input_and_is_waited_for(gpu):
     assert gpu.log[1:] == [("main", "waits for", "branch")]
 
 
+def test_who_waits_for_a_branch_does_not_wait_for_another(gpu, monkeypatch):
+    names = iter("abc")
+    monkeypatch.setattr(streams, "_new_branch", lambda stream: Lane(gpu, next(names)))
+    long = forked(lambda x: gpu.current.name, OnGPU())
+    assert [forked(lambda x: gpu.current.name, OnGPU())() for _ in range(2)] == ["b", "b"]
+    assert ("main", "waits for", "a") not in gpu.log
+    assert long() == "a"
+    assert gpu.log[-1] == ("main", "waits for", "a")
+
+
 def test_a_branchs_inputs_live_until_they_have_been_read(gpu):
     x, other = OnGPU(), OnGPU()
     kept = [weakref.ref(x), weakref.ref(other)]
@@ -313,7 +325,7 @@ def test_gradients_are_those_of_one_stream(monkeypatch, kernels, size):
     try:
         ours = replays(kernels, size)
         monkeypatch.setattr(replay, "WeightStream", nullcontext)
-        for module in ("layers.residual", "models.decoder"):
+        for module in ("layers.fam", "layers.hamburger", "layers.residual", "models.decoder"):
             monkeypatch.setattr(f"famseg.{module}.forked", at_once)
         single = replays(kernels, size)
     finally:

@@ -35,17 +35,19 @@ def forked(function: Callable[..., T], x: Tensor, *others: Any) -> Callable[[], 
         *others: the further ones.
 
     Returns:
-        What waits for the result and gives it; to be called on the stream that is the current one now.
+        What waits for the result and gives it; to be called once, on the stream that is the current one now.
     """
     if torch.compiler.is_compiling() or not (x.is_cuda and torch.cuda.is_current_stream_capturing()):
         result = function(x, *others)
         return lambda: result
     here = torch.cuda.current_stream()
-    side = _branch_of(here)
+    idle = _idle_branches_of(here)
+    side = idle.pop() if idle else _new_branch(here)
     later = _after(here, side, function, x, *others)
 
     def joined(_read_meanwhile: Any = (x, others)) -> T:
         here.wait_stream(side)
+        idle.append(side)  # not before: whoever waits for a branch waits for all on its stream
         return later
 
     return joined
@@ -172,8 +174,12 @@ def _written(func: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> list[Ten
 
 
 @cache
-def _branch_of(stream: torch.cuda.Stream) -> torch.cuda.Stream:
+def _idle_branches_of(stream: torch.cuda.Stream) -> list[torch.cuda.Stream]:
     """For branches of what is captured on a stream: another thread may capture on another one meanwhile."""
+    return []
+
+
+def _new_branch(stream: torch.cuda.Stream) -> torch.cuda.Stream:
     return torch.cuda.Stream(stream.device, priority=URGENT)  # type: ignore[no-untyped-call]
 
 
