@@ -62,7 +62,7 @@ class CrossEntropyDice(nn.Module):
             counts = torch.stack([overlap, total, labelled])
             overlap, total, labelled = all_reduce(counts).unbind()  # type: ignore[no-untyped-call]
             labelled = labelled.clamp(max=1)
-        ratio = (2 * overlap + self.smooth) / (total + self.smooth)  # (C,)
+        ratio = (2 * overlap + self.smooth) / torch.where(labelled > 0, total + self.smooth, 1)  # not 0 / 0; (C,)
         dice = 1 - (ratio * labelled).sum() / labelled.sum()
         result: Tensor = self.ce_weight * entropy / mask.numel() + self.dice_weight * dice
         return result

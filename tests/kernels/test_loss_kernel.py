@@ -88,7 +88,7 @@ def test_certain_and_wrong_has_a_finite_loss_and_the_whole_gradient(device):
     assert logits.grad.flatten().tolist() == [1.0, -1.0]
 
 
-@pytest.mark.parametrize("weights", [(1.0, 1.0, 1.0), (0.3, 0.0, 1.0), (0.0, 2.0, 5.0)])
+@pytest.mark.parametrize("weights", [(1.0, 1.0, 1.0), (0.3, 0.0, 1.0), (0.0, 2.0, 5.0), (1.0, 1.0, 0.0)])
 @pytest.mark.parametrize("all_known", [True, False])
 def test_the_loss_gives_the_same_with_both(weights, all_known, device):
     """A class that no image knows has no Dice; 5 classes of 3 images fill no power of two."""
@@ -101,6 +101,21 @@ def test_the_loss_gives_the_same_with_both(weights, all_known, device):
         results.append((value, *torch.autograd.grad(3 * value, leaf)))
     for ours, plain in zip(*results, strict=True):
         torch.testing.assert_close(ours, plain, rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize("backend", ["triton", "torch"])
+def test_devices_with_the_same_batch_train_as_one_alone(backend, device, monkeypatch):
+    """Counts of a class are added up over them; whether one of them knows it is not. Validation asks no other one."""
+    loss = CrossEntropyDice(smooth=0.0, backend=backend)
+    logits, mask = random_map((2, 4, 5, 6), 1, device=device), torch.randint(0, 2, (2, 5, 6), device=device)
+    known = torch.tensor([[1, 1, 0, 0], [1, 1, 1, 0]], dtype=torch.bool, device=device)
+    alone, asked = loss(logits, mask, known), []
+    monkeypatch.setattr("torch.distributed.is_initialized", lambda: True)
+    monkeypatch.setattr("famseg.losses.all_reduce", lambda counts: asked.append(counts) or 2 * counts)
+    torch.testing.assert_close(loss(logits, mask, known), alone)
+    assert len(asked) == 1
+    assert torch.equal(loss.eval()(logits, mask, known), alone)
+    assert len(asked) == 1
 
 
 @pytest.mark.gpu

@@ -174,8 +174,8 @@ def loss_kernel(
     labelled = tl.max((marks != 0).to(tl.int32), 0).to(tl.float32)
     overlap = tl.load(sums + 1 + k, mask=there, other=0.0)
     probability = tl.load(sums + 1 + CLASSES + k, mask=there, other=0.0)
-    pixels = tl.load(sums + 1 + 2 * CLASSES + k, mask=there, other=1.0)
-    total = probability + pixels + smooth
+    pixels = tl.load(sums + 1 + 2 * CLASSES + k, mask=there, other=0.0)
+    total = tl.where(labelled > 0, probability + pixels + smooth, 1.0)  # else 0 / 0 without smooth
     ratio = (2 * overlap + smooth) / total
     share = by_dice * labelled / tl.sum(labelled, 0)
     tl.store(loss, by_entropy * tl.load(sums) + by_dice - tl.sum(share * ratio, 0))
