@@ -24,6 +24,7 @@ from famseg.kernels.tiles import over, put, run_of
 
 HELD = 1024  # logits in a program, of as many classes as the next power of two
 PROGRAMS = 1056  # partial sums; a constant, so that no result depends on the machine
+IMAGES = 32  # whose known classes are loaded at once
 
 
 @triton.jit
@@ -168,10 +169,12 @@ def loss_kernel(
     CLASSES: tl.constexpr, IMAGES: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """The loss of B images as `loss_of` says, and its slopes (1 + 3 CLASSES,) along the sums."""
-    b, k = tl.arange(0, IMAGES), tl.arange(0, BLOCK)
-    there = k < CLASSES
-    marks = tl.load(known + b[:, None] * CLASSES + k[None, :], mask=over(b < B, there, False), other=0)
-    labelled = tl.max((marks != 0).to(tl.int32), 0).to(tl.float32)
+    k = tl.arange(0, BLOCK)
+    there, labelled = k < CLASSES, tl.zeros((BLOCK,), tl.float32)
+    for first in range(0, B, IMAGES):
+        b = first + tl.arange(0, IMAGES)
+        marks = tl.load(known + b[:, None] * CLASSES + k[None, :], mask=over(b < B, there, False), other=0)
+        labelled = tl.maximum(labelled, tl.max((marks != 0).to(tl.float32), 0))
     overlap = tl.load(sums + 1 + k, mask=there, other=0.0)
     probability = tl.load(sums + 1 + CLASSES + k, mask=there, other=0.0)
     pixels = tl.load(sums + 1 + 2 * CLASSES + k, mask=there, other=0.0)
@@ -275,7 +278,7 @@ def _loss_op(sums: Tensor, known: Tensor, by_entropy: float, by_dice: float, smo
     start(
         loss_kernel, (1,),
         sums, known, loss, slopes, batch, by_entropy, by_dice, smooth,
-        CLASSES=classes, IMAGES=triton.next_power_of_2(batch), BLOCK=triton.next_power_of_2(classes),
+        CLASSES=classes, IMAGES=IMAGES, BLOCK=triton.next_power_of_2(classes),
     )  # fmt: skip
     return loss, slopes
 
