@@ -196,7 +196,7 @@ def _op(x: Tensor, h: Tensor, weight: Tensor, bias: Tensor, groups: int, eps: fl
     start(
         statistics_kernel, (groups, len(h)),
         partials, weight, bias, stats, eps, rows.number, chunks, rows.channels,
-        ROWS=rows.height, **_group(rows, groups, chunks),
+        ROWS=rows.height, **_group(rows, groups),
     )  # fmt: skip
     start(
         norm_kernel, (rows.tiles[0], len(h), rows.blocks),
@@ -226,7 +226,7 @@ def _backward_op(
     start(
         slopes_kernel, (groups, len(h)),
         partials, weight, stats, factors, parameters, rows.number, chunks, rows.channels,
-        **_group(rows, groups, chunks),
+        **_group(rows, groups),
     )  # fmt: skip
     start(
         norm_backward_kernel, (rows.tiles[0], len(h), rows.blocks),
@@ -250,10 +250,10 @@ def _empty_partials(h: Tensor, rows: Rows) -> tuple[Tensor, int]:
     return torch.empty(2, len(h), chunks, rows.channels, dtype=torch.float32, device=h.device), chunks
 
 
-def _group(rows: Rows, groups: int, chunks: int) -> dict[str, int]:
-    """What a kernel takes that works on one group."""
+def _group(rows: Rows, groups: int) -> dict[str, int]:
+    """What a kernel takes that works on one group; nothing of an image's size."""
     width = rows.channels // groups
-    return {"WIDTH": width, "CHUNKS": triton.next_power_of_2(chunks), "BLOCK": triton.next_power_of_2(width)}
+    return {"WIDTH": width, "CHUNKS": triton.next_power_of_2(CHUNKS), "BLOCK": triton.next_power_of_2(width)}
 
 
 def _cut(h: Tensor) -> Rows:

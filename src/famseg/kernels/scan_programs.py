@@ -199,7 +199,7 @@ def place_in_order(index, chunks, backwards, sequence, head, heads):
     return (sequence.to(tl.int64) * chunks + chunk) * heads + head
 
 
-@triton.jit(do_not_specialize=["chunks"])
+@triton.jit(do_not_specialize=["chunks", "batch"])
 def pass_states(
     states, decays, chunks, heads, batch, elements,
     GRADIENT: tl.constexpr, WAYS: tl.constexpr, TILE: tl.constexpr, BLOCK: tl.constexpr,
