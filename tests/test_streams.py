@@ -302,6 +302,15 @@ def test_who_waits_for_a_branch_does_not_wait_for_another(gpu, monkeypatch):
     assert gpu.log[-1] == ("main", "waits for", "a")
 
 
+def test_a_branch_that_nobody_waits_for_leaves_its_stream_to_another(gpu, monkeypatch):
+    """Of what is computed again for backward, only what it needs."""
+    names = iter("ab")
+    monkeypatch.setattr(streams, "_new_branch", lambda stream: Lane(gpu, next(names)))
+    forked(lambda x: None, OnGPU())
+    branches = [forked(lambda x: gpu.current.name, OnGPU()) for _ in range(2)]
+    assert [branch() for branch in branches] == ["a", "b"]
+
+
 def test_a_branchs_inputs_live_until_they_have_been_read(gpu):
     x, other = OnGPU(), OnGPU()
     kept = [weakref.ref(x), weakref.ref(other)]

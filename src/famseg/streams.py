@@ -5,6 +5,7 @@ GPU. Here branches of the forward pass, and gradients of weights in the backward
 own. A pass that is not captured runs as ever: there Python, which launches the kernels, is what takes the time.
 """
 
+import weakref
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextvars import ContextVar
@@ -35,7 +36,7 @@ def forked(function: Callable[..., T], x: Tensor, *others: Any) -> Callable[[], 
         *others: the further ones.
 
     Returns:
-        What waits for the result and gives it; to be called once, on the stream that is the current one now.
+        What waits for the result and gives it; to be called on the stream that is the current one now.
     """
     if torch.compiler.is_compiling() or not (x.is_cuda and torch.cuda.is_current_stream_capturing()):
         result = function(x, *others)
@@ -47,9 +48,10 @@ def forked(function: Callable[..., T], x: Tensor, *others: Any) -> Callable[[], 
 
     def joined(_read_meanwhile: Any = (x, others)) -> T:
         here.wait_stream(side)
-        idle.append(side)  # not before: whoever waits for a branch waits for all on its stream
         return later
 
+    # Not before: who waits for a branch waits for all on its stream. For a checkpoint's last branch nobody does.
+    weakref.finalize(joined, idle.append, side)
     return joined
 
 
