@@ -20,3 +20,14 @@ def test_the_border_is_repeated_below_and_on_the_right(size):
 def test_images_of_fitting_sizes_are_not_copied():
     image = torch.randn(1, 3, 32, 96)
     assert padded(image, 3) is image
+
+
+def test_an_exported_network_pads_images_of_other_sizes():
+    class Padding(torch.nn.Module):
+        def forward(self, image):
+            return padded(image, 1)
+
+    sizes = {2: torch.export.Dim.DYNAMIC, 3: torch.export.Dim.DYNAMIC}
+    program = torch.export.export(Padding(), (torch.zeros(2, 1, 64, 96),), dynamic_shapes=(sizes,))
+    image = torch.randn(2, 1, 40, 70)
+    assert torch.equal(program.module()(image), padded(image, 1))

@@ -51,7 +51,7 @@ def residual_kernel(
     OTHER: tl.constexpr, KEEP: tl.constexpr, ROWS: tl.constexpr, BLOCK_C: tl.constexpr, EVEN: tl.constexpr,
 ):  # fmt: skip
     """Y, for images of PIXELS rows."""
-    row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)  # 32 bits, since keep's division by 64 is slow
+    row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)  # 32 bits, since division by 64 is slow
     c = tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)
     c_mask = c < C
     at, mask = row.to(tl.int64)[:, None] * C + c[None, :], over(row < R, c_mask, EVEN)
