@@ -10,6 +10,7 @@ import triton.language as tl
 
 # Triton's interpreter multiplies bf16 numbers as if their bits were integers: there they are rounded, then widened.
 INTERPRETED = tl.constexpr(os.environ.get("TRITON_INTERPRET") == "1")
+FEW = tl.constexpr(16)  # columns of a factor up to which one product with its `halves` is faster than two
 
 
 @triton.jit
@@ -81,7 +82,10 @@ def whole_square(x, NARROW: tl.constexpr):
 @triton.jit
 def product_of_factor(a, b, NARROW: tl.constexpr):
     """The matrix product a b with b to 16 bits of mantissa; a is rounded, or was loaded as bf16."""
-    return whole(product(a, halves(b, NARROW), NARROW), NARROW)
+    if NARROW and b.shape[1] > FEW:
+        return product(a, b, NARROW) + product(a, remainder(b), NARROW)
+    else:
+        return whole(product(a, halves(b, NARROW), NARROW), NARROW)
 
 
 @triton.jit
@@ -95,4 +99,16 @@ def twice(x, NARROW: tl.constexpr):
 @triton.jit
 def product_of_factors(a, b, NARROW: tl.constexpr):
     """The matrix product a b with both to 16 bits of mantissa."""
-    return whole(product(halves(a, NARROW), twice(halves(b, NARROW), NARROW), NARROW), NARROW)
+    if NARROW and a.shape[1] > FEW:
+        return product(a, b, NARROW) + product(a, remainder(b), NARROW) + product(remainder(a), b, NARROW)
+    else:
+        return whole(product(halves(a, NARROW), twice(halves(b, NARROW), NARROW), NARROW), NARROW)
+
+
+@triton.jit
+def square_of_factor(x, NARROW: tl.constexpr):
+    """The matrix product x^T x of a factor (n, m), n above FEW, to 16 bits of mantissa."""
+    if NARROW and x.shape[1] > FEW:
+        return product_of_factors(tl.trans(x), x, NARROW)
+    else:
+        return whole_square(square_of_halves(halves(x, NARROW), NARROW), NARROW)

@@ -8,6 +8,7 @@ from famseg.kernels.dots import (
     product,
     product_of_factor,
     product_of_factors,
+    square_of_factor,
     square_of_halves,
     whole,
     whole_square,
@@ -41,16 +42,15 @@ def on_basis(
 ):  # fmt: skip
     """X D (TILE, r) and D^T D (r, r) of a tile of positions."""
     r = tl.arange(0, BLOCK_R)
-    WIDTH: tl.constexpr = width(BLOCK_R, NARROW)
-    projected = tl.zeros((TILE, WIDTH), tl.float32)
-    gram = tl.zeros((WIDTH, WIDTH), tl.float32)
+    projected = tl.zeros((TILE, BLOCK_R), tl.float32)
+    gram = tl.zeros((BLOCK_R, BLOCK_R), tl.float32)
     for first in range(0, channels, BLOCK_C):
         c = first + tl.arange(0, BLOCK_C)
         values = load_tile(x, position, c, x_n, x_c, positions, channels)
-        block = halves(load_tile(basis, c, r, rank, 1, channels, rank), NARROW)
-        projected += product(values, block, NARROW)
-        gram += square_of_halves(block, NARROW)
-    return whole(projected, NARROW), whole_square(gram, NARROW)
+        block = load_tile(basis, c, r, rank, 1, channels, rank)
+        projected += product_of_factor(values, block, NARROW)
+        gram += square_of_factor(block, NARROW)
+    return projected, gram
 
 
 @triton.jit
@@ -90,7 +90,7 @@ def update_code(
         c = first + tl.arange(0, BLOCK_C)
         block = load_tile(x, position, c, x_n, x_c, positions, channels)
         store_tile(parts, product_of_factor(tl.trans(block), values, NARROW), c, r, rank, channels, rank)
-    square = whole_square(square_of_halves(halves(values, NARROW), NARROW), NARROW)
+    square = square_of_factor(values, NARROW)
     store_tile(parts + channels * rank, square, r, r, rank, rank, rank)
 
 
