@@ -76,8 +76,10 @@ def sweep_nmf() -> None:
         x = torch.rand(BATCH, side * side, 256, device="cuda").bfloat16().requires_grad_()
         basis, upstream = torch.rand(256, rank, device="cuda"), torch.rand_like(x)
         rows: list[tuple[float, str]] = []
-        for nmf.TILE, nmf.CHANNELS, nmf.WARPS in itertools.product((32, 64, 128), (32, 64, 128), (4, 8)):
-            cut = f"tile {nmf.TILE}, channels {nmf.CHANNELS}, {nmf.WARPS} warps"
+        name, values = ("RUN", (2, 4, 8)) if rank <= nmf.MOST_RANK else ("CHANNELS", (32, 64, 128))
+        for nmf.TILE, value, nmf.WARPS in itertools.product((32, 64, 128), values, (4, 8)):
+            setattr(nmf, name, value)
+            cut = f"tile {nmf.TILE}, {name} {value}, {nmf.WARPS} warps"
             rows += attempt(lambda: torch.autograd.grad(nmf.factorise(x, basis, 6), x, upstream), cut)  # noqa: B023
         report(f"NMF 256 ch {side}x{side}, rank {rank}, 6 steps", rows)
 
