@@ -54,7 +54,7 @@ def test_far_from_zero(device):
 def test_the_layer_gives_the_same_with_both(device):
     torch.manual_seed(0)
     layer = Hamburger(64, 4, backend="triton").to(device).eval()
-    x = random_map((2, 64, 5, 7), 0, device=device)
+    x = random_map((1, 64, 3, 5), 0, device=device)
     ours = layer(x)
     layer.backend = layer.ham.backend = "torch"
     torch.testing.assert_close(ours, layer(x), rtol=1e-4, atol=1e-5)

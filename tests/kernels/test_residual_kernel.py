@@ -45,7 +45,7 @@ BIASES = [
     (gelu_of_both_readers, gelu_twin_of_both_readers),
     (square_of_relu, square_of_relu_twin),
 ]
-KINDS = ["bias and GELU", "bias", "bias and GELU, two readers", "bias and ReLU, squared"]
+KINDS = ["bias and GELU", "bias", "bias and GELU, two readers"]
 
 
 RATE = 0.3
@@ -99,7 +99,7 @@ def test_layouts(layout, device):
 
 @pytest.mark.parametrize("dtype", TOLERANCE)
 @pytest.mark.parametrize("shape", SHAPES)
-@pytest.mark.parametrize(("kernel", "twin"), BIASES, ids=KINDS)
+@pytest.mark.parametrize(("kernel", "twin"), BIASES[:3], ids=KINDS)  # ReLU differs by a line: below
 def test_biases_of_small_maps(kernel, twin, shape, dtype, device):
     assert_like_twin(kernel, twin, arguments(shape, dtype, device, False)[1:3], TOLERANCE[dtype])
 
@@ -227,4 +227,4 @@ def test_random_shapes(dtype, device):
         other, draws = bool(i % 2), drawn(shape[0], device) if i % 3 else None
         args = arguments(shape, dtype, device, other, LAYOUTS[i % 3], seed=i)
         assert_like_twin(*functions(draws, other), args, TOLERANCE[dtype])
-        assert_like_twin(*BIASES[i % 3], args[1:3], TOLERANCE[dtype])
+        assert_like_twin(*BIASES[i % len(BIASES)], args[1:3], TOLERANCE[dtype])

@@ -193,7 +193,7 @@ def layers(directions=4, **options):
     return found
 
 
-@pytest.mark.parametrize(("directions", "expand"), [(1, 1), (2, 2), (4, 1)])
+@pytest.mark.parametrize(("directions", "expand"), [(2, 2), (4, 1)])
 @pytest.mark.usefixtures("short_chunks")
 def test_the_layer_is_the_same_on_the_kernel(directions, expand, device):
     x = random_map((1, 32, 3, 7), 0, device=device).requires_grad_()
@@ -210,7 +210,7 @@ def test_the_layer_in_half_precision(device, monkeypatch):
     """Skips of rows and columns that cancel must not leave behind what rounding the orders' results does to them."""
     monkeypatch.setattr("famseg.kernels.partials.WIDTH", 512)  # hundreds of programs take the interpreter seconds
     monkeypatch.setattr("famseg.kernels.partials.AT_ONCE", 16)
-    x = random_map((2, 32, 5, 1), 0, device=device).requires_grad_()
+    x = random_map((1, 32, 5, 1), 0, device=device).requires_grad_()
     found = []
     for layer, half in zip(layers(), (True, False), strict=True):
         layer.D.data = 30 * torch.linspace(-1, 1, 4).sign().repeat_interleave(layer.heads)
