@@ -100,7 +100,7 @@ def twice(x, NARROW: tl.constexpr):
 def product_of_factors(a, b, NARROW: tl.constexpr):
     """The matrix product a b with both to 16 bits of mantissa."""
     if NARROW and a.shape[1] > FEW:
-        return product(a, b, NARROW) + product(a, remainder(b), NARROW) + product(remainder(a), b, NARROW)
+        return product_of_factor(a, b, NARROW) + product(remainder(a), b, NARROW)
     else:
         return whole(product(halves(a, NARROW), twice(halves(b, NARROW), NARROW), NARROW), NARROW)
 

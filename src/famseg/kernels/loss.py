@@ -184,8 +184,9 @@ def loss_kernel(
     tl.store(loss, by_entropy * tl.load(sums) + by_dice - tl.sum(share * ratio, 0))
     tl.store(slopes, by_entropy)
     tl.store(slopes + 1 + k, -2 * share / total, mask=there)
-    tl.store(slopes + 1 + CLASSES + k, share * ratio / total, mask=there)
-    tl.store(slopes + 1 + 2 * CLASSES + k, share * ratio / total, mask=there)
+    of_total = share * ratio / total
+    tl.store(slopes + 1 + CLASSES + k, of_total, mask=there)
+    tl.store(slopes + 1 + 2 * CLASSES + k, of_total, mask=there)
 
 
 def sums(logits: Tensor, mask: Tensor, known: Tensor) -> Tensor:
@@ -266,9 +267,7 @@ def loss_of(sums: Tensor, known: Tensor, by_entropy: float, by_dice: float, smoo
         by_dice: weight of the Dice loss.
         smooth: pixels.
     """
-    loss, _ = _loss_op(sums, known.contiguous(), by_entropy, by_dice, smooth)
-    result: Tensor = loss
-    return result
+    return _loss_op(sums, known.contiguous(), by_entropy, by_dice, smooth)[0]  # type: ignore[no-any-return]
 
 
 @torch.library.custom_op("famseg::loss_of_sums", mutates_args=())

@@ -71,7 +71,7 @@ def factors(x: Tensor, basis: Tensor, steps: int) -> tuple[Tensor, Tensor]:
         start(
             kernel, (runs, batch),
             x, *x.stride(), code, result, parts, *sizes,
-            FIRST=step == 0, TILE=TILE, BLOCK_C=_width(x, rank), num_warps=WARPS, **run, **constants,
+            FIRST=step == 0, TILE=TILE, BLOCK_C=_width(channels, whole), num_warps=WARPS, **run, **constants,
         )  # fmt: skip
         start(
             programs.update_basis, (_tiles(channels, BASIS_CHANNELS), batch),
@@ -106,11 +106,12 @@ def _project(x: Tensor, mask: Tensor | None, code: Tensor, basis: Tensor) -> Ten
     y = x.new_empty(x.shape)
     batch, positions, channels = x.shape
     rank, other = basis.shape[2], x if mask is None else mask
+    whole = _holds(x, rank)
     start(
         programs.project, (_tiles(positions, TILE), batch),
         x, *x.stride(), other, *other.stride(), code, basis, y, positions, channels, rank,
-        MASKED=mask is not None, TILE=TILE, BLOCK_C=_width(x, rank), num_warps=WARPS,
-        num_stages=1 if _holds(x, rank) else 3, **_constants(x, rank),
+        MASKED=mask is not None, TILE=TILE, BLOCK_C=_width(channels, whole), num_warps=WARPS,
+        num_stages=1 if whole else 3, **_constants(x, rank),
     )  # fmt: skip
     return y
 
@@ -152,9 +153,9 @@ def _holds(x: Tensor, rank: int) -> bool:
     return x.dtype == torch.bfloat16 and x.shape[2] <= MOST and rank <= MOST_RANK and lends(x.device, SHARED)
 
 
-def _width(x: Tensor, rank: int) -> int:
+def _width(channels: int, whole: bool) -> int:
     """Channels that a program takes at once."""
-    return _block(x.shape[2]) if _holds(x, rank) else CHANNELS
+    return _block(channels) if whole else CHANNELS
 
 
 def _block(length: int) -> int:

@@ -10,6 +10,7 @@ the result's pixels took of it. So a map is read once and written in its place, 
 `interpolate` are passes of float32, sums by atomics and copies of slices. Maps are channels last.
 """
 
+import functools
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -110,9 +111,7 @@ def stack(maps: Sequence[Tensor]) -> Tensor:
     Returns:
         (B, sum of C_i, H_0, W_0), channels last, in the dtype that holds all maps'; sums are float32.
     """
-    dtype = maps[0].dtype
-    for x in maps[1:]:
-        dtype = torch.promote_types(dtype, x.dtype)
+    dtype = functools.reduce(torch.promote_types, (x.dtype for x in maps))
     whole: Tensor = _op([x.to(dtype) for x in maps])
     return whole
 
